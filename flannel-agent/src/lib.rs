@@ -1,1 +1,6 @@
-//! x
+//! A drop-in for flanneld whose data plane is eBPF.
+
+#![deny(unsafe_code)]
+
+pub mod lease;
+pub mod status;
