@@ -2,5 +2,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod dataplane;
+pub mod error;
 pub mod lease;
 pub mod status;
