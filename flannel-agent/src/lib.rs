@@ -3,4 +3,5 @@
 #![deny(unsafe_code)]
 
 pub mod lease;
+pub mod netlink;
 pub mod status;
