@@ -2,6 +2,8 @@
 
 #![deny(unsafe_code)]
 
+pub mod backend;
 pub mod lease;
 pub mod netlink;
+pub mod plan;
 pub mod status;

@@ -189,7 +189,8 @@ impl Netlink {
         message: RouteNetlinkMessage,
         flags: u16,
         operation: &F,
-    ) -> Result<impl Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + Unpin + use<F>, Error> {
+    ) -> Result<impl Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + Unpin + use<F>, Error>
+    {
         let mut request = NetlinkMessage::from(message);
         request.header.flags = NLM_F_REQUEST | flags;
         self.handle
