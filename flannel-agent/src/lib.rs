@@ -2,7 +2,10 @@
 
 #![deny(unsafe_code)]
 
+pub mod backend;
 pub mod dataplane;
 pub mod error;
 pub mod lease;
+pub mod netlink;
+pub mod plan;
 pub mod status;
