@@ -7,5 +7,7 @@ pub mod dataplane;
 pub mod error;
 pub mod lease;
 pub mod netlink;
+pub mod node;
 pub mod plan;
 pub mod status;
+pub mod underlay;

@@ -191,6 +191,13 @@ impl Dataplane {
         Ok(self.maps.counters()?)
     }
 
+    /// Detaches the programs from these interfaces and removes the pins; see [`remove`].
+    pub fn remove(self, interfaces: &[&str]) {
+        if let Err(error) = remove(self.pins.root(), interfaces) {
+            tracing::warn!(%error, "the dataplane could not be removed");
+        }
+    }
+
     /// Starts handing the programs' log records to the agent's log, if they log at all.
     pub fn start_logging(&mut self) {
         logs::start(&mut self.ebpf);
@@ -219,7 +226,7 @@ const fn direction_name(direction: TcAttachType) -> &'static str {
 ///
 /// # Errors
 /// What bpffs or the kernel said.
-pub fn remove(pin_path: &Path, interfaces: &[String]) -> io::Result<Vec<String>> {
+pub fn remove(pin_path: &Path, interfaces: &[&str]) -> io::Result<Vec<String>> {
     let mut removed: Vec<String> = Pins::new(pin_path)
         .remove_all()?
         .into_iter()

@@ -13,6 +13,7 @@ use futures_util::StreamExt as _;
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::link::LinkMessage;
+use rtnetlink::packet_route::route::RouteAttribute;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::AsyncSocket as _;
 use tokio::sync::mpsc;
@@ -47,7 +48,10 @@ pub enum NetlinkEvent {
         ifindex: u32,
     },
     /// An IPv4 route came, changed or went.
-    Route,
+    Route {
+        /// Index of the link that it leaves through; none for several next hops or for no link.
+        oif: Option<u32>,
+    },
     /// An IPv4 policy rule came or went.
     Rule,
     /// An IPv4 neighbour came, changed or went.
@@ -132,7 +136,7 @@ impl Monitor {
 #[derive(Debug, Default)]
 struct Pending {
     has_overrun: bool,
-    has_route: bool,
+    routes: BTreeSet<Option<u32>>,
     has_rule: bool,
     links: BTreeMap<u32, (String, bool)>,
     addresses: BTreeSet<u32>,
@@ -151,7 +155,16 @@ impl Pending {
                 Message::NewAddress(message) | Message::DelAddress(message) => {
                     self.addresses.insert(message.header.index);
                 }
-                Message::NewRoute(_) | Message::DelRoute(_) => self.has_route = true,
+                Message::NewRoute(message) | Message::DelRoute(message) => {
+                    let oif = message
+                        .attributes
+                        .iter()
+                        .find_map(|attribute| match attribute {
+                            RouteAttribute::Oif(oif) => Some(*oif),
+                            _ => None,
+                        });
+                    self.routes.insert(oif);
+                }
                 Message::NewRule(_) | Message::DelRule(_) => self.has_rule = true,
                 Message::NewNeighbour(message) | Message::DelNeighbour(message) => {
                     if message.header.family == AddressFamily::Bridge {
@@ -164,7 +177,11 @@ impl Pending {
             },
             _ => {}
         }
-        let objects = self.neighs.len() + self.links.len() + self.addresses.len() + self.fdbs.len();
+        let objects = self.neighs.len()
+            + self.links.len()
+            + self.addresses.len()
+            + self.fdbs.len()
+            + self.routes.len();
         if objects > MAX_PENDING {
             self.overrun();
         }
@@ -192,14 +209,15 @@ impl Pending {
     fn is_empty(&self) -> bool {
         let Self {
             has_overrun,
-            has_route,
+            routes,
             has_rule,
             links,
             addresses,
             fdbs,
             neighs,
         } = self;
-        !(*has_overrun || *has_route || *has_rule)
+        !(*has_overrun || *has_rule)
+            && routes.is_empty()
             && links.is_empty()
             && addresses.is_empty()
             && fdbs.is_empty()
@@ -220,8 +238,8 @@ impl Pending {
         if let Some(ifindex) = self.addresses.pop_first() {
             return Some(NetlinkEvent::Address { ifindex });
         }
-        if std::mem::take(&mut self.has_route) {
-            return Some(NetlinkEvent::Route);
+        if let Some(oif) = self.routes.pop_first() {
+            return Some(NetlinkEvent::Route { oif });
         }
         if std::mem::take(&mut self.has_rule) {
             return Some(NetlinkEvent::Rule);
@@ -266,7 +284,10 @@ mod tests {
             pending.note(NetlinkPayload::InnerMessage(route));
         }
         let ip = Ipv4Addr::from(1);
-        let expected = [NetlinkEvent::Route, NetlinkEvent::Neigh { ifindex: 3, ip }];
+        let expected = [
+            NetlinkEvent::Route { oif: None },
+            NetlinkEvent::Neigh { ifindex: 3, ip },
+        ];
         assert_eq!(drain(&mut pending), expected);
         assert!(pending.is_empty());
     }
