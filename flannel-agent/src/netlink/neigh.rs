@@ -13,6 +13,9 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::{Error, MacAddr, Netlink, errno, tolerate};
 
+/// Bit of a permanent entry (`NUD_PERMANENT`). bridge(8) sets `NUD_NOARP` with it, flannel does not.
+const PERMANENT: u16 = 0x80;
+
 /// An entry of the IPv4 neighbour table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Neighbour {
@@ -264,7 +267,7 @@ pub(super) fn parse_neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
 fn parse_fdb(message: &NeighbourMessage) -> Option<FdbEntry> {
     let mut remote = None;
     // The kernel names port, VNI and link of an entry only where they differ from the device's.
-    let mut is_plain = message.header.state == NeighbourState::Permanent
+    let mut is_plain = u16::from(message.header.state) & PERMANENT != 0
         && message.header.flags == NeighbourFlags::Own;
     for attribute in &message.attributes {
         match attribute {

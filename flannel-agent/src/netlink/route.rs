@@ -48,7 +48,7 @@ pub struct UnderlayRoute {
     pub oif: u32,
     /// IPv4 gateway; none if the destination is on the link.
     pub gateway: Option<Ipv4Addr>,
-    /// Source address that the kernel uses with this route.
+    /// Source address that the route prefers; the tunnel's packets have their own.
     pub prefsrc: Option<Ipv4Addr>,
     /// MTU of the route or of the path, if it is not that of the link, bytes.
     pub mtu: Option<u32>,
@@ -135,8 +135,8 @@ impl Netlink {
     /// Linux 4.19 for the port.
     ///
     /// # Errors
-    /// See [`Error`]; `EINVAL` if the source is not local, `EHOSTUNREACH`, `ENETUNREACH` and the
-    /// like if there is no way.
+    /// See [`Error`]; the kernel refuses where it would not send, as from a source that is not
+    /// local.
     pub async fn underlay_route(&self, query: UnderlayQuery) -> Result<UnderlayRoute, Error> {
         let operation = || format!("look up the route to {}", query.dst);
         let ask = |flags| {
@@ -237,7 +237,8 @@ fn parse_underlay(chosen: &RouteMessage, entry: Option<&RouteMessage>) -> Underl
         kind: chosen.header.kind,
         oif: 0,
         gateway: None,
-        prefsrc: None,
+        // The choice repeats the source only if it is not the one asked for.
+        prefsrc: entry.and_then(preferred_source),
         mtu: None,
         has_multipath: entry.is_some_and(has_multipath),
         has_encap: false,
@@ -251,7 +252,6 @@ fn parse_underlay(chosen: &RouteMessage, entry: Option<&RouteMessage>) -> Underl
             RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => {
                 route.has_foreign_gateway = true;
             }
-            RouteAttribute::PrefSource(RouteAddress::Inet(ip)) => route.prefsrc = Some(*ip),
             RouteAttribute::Encap(_) | RouteAttribute::EncapType(_) => route.has_encap = true,
             RouteAttribute::Metrics(metrics) => {
                 route.mtu = metrics.iter().find_map(|metric| match metric {
@@ -263,6 +263,16 @@ fn parse_underlay(chosen: &RouteMessage, entry: Option<&RouteMessage>) -> Underl
         }
     }
     route
+}
+
+fn preferred_source(entry: &RouteMessage) -> Option<Ipv4Addr> {
+    entry
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::PrefSource(RouteAddress::Inet(ip)) => Some(*ip),
+            _ => None,
+        })
 }
 
 /// Several next hops are listed; of a next-hop object the kernel may give the number alone, which
@@ -299,7 +309,7 @@ mod tests {
             },
             |route| {
                 route.attributes[1] =
-                    RouteAttribute::Gateway(RouteAddress::Inet([10, 5, 34, 1].into()))
+                    RouteAttribute::Gateway(RouteAddress::Inet([10, 5, 34, 1].into()));
             },
         ];
         for (i, change) in foreign.iter().enumerate() {
