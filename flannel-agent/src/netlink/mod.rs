@@ -24,8 +24,10 @@ use futures_util::{Stream, StreamExt as _};
 use rtnetlink::Handle;
 use rtnetlink::packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+    NlasIterator,
 };
 use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::sys::AsyncSocket as _;
 use tokio::task::JoinHandle;
 
 pub use mac::MacAddr;
@@ -38,6 +40,11 @@ pub const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Attempts at a dump that the kernel marks as taken while the table changed.
 const DUMP_ATTEMPTS: usize = 3;
+
+/// Length of the request's header, which comes before the attributes of a refusal (`nlmsghdr`).
+const REQUEST_HEADER_LEN: usize = 16;
+/// Attribute with the kernel's words (`include/uapi/linux/netlink.h`).
+const NLMSGERR_ATTR_MSG: u16 = 1;
 
 /// Why a netlink call failed.
 #[derive(Debug, thiserror::Error)]
@@ -121,6 +128,10 @@ impl Netlink {
             rtnetlink::new_connection_with_strict_check().map_err(Error::Open)?;
         // The end of a dump carries its error number.
         connection.set_forward_done(true);
+        let socket = connection.socket_mut().socket_mut();
+        // Refusals come with the kernel's words, behind the header of the request alone.
+        socket.set_ext_ack(true).map_err(Error::Open)?;
+        socket.set_cap_ack(true).map_err(Error::Open)?;
         Ok(Self {
             handle,
             _connection: Arc::new(Connection(tokio::spawn(connection))),
@@ -232,18 +243,33 @@ fn outcome(
     payload: NetlinkPayload<RouteNetlinkMessage>,
     operation: &impl Fn() -> String,
 ) -> Result<Option<RouteNetlinkMessage>, Error> {
-    let code = match payload {
+    let (code, words) = match payload {
         NetlinkPayload::InnerMessage(object) => return Ok(Some(object)),
-        NetlinkPayload::Error(error) => error.raw_code(),
-        NetlinkPayload::Done(done) => done.code,
-        _ => 0,
+        NetlinkPayload::Error(error) => {
+            let words = error.header.get(REQUEST_HEADER_LEN..).and_then(words);
+            (error.raw_code(), words)
+        }
+        NetlinkPayload::Done(done) => (done.code, words(&done.extended_ack)),
+        _ => (0, None),
     };
     if code == 0 {
         return Ok(None);
     }
+    let mut operation = operation();
+    if let Some(words) = words {
+        operation = format!("{operation} (kernel: {words})");
+    }
     Err(Error::Refused {
-        operation: operation(),
+        operation,
         source: io::Error::from_raw_os_error(code.saturating_neg()),
+    })
+}
+
+/// What the kernel says about a refusal, from the attributes of its answer.
+fn words(attributes: &[u8]) -> Option<String> {
+    NlasIterator::new(attributes).flatten().find_map(|found| {
+        let text = std::str::from_utf8(found.value()).ok()?;
+        (found.kind() == NLMSGERR_ATTR_MSG).then(|| text.trim_end_matches('\0').to_owned())
     })
 }
 
@@ -256,6 +282,16 @@ mod tests {
             operation: "remove the route".into(),
             source: io::Error::from_raw_os_error(number),
         }
+    }
+
+    #[test]
+    fn the_words_of_the_kernel_are_found_among_its_attributes() {
+        let offset = [8, 0, 2, 0, 20, 0, 0, 0];
+        let text = [9, 0, 1, 0, b'f', b'u', b'l', b'l', 0, 0, 0, 0];
+        assert_eq!(words(&[&offset[..], &text].concat()), Some("full".into()));
+        assert_eq!(words(&offset), None);
+        assert_eq!(words(&[200, 0, 1, 0]), None);
+        assert_eq!(words(&[]), None);
     }
 
     #[test]

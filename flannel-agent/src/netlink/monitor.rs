@@ -24,8 +24,8 @@ use super::{Error, link, neigh};
 /// Neighbours with an event that nobody has fetched; one more, and it is an overrun.
 pub const MAX_PENDING: usize = 4096;
 
-/// Bytes of notifications that the kernel holds for us while we do not run (it doubles and, without
-/// `CAP_NET_ADMIN`, caps the figure). Two thousand peers come and go in about one megabyte.
+/// Bytes of notifications that the kernel holds for us while we do not run; it doubles the figure
+/// and caps it at `net.core.rmem_max`. More than that is an overrun.
 const RECEIVE_BUFFER: i32 = 1 << 20;
 
 /// Something changed.

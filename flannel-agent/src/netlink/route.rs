@@ -309,7 +309,7 @@ mod tests {
             },
             |route| {
                 route.attributes[1] =
-                    RouteAttribute::Gateway(RouteAddress::Inet([10, 5, 34, 1].into()))
+                    RouteAttribute::Gateway(RouteAddress::Inet([10, 5, 34, 1].into()));
             },
         ];
         for (i, change) in foreign.iter().enumerate() {

@@ -40,7 +40,8 @@ pub struct Device {
 pub enum DeviceChange {
     /// Nothing.
     Kept,
-    /// It was changed in place; its entries remain.
+    /// It was changed in place. Its routes and FDB entries remain, and its neighbours too unless
+    /// the MAC changed: then Linux flushes them (`NETDEV_CHANGEADDR`).
     Adjusted,
     /// There was none.
     Created,

@@ -45,6 +45,11 @@ pub async fn read_actual(netlink: &Netlink, device: &Device) -> Result<KernelSta
 
 /// Carries out a plan; returns what failed. An action that fails does not keep others from being
 /// tried, and is not tried again here: the next reconciliation finds it undone and plans it anew.
+///
+/// # Kernel
+/// Routes are the slow part of many peers. Linux files all next hops of one device under one hash,
+/// whatever their gateway, and searches that list for each route: ten thousand take 2 to 5 s,
+/// through `ip -batch` as well, against 0.4 s for routes without gateway (Linux 6.18, 2 CPUs).
 pub async fn apply(netlink: &Netlink, device: &Device, actions: &[Action]) -> Vec<(Action, Error)> {
     let mut failed = Vec::new();
     // The order between classes is what keeps traffic flowing; within one there is none.
