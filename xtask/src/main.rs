@@ -1,2 +1,43 @@
-//! x
-fn main() {}
+//! Build, test and show the project: `cargo xtask <command>`.
+//!
+//! Each subcommand is one module with `Options` and `run`. What a subcommand needs from the host it
+//! asks of [`tools::ensure`], which installs it or says how to.
+
+mod build;
+mod cargo;
+mod ebpf;
+mod env;
+mod linker;
+mod toolchain;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Build, test and show the project.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    BuildEbpf(ebpf::Options),
+    Build(build::Options),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::BuildEbpf(options) => ebpf::run(&options),
+        Command::Build(options) => build::run(&options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
