@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 
 use crate::cargo;
 use crate::ebpf::{self, Profile};
+use crate::tools::{self, Need, Tools};
 
 /// Compile the BPF programs and the agent.
 #[derive(Debug, clap::Args)]
@@ -16,16 +17,18 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let agent = agent(Profile::from_debug(options.debug))?;
+    let tools = tools::ensure(&[Need::BpfBuild, Need::AgentBuild])?;
+    let agent = agent(&tools, Profile::from_debug(options.debug))?;
     println!("{}", agent.display());
     Ok(())
 }
 
 /// Builds the BPF object and the agent around it; returns the path of the agent.
-pub(crate) fn agent(profile: Profile) -> Result<PathBuf> {
-    let object = ebpf::build(profile, None)?;
+pub(crate) fn agent(tools: &Tools, profile: Profile) -> Result<PathBuf> {
+    let object = ebpf::build(tools, profile)?;
     let mut command = cargo::host("build");
-    command
+    tools
+        .for_build(&mut command)
         .args([
             "--package",
             "flannel-agent",

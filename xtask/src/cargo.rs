@@ -8,7 +8,6 @@ use std::env;
 use std::io::{self, BufRead as _, BufReader, IsTerminal as _};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -165,15 +164,6 @@ impl Message {
         }
         serde_json::from_value(value).map_or(Self::Other, Self::Executable)
     }
-}
-
-/// Announces a step, does it, and says how long it took.
-pub(crate) fn timed<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    eprintln!("==> {what}");
-    let start = Instant::now();
-    let result = work()?;
-    eprintln!("==> {what}: done in {:.1} s", start.elapsed().as_secs_f64());
-    Ok(result)
 }
 
 #[cfg(test)]

@@ -4,10 +4,11 @@ use std::env::consts::ARCH;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
-use crate::toolchain::{self, BPF_TARGET, Core, Toolchain, Way};
-use crate::{cargo, env, linker};
+use crate::toolchain::{BPF_TARGET, Core, Toolchain, Way};
+use crate::tools::{self, Need, Tools};
+use crate::{cargo, env};
 
 /// LLVM's name for the leave to load and store at any address.
 const MISALIGNED: &str = "allows-misaligned-mem-access";
@@ -39,7 +40,8 @@ impl Profile {
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let Options { debug, toolchain } = *options;
-    let object = build(Profile::from_debug(debug), toolchain)?;
+    let tools = tools::ensure_with(&[Need::BpfBuild], toolchain)?;
+    let object = build(&tools, Profile::from_debug(debug))?;
     println!("{}", object.display());
     Ok(())
 }
@@ -47,17 +49,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// Builds the object and returns its path, which is the same for both profiles.
 ///
 /// The file is touched only if its bytes change, so that the agent is not built anew for nothing.
-pub(crate) fn build(profile: Profile, way: Option<Way>) -> Result<PathBuf> {
-    let toolchain = toolchain::find(way)?;
-    let Some(linker) = linker::find(toolchain.version.llvm) else {
-        bail!(
-            "no bpf-linker {} for LLVM {}",
-            linker::VERSION,
-            toolchain.version.llvm
-        );
-    };
+pub(crate) fn build(tools: &Tools, profile: Profile) -> Result<PathBuf> {
+    let (toolchain, linker) = tools.bpf()?;
     eprintln!("BPF programs: {toolchain}");
-    let built = compile(profile, &toolchain, &linker)?;
+    let built = compile(profile, toolchain, linker)?;
     let object = env::ebpf_object();
     replace_if_changed(&built, &object)?;
     Ok(object)

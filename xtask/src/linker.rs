@@ -47,14 +47,44 @@ fn linked_llvm(libraries: &str) -> Option<u32> {
         .ok()
 }
 
-/// Where Debian's `llvm-N-dev` puts the LLVM that a linker is built against.
-pub(crate) fn llvm_prefix(llvm: u32) -> PathBuf {
-    PathBuf::from(format!("/usr/lib/llvm-{llvm}"))
+/// The LLVM that a linker is built against: `LLVM_PREFIX`, or where Debian's packages put it.
+fn llvm_prefix(llvm: u32) -> PathBuf {
+    std::env::var_os("LLVM_PREFIX").map_or_else(
+        || PathBuf::from(format!("/usr/lib/llvm-{llvm}")),
+        PathBuf::from,
+    )
+}
+
+/// Whether LLVM and the libraries it drags along are there to build against.
+pub(crate) fn has_llvm(llvm: u32) -> bool {
+    let prefix = llvm_prefix(llvm);
+    if std::env::var_os("LLVM_PREFIX").is_some() {
+        return env::is_executable(&prefix.join("bin/llvm-config"));
+    }
+    let debian = ["bin/llvm-config", "include/llvm-c/Core.h", "lib/libPolly.a"];
+    debian.iter().all(|file| prefix.join(file).exists())
+        && ["zstd.h", "zlib.h"]
+            .iter()
+            .all(|file| Path::new("/usr/include").join(file).exists())
+}
+
+/// Debian's packages for [`has_llvm`].
+pub(crate) fn llvm_packages(llvm: u32) -> Vec<String> {
+    vec![
+        format!("llvm-{llvm}-dev"),
+        format!("libpolly-{llvm}-dev"),
+        "libzstd-dev".to_owned(),
+        "zlib1g-dev".to_owned(),
+    ]
+}
+
+/// Where the linker's object files are until it is built.
+pub(crate) fn build_dir() -> PathBuf {
+    env::tools_dir().join("build")
 }
 
 /// The command that builds a fitting linker into `target/tools/bin`, about 70 s on two cores.
 pub(crate) fn install_command(llvm: u32) -> Command {
-    let tools = env::tools_dir();
     let mut command = crate::cargo::host("install");
     command
         .args(["bpf-linker", "--version", VERSION, "--locked", "--force"])
@@ -64,10 +94,11 @@ pub(crate) fn install_command(llvm: u32) -> Command {
             &format!("llvm-{llvm}"),
         ])
         .arg("--root")
-        .arg(&tools)
+        .arg(env::tools_dir())
+        // The workspace's own would be locked by the build that waits for us.
+        .arg("--target-dir")
+        .arg(build_dir())
         .env("LLVM_PREFIX", llvm_prefix(llvm))
-        // A target directory of the caller's would lock out the build that waits for us.
-        .env("CARGO_TARGET_DIR", tools.join("build"))
         .env_remove("RUSTFLAGS");
     command
 }

@@ -7,8 +7,12 @@ mod build;
 mod cargo;
 mod ebpf;
 mod env;
+mod install;
 mod linker;
+mod progress;
+mod setup;
 mod toolchain;
+mod tools;
 
 use std::process::ExitCode;
 
@@ -24,12 +28,14 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Setup(setup::Options),
     BuildEbpf(ebpf::Options),
     Build(build::Options),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Setup(options) => setup::run(&options),
         Command::BuildEbpf(options) => ebpf::run(&options),
         Command::Build(options) => build::run(&options),
     };

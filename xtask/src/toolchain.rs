@@ -21,6 +21,9 @@ pub(crate) const RUSTC_VARIABLE: &str = "FLANNEL_BPF_RUSTC";
 /// Where a distribution puts its compiler.
 const SYSTEM_RUSTC: &str = "/usr/bin/rustc";
 
+/// LLVM of the compiler that Debian's packages bring.
+pub(crate) const DEBIAN_LLVM: u32 = 22;
+
 /// LLVM versions that bpf-linker 0.13 can be built against.
 const LINKABLE_LLVM: std::ops::RangeInclusive<u32> = 21..=23;
 
@@ -245,6 +248,17 @@ pub(crate) fn find(way: Option<Way>) -> Result<Toolchain> {
         Candidate::System if Path::new(SYSTEM_RUSTC).exists() => Probe::of(SYSTEM_RUSTC.as_ref()),
         Candidate::System => bail!("there is no {SYSTEM_RUSTC}"),
     })
+}
+
+/// Whether the caller insists on a compiler that Debian's packages do not bring.
+pub(crate) fn is_chosen_by_caller(way: Option<Way>) -> bool {
+    way == Some(Way::Nightly) || (way.is_none() && named_rustc().is_some())
+}
+
+fn named_rustc() -> Option<PathBuf> {
+    env::var_os(RUSTC_VARIABLE)
+        .filter(|value| !value.is_empty())
+        .map(PathBuf::from)
 }
 
 enum Candidate {
