@@ -59,6 +59,11 @@ fn remove_variables(command: &mut Command, unwanted: impl Fn(&str) -> bool) {
     }
 }
 
+/// Hides the outer cargo from a program that is not cargo.
+pub(crate) fn leave(command: &mut Command) {
+    remove_variables(command, is_outer);
+}
+
 /// The cargo that the user called, in the workspace's root.
 pub(crate) fn host(subcommand: &str) -> Command {
     let mut command = Command::new("cargo");

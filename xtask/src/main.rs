@@ -5,12 +5,16 @@
 
 mod build;
 mod cargo;
+mod ci;
 mod ebpf;
 mod env;
 mod install;
+mod libtest;
 mod linker;
+mod lint;
 mod progress;
 mod setup;
+mod test;
 mod toolchain;
 mod tools;
 
@@ -31,6 +35,9 @@ enum Command {
     Setup(setup::Options),
     BuildEbpf(ebpf::Options),
     Build(build::Options),
+    Test(test::Options),
+    Lint(lint::Options),
+    Ci(ci::Options),
 }
 
 fn main() -> ExitCode {
@@ -38,6 +45,9 @@ fn main() -> ExitCode {
         Command::Setup(options) => setup::run(&options),
         Command::BuildEbpf(options) => ebpf::run(&options),
         Command::Build(options) => build::run(&options),
+        Command::Test(options) => test::run(&options),
+        Command::Lint(options) => lint::run(&options),
+        Command::Ci(options) => ci::run(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
