@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use crate::tools::{self, Need};
 use crate::{cargo, env, progress};
@@ -20,37 +21,47 @@ pub(crate) struct Options {}
 
 pub(crate) fn run(_: &Options) -> Result<()> {
     let tools = tools::ensure(&[Need::AgentBuild])?;
-    progress::timed("format", || {
-        let mut command = cargo::host("fmt");
-        cargo::run(
-            command.args(["--all", "--check"]),
-            "cargo fmt (`cargo fmt --all` mends it)",
-        )
-    })?;
+    let mut format = cargo::host("fmt");
+    format.args(["--all", "--check"]);
     // `--locked` makes a `Cargo.lock` that is not up to date an error.
-    progress::timed("clippy for the host", || {
-        let mut command = cargo::host("clippy");
-        command.args([
-            "--workspace",
-            "--all-targets",
-            "--locked",
-            "--",
-            "-D",
-            "warnings",
-        ]);
-        cargo::run(tools.for_build(&mut command), "clippy for the host")
-    })?;
-    progress::timed("clippy for the BPF programs", || {
-        cargo::run(&mut bpf_clippy(), "clippy for the BPF programs")
-    })?;
-    warn_of_long_files()
+    let mut host = cargo::host("clippy");
+    host.args([
+        "--workspace",
+        "--all-targets",
+        "--locked",
+        "--",
+        "-D",
+        "warnings",
+    ]);
+    tools.for_build(&mut host);
+    let checks = [
+        ("format (`cargo fmt --all` mends it)", format),
+        ("clippy for the host", host),
+        ("clippy for the BPF programs", bpf_clippy()),
+    ];
+
+    // All of them, so that one round of mending is enough.
+    let mut failed = Vec::new();
+    for (title, mut command) in checks {
+        if let Err(error) = progress::timed(title, || cargo::run(&mut command, title)) {
+            eprintln!("{error:#}");
+            failed.push(title);
+        }
+    }
+    warn_of_long_files()?;
+    if !failed.is_empty() {
+        bail!("lint: {}", failed.join(", "));
+    }
+    Ok(())
 }
 
 /// Clippy is not there for the BPF target; `ebpf_lint` makes the programs compile for the host.
-fn bpf_clippy() -> std::process::Command {
+fn bpf_clippy() -> Command {
     let mut command = cargo::host("clippy");
     command
         .args(["--package", "flannel-ebpf", "--bins", "--locked"])
+        // The workspace optimises dependencies; here they are macros and their tools only.
+        .args(["--config", "profile.dev.package.\"*\".opt-level=0"])
         .arg("--target-dir")
         .arg(env::target_dir().join("lint"))
         .args(["--", "-D", "warnings"])

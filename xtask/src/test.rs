@@ -141,7 +141,7 @@ fn build(tools: &Tools) -> Result<Built> {
     let agent = cargo::executables(&mut agent, "build of the agent", |_| false)?;
     let mut tests = cargo("test");
     tests.arg("--no-run");
-    let programs = cargo::executables(&mut tests, "build of the tests", |_| false)?;
+    let mut programs = cargo::executables(&mut tests, "build of the tests", |_| false)?;
 
     let agent = agent
         .into_iter()
@@ -149,6 +149,12 @@ fn build(tools: &Tools) -> Result<Built> {
     let agent = agent
         .context("cargo named no executable for flannel-agent")?
         .executable;
+    // Cargo names them in the order in which they were ready.
+    programs.sort_by(|a, b| {
+        a.manifest_path
+            .cmp(&b.manifest_path)
+            .then(a.executable.cmp(&b.executable))
+    });
     let built = Built { agent, programs };
     built.store()?;
     Ok(built)

@@ -153,7 +153,7 @@ pub(crate) enum Fix {
 }
 
 /// Something that is missing.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Gap {
     pub(crate) name: String,
     pub(crate) why: &'static str,
@@ -203,20 +203,20 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<Tools> {
 
 /// [`ensure`] with the choice of the compiler narrowed to `way`.
 pub(crate) fn ensure_with(needs: &[Need], way: Option<Way>) -> Result<Tools> {
-    // The first round may bring a compiler whose LLVM decides what the second has to build.
-    for _ in 0..2 {
+    let mut tried: Vec<Gap> = Vec::new();
+    loop {
         let (tools, gaps) = survey(needs, way)?;
+        if let Some(Gap { name, .. }) = gaps.iter().find(|gap| tried.contains(gap)) {
+            bail!("{name} is not found after its installation; is its folder on PATH?");
+        }
         if gaps.is_empty() {
             return Ok(tools);
         }
         install::describe(&gaps);
         install::close(&gaps)?;
+        // Once more: a compiler that came may have another LLVM than the linker was built for.
+        tried.extend(gaps);
     }
-    let (tools, gaps) = survey(needs, way)?;
-    if let Some(Gap { name, .. }) = gaps.first() {
-        bail!("{name} is still not found after its installation");
-    }
-    Ok(tools)
 }
 
 /// What is there and what is missing.
