@@ -456,7 +456,7 @@ fn the_monitor_tells_what_changed() {
             [
                 link(false),
                 NetlinkEvent::Address { ifindex },
-                NetlinkEvent::Route { .. },
+                NetlinkEvent::Route { oif: Some(ifindex) },
                 NetlinkEvent::Rule,
                 NetlinkEvent::Fdb { ifindex },
                 NetlinkEvent::Neigh {
