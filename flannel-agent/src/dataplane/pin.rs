@@ -74,61 +74,80 @@ impl Pins {
     /// Removes map pins of other ABI versions, which an earlier agent left.
     ///
     /// # Errors
-    /// As the file system does; what could be removed is.
+    /// As the file system does.
     pub fn remove_other_versions(&self) -> io::Result<Vec<PathBuf>> {
         let mut removed = Vec::new();
-        for entry in std::fs::read_dir(&self.root)? {
-            let path = entry?.path();
-            let name = path
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
-            if name.starts_with("maps-v") && path != self.maps() {
-                std::fs::remove_dir_all(&path)?;
-                removed.push(path);
+        for dir in self.dirs() {
+            if dir != self.links() && dir != self.maps() {
+                removed.extend(remove_dir(&dir)?);
             }
         }
         Ok(removed)
     }
 
-    /// Removes every pin below the root, links first so that no program runs on without its maps
-    /// being visible; then the directories that are empty. Returns what was removed.
+    /// Every pin below the root, links first; none where the root cannot be read.
+    #[must_use]
+    pub fn list(&self) -> Vec<PathBuf> {
+        self.dirs().iter().flat_map(|dir| entries(dir)).collect()
+    }
+
+    /// Removes every pin below the root, and the directories that are empty then. Returns what was
+    /// removed.
     ///
     /// # Errors
     /// As the file system does, a missing root aside.
     pub fn remove_all(&self) -> io::Result<Vec<PathBuf>> {
         let mut removed = Vec::new();
-        let dirs = match std::fs::read_dir(&self.root) {
-            Ok(entries) => entries
-                .filter_map(Result::ok)
-                .map(|entry| entry.path())
-                .filter(|path| {
-                    let name = path.file_name().unwrap_or_default().to_string_lossy();
-                    name == "links" || name.starts_with("maps-v")
-                })
-                .collect::<Vec<_>>(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(removed),
-            Err(error) => return Err(error),
-        };
-        let (links, maps): (Vec<_>, Vec<_>) =
-            dirs.into_iter().partition(|dir| *dir == self.links());
-        for dir in links.into_iter().chain(maps) {
-            for entry in std::fs::read_dir(&dir)? {
-                let path = entry?.path();
-                std::fs::remove_file(&path)?;
-                removed.push(path);
-            }
-            std::fs::remove_dir(&dir)?;
+        for dir in self.dirs() {
+            removed.extend(remove_dir(&dir)?);
         }
         match std::fs::remove_dir(&self.root) {
             Ok(()) => removed.push(self.root.clone()),
-            // Somebody else's pins live here as well, or the root is the mount point itself.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTEMPTY | libc::EBUSY)) => {}
+            // Somebody else's pins live here as well, the root is the mount point itself, or there
+            // is none.
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::ENOTEMPTY | libc::EBUSY | libc::ENOENT)
+                ) => {}
             Err(error) => return Err(error),
         }
         Ok(removed)
     }
+
+    /// Our directories below the root, of all versions; links first, so that whoever removes them
+    /// in this order leaves no program running without its maps being visible.
+    fn dirs(&self) -> Vec<PathBuf> {
+        let (links, mut dirs): (Vec<_>, Vec<_>) = entries(&self.root)
+            .into_iter()
+            .filter(|path| {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                name == "links" || name.starts_with("maps-v")
+            })
+            .partition(|dir| *dir == self.links());
+        dirs.splice(0..0, links);
+        dirs
+    }
+}
+
+/// Removes a directory of pins; returns the pins.
+fn remove_dir(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let pins = entries(dir);
+    for pin in &pins {
+        std::fs::remove_file(pin)?;
+    }
+    std::fs::remove_dir(dir)?;
+    Ok(pins)
+}
+
+/// Paths in a directory; none if it cannot be read.
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    let read = std::fs::read_dir(dir);
+    read.into_iter()
+        .flatten()
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .collect()
 }
 
 #[cfg(test)]
