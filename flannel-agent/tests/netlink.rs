@@ -471,6 +471,34 @@ fn the_monitor_tells_what_changed() {
     });
 }
 
+#[test]
+fn looking_again_without_need_causes_no_event() {
+    in_namespace(async || {
+        let netlink = Netlink::open().unwrap();
+        let desired = desired_state(&[peer(34)]);
+        let first = device(&netlink).await;
+        reconcile(&netlink, &first, &desired).await;
+        let mut monitor = Monitor::open().unwrap();
+        let second = device(&netlink).await;
+        assert_eq!(reconcile(&netlink, &second, &desired).await, 0);
+        // The last in the order of delivery.
+        run("ip neigh add 223.255.255.254 lladdr 02:00:00:00:00:66 dev flannel.1 nud stale");
+        let marker = NetlinkEvent::Neigh {
+            ifindex: second.index,
+            ip: [223, 255, 255, 254].into(),
+        };
+        // Otherwise an agent that reconciles on events would never rest.
+        loop {
+            match monitor.next().await.unwrap() {
+                event if event == marker => break,
+                // The underlay's carrier comes when it comes.
+                NetlinkEvent::Link { index, .. } if index != second.index => {}
+                event => panic!("{event:?}"),
+            }
+        }
+    });
+}
+
 async fn expect_events(monitor: &mut Monitor, expected: impl IntoIterator<Item = NetlinkEvent>) {
     let mut expected: BTreeSet<_> = expected.into_iter().collect();
     let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
@@ -708,12 +736,15 @@ fn ten_thousand_peers() {
     in_namespace(async || {
         let netlink = Netlink::open().unwrap();
         let device = device(&netlink).await;
-        let peers: Vec<_> = (256..10_256).map(peer).collect();
+        let mut peers: Vec<_> = (256..10_256).map(peer).collect();
         let desired = desired_state(&peers);
         let mut timings = Vec::new();
+        peers[5000].mac = MacAddr([2, 0, 0, 9, 9, 9]);
+        let changed = desired_state(&peers);
         for (step, desired, actions) in [
             ("from nothing", &desired, 30_000),
             ("no change", &desired, 0),
+            ("one new MAC", &changed, 3),
             ("to nothing", &KernelState::default(), 30_000),
         ] {
             let started = Instant::now();

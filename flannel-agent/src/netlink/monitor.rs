@@ -106,8 +106,8 @@ impl Monitor {
             let mut pending = Pending::default();
             loop {
                 tokio::select! {
-                    // The channel behind `messages` has no bound: emptying it comes first.
-                    biased;
+                    // In turn: the channel behind `messages` has no bound, and a flood must not keep
+                    // the reader from hearing of it.
                     message = messages.next() => match message {
                         Some((message, _)) => pending.note(message.payload),
                         None => return,

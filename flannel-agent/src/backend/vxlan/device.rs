@@ -1,9 +1,10 @@
 //! The tunnel device: made, kept, adjusted or made anew, and given its address.
 //!
-//! A device of an earlier run, stock flannel's too, is kept whenever it would send and receive the
-//! same bytes: its entries then carry traffic while the agent starts. What differs from flannel:
-//! MTU, MAC and learning are brought into line on a kept device, and a device that is made anew
-//! keeps the MAC of the one before, so that peers need not be told.
+//! A device of an earlier run, stock flannel's too, is kept whenever peers would understand it (VNI,
+//! port, lower link, source, group policy): its entries then carry traffic while the agent starts.
+//! What an administrator set beside that, such as TTL or checksums, stays. What differs from
+//! flannel: MTU, MAC and learning are brought into line on a kept device, and a device that is made
+//! anew keeps the MAC of the one before, so that peers need not be told.
 
 use std::net::Ipv4Addr;
 
