@@ -118,6 +118,12 @@ impl Agent {
         Ok(())
     }
 
+    /// The binary that it runs.
+    #[must_use]
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
     /// Process id, while it runs.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
@@ -230,23 +236,24 @@ impl Drop for Agent {
     }
 }
 
-/// The agent to run: `FLANNEL_AGENT`, else the debug build beside this program.
+/// The agent to run: `FLANNEL_AGENT`, else the one built beside this program.
 fn binary() -> Result<PathBuf> {
     let path = match std::env::var_os("FLANNEL_AGENT") {
         Some(path) => PathBuf::from(path),
-        None => target_directory()?.join("debug/flannel-agent"),
+        None => build_directory()?.join("flannel-agent"),
     };
     path.canonicalize().with_context(|| {
         format!("agent {}: build it, or name one in FLANNEL_AGENT", path.display())
     })
 }
 
-/// Cargo's target directory, found from where this program lies in it.
+/// Cargo's directory of finished programs, `target/debug` or the like.
 ///
 /// # Errors
-/// This program was moved out of it.
-pub(crate) fn target_directory() -> Result<PathBuf> {
-    let program = std::env::current_exe()?;
-    let directory = program.ancestors().find(|path| path.join("CACHEDIR.TAG").is_file());
-    directory.map(Path::to_owned).context("this program is not in a target directory of cargo")
+/// The path of this program is unknown.
+pub(crate) fn build_directory() -> Result<PathBuf> {
+    let program = std::env::current_exe().context("path of this program")?;
+    // Tests lie one level deeper, in `deps`.
+    let mut directories = program.ancestors().skip(1).filter(|path| !path.ends_with("deps"));
+    directories.next().map(Path::to_owned).context("directory of this program")
 }

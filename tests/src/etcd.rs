@@ -123,7 +123,7 @@ impl Etcd {
 /// etcd from `PATH`, else where `cargo xtask setup` unpacks it.
 fn find(program: &str) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let unpacked = crate::agent::target_directory()?.join("tools/etcd/usr/bin");
+    let unpacked = crate::agent::build_directory()?.join("../tools/etcd/usr/bin");
     std::env::split_paths(&path)
         .chain([unpacked])
         .map(|directory| directory.join(program))

@@ -88,6 +88,8 @@ impl Host {
             ))?;
         }
         let ns = NetNs::new(self.ns.mounts())?;
+        // Whatever the machine prefers: figures of different machines compare with cubic.
+        ns.sysctl("net/ipv4/tcp_congestion_control", "cubic")?;
         let veth = format!("veth{number}");
         let address = Ipv4Addr::from(u32::from(bridge.ip()) + 1 + number);
         self.ns.ip(&format!(
@@ -117,10 +119,10 @@ impl Host {
 }
 
 impl Pod {
-    /// Link-layer address of a device of `ns`.
+    /// Its link-layer address.
     ///
     /// # Errors
-    /// There is no such device.
+    /// The device is gone.
     pub fn mac(&self) -> Result<[u8; 6]> {
         mac(&self.ns, "eth0")
     }

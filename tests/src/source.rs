@@ -6,8 +6,9 @@
 //! injects. The figure is thus packets per second of one core that does both hosts.
 //!
 //! Frames are recycled pages which still hold what the stack wrote into them (a lower TTL, for
-//! one), so the program writes all 42 octets of the headers each time. Calls are long, since each
-//! one waits for a grace period of RCU; with short ones the core idles and ratios shrink to 1.
+//! one), so the program writes all 42 octets of the headers each time. A measurement is
+//! one long call, since each call waits for a grace period of RCU; with short ones the core idles
+//! and ratios shrink to 1.
 //!
 //! In the remote pod an nftables rule on the ingress hook counts and drops the packets of this
 //! flow. That is the cheapest end that both data paths share: no socket, no ICMP error, and what
@@ -32,10 +33,8 @@ const FRAME: usize = 64;
 const FROM_PORT: u16 = 40_000;
 /// Port "discard", RFC 863.
 const TO_PORT: u16 = 9;
-/// Packets per call: enough to make the grace period at its end disappear.
-const PER_CALL: u32 = 500_000;
-/// Packets before the first one that counts: caches, neighbours, branch predictors.
-const WARM_UP: u32 = 20_000;
+/// Packets before the first one that counts. They warm caches and say how fast the machine is.
+const WARM_UP: u32 = 50_000;
 
 /// What one measurement saw.
 #[derive(Debug, Clone, Copy)]
@@ -50,6 +49,13 @@ pub struct Rate {
     pub busy: f64,
     /// Share of the time in which the busiest other core was busy: other work on the machine.
     pub others_busy: f64,
+}
+
+struct Injected {
+    count: u64,
+    elapsed: Duration,
+    times: Times,
+    arrived: u64,
 }
 
 /// A flow of 64-octet frames from a pod of one host to a pod of another.
@@ -86,33 +92,35 @@ impl<'bed> Source<'bed> {
         Ok(Self { host, target, program, frame, ifindex: host.device_index(&pod.veth)? })
     }
 
-    /// Injects on `core` for about `time`, a whole number of calls.
+    /// Injects on `core` in one call of about `time`, which should be a second or so.
     ///
     /// # Errors
     /// A packet cannot be injected.
     pub fn measure(&self, core: usize, time: Duration) -> Result<Rate> {
-        let (injected, elapsed, before, arrived) = self.host.ns.enter(|| self.inject(core, time))??;
+        let Injected { count, elapsed, times, arrived } =
+            self.host.ns.enter(|| self.inject(core, time))??;
         let after = Times::now()?;
         let others = (0..cpu::count()).filter(|&other| other != core);
         Ok(Rate {
-            injected,
+            injected: count,
             arrived,
             kpps: arrived as f64 / elapsed.as_secs_f64() / 1000.0,
-            busy: after.busy_since(&before, core),
-            others_busy: others.map(|c| after.busy_since(&before, c)).fold(0.0, f64::max),
+            busy: after.busy_since(&times, core),
+            others_busy: others.map(|c| after.busy_since(&times, c)).fold(0.0, f64::max),
         })
     }
 
-    fn inject(&self, core: usize, time: Duration) -> Result<(u64, Duration, Times, u64)> {
+    fn inject(&self, core: usize, time: Duration) -> Result<Injected> {
         cpu::pin(core)?;
+        let start = Instant::now();
         self.program.inject(&self.frame, self.ifindex, WARM_UP)?;
-        let arrived = self.arrived()?;
-        let (mut injected, start, times) = (0, Instant::now(), Times::now()?);
-        while start.elapsed() < time {
-            self.program.inject(&self.frame, self.ifindex, PER_CALL)?;
-            injected += u64::from(PER_CALL);
-        }
-        Ok((injected, start.elapsed(), times, self.arrived()? - arrived))
+        let per_second = f64::from(WARM_UP) / start.elapsed().as_secs_f64();
+        let count = (per_second * time.as_secs_f64()) as u32;
+        let before = self.arrived()?;
+        let (start, times) = (Instant::now(), Times::now()?);
+        self.program.inject(&self.frame, self.ifindex, count)?;
+        let elapsed = start.elapsed();
+        Ok(Injected { count: count.into(), elapsed, times, arrived: self.arrived()? - before })
     }
 
     fn arrived(&self) -> Result<u64> {
