@@ -36,7 +36,7 @@ impl Cluster {
         for number in 0..cluster.agents.len() {
             cluster.add_pod(number)?;
         }
-        cluster.wait_for_peers()?;
+        cluster.wait_for_peers(datapaths.len() - 1)?;
         Ok(cluster)
     }
 
@@ -53,16 +53,14 @@ impl Cluster {
         self.add_pod(number)
     }
 
-    /// Waits until every running agent reaches every other one.
+    /// Waits until every running agent reaches `peers` peers.
     ///
     /// # Errors
     /// An agent does not get there.
-    pub fn wait_for_peers(&mut self) -> Result<()> {
-        let peers = self.agents.len() - 1;
-        for agent in &mut self.agents {
-            if agent.pid().is_some() {
-                agent.wait_for_peers(peers)?;
-            }
+    pub fn wait_for_peers(&mut self, peers: usize) -> Result<()> {
+        let running = self.agents.iter_mut().filter(|agent| agent.pid().is_some());
+        for agent in running {
+            agent.wait_for_peers(peers)?;
         }
         Ok(())
     }

@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::hint;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
@@ -18,6 +19,20 @@ pub fn pin(core: usize) -> Result<()> {
     let mut set = CpuSet::new();
     set.set(core)?;
     sched_setaffinity(Pid::from_raw(0), &set).with_context(|| format!("pin to core {core}"))
+}
+
+/// Pins the calling thread to a core and lets it go before all ordinary work there.
+///
+/// For threads that measure: other work on the machine then costs about a hundredth, not half.
+///
+/// # Errors
+/// There is no such core, or not root.
+pub fn claim(core: usize) -> Result<()> {
+    pin(core)?;
+    // SAFETY: no pointer is involved; 0 is the calling thread.
+    let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) };
+    ensure!(result == 0, "raise priority: {}", io::Error::last_os_error());
+    Ok(())
 }
 
 /// Number of cores.

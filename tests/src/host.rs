@@ -88,8 +88,6 @@ impl Host {
             ))?;
         }
         let ns = NetNs::new(self.ns.mounts())?;
-        // Whatever the machine prefers: figures of different machines compare with cubic.
-        ns.sysctl("net/ipv4/tcp_congestion_control", "cubic")?;
         let veth = format!("veth{number}");
         let address = Ipv4Addr::from(u32::from(bridge.ip()) + 1 + number);
         self.ns.ip(&format!(

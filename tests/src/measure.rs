@@ -80,7 +80,7 @@ impl Lengths {
         let samples = u32::try_from(WIRES.len() * 2 * REPETITIONS).unwrap_or(u32::MAX);
         let slot = time / samples;
         let tcp = Duration::from_secs((slot.as_secs_f64() * 0.35).round().max(1.0) as u64);
-        let rest = slot.saturating_sub(tcp).max(Duration::from_millis(500));
+        let rest = slot.saturating_sub(tcp).max(Duration::from_secs(1));
         Self { tcp, small: rest.mul_f64(0.6), response: rest.mul_f64(0.2) }
     }
 }

@@ -111,7 +111,7 @@ impl<'bed> Source<'bed> {
     }
 
     fn inject(&self, core: usize, time: Duration) -> Result<Injected> {
-        cpu::pin(core)?;
+        cpu::claim(core)?;
         let start = Instant::now();
         self.program.inject(&self.frame, self.ifindex, WARM_UP)?;
         let per_second = f64::from(WARM_UP) / start.elapsed().as_secs_f64();

@@ -46,7 +46,7 @@ fn run(options: &Options) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         anyhow::bail!("namespaces and BPF need root: run it with sudo");
     }
-    let mut start_pair = |datapath: Datapath| -> Result<Cluster> {
+    let start_pair = |datapath: Datapath| -> Result<Cluster> {
         progress(&format!("two hosts, etcd, two agents with --datapath={datapath}, two pods"));
         Cluster::new(BedOptions::default(), &[datapath; 2])
             .with_context(|| format!("start the hosts with --datapath={datapath}"))

@@ -50,6 +50,8 @@ impl Server {
     pub fn measure(&self, pod: &Pod, time: Duration) -> Result<f64> {
         let mut command = command_in(pod, self.placement);
         let seconds = time.as_secs().max(1).to_string();
+        // Whatever the machine prefers: figures of different machines compare with cubic.
+        command.args(["--congestion", "cubic"]);
         command.args(["--json", "--time", &seconds, "--client", &self.target]);
         let text = command::output(command, None)?;
         let report: Value = serde_json::from_str(&text).context("read report of iperf3")?;

@@ -14,7 +14,9 @@ use crate::cpu::{self, Spinner};
 use crate::host::Pod;
 
 /// Round trips before the first one that counts.
-const WARM_UP: usize = 200;
+const WARM_UP: usize = 100;
+/// Fewer round trips than this make no 99th percentile.
+const ENOUGH: usize = 1000;
 /// A round trip that takes this long has failed.
 const STALL: Duration = Duration::from_secs(5);
 
@@ -55,7 +57,7 @@ pub fn measure(from: &Pod, to: &Pod, core: usize, time: Duration) -> Result<Roun
 }
 
 fn answer(mut socket: TcpStream, core: usize) -> Result<()> {
-    cpu::pin(core)?;
+    cpu::claim(core)?;
     let mut octet = [0];
     loop {
         match socket.read_exact(&mut octet) {
@@ -67,7 +69,7 @@ fn answer(mut socket: TcpStream, core: usize) -> Result<()> {
 }
 
 fn ask(mut socket: TcpStream, core: usize, time: Duration) -> Result<Vec<Duration>> {
-    cpu::pin(core)?;
+    cpu::claim(core)?;
     let mut times = Vec::new();
     let mut octet = [0];
     let end = Instant::now() + time;
@@ -83,7 +85,7 @@ fn ask(mut socket: TcpStream, core: usize, time: Duration) -> Result<Vec<Duratio
 }
 
 fn percentiles(mut times: Vec<Duration>) -> Result<RoundTrips> {
-    ensure!(times.len() > 10 * WARM_UP, "only {} round trips", times.len());
+    ensure!(times.len() > WARM_UP + ENOUGH, "only {} round trips", times.len());
     times.drain(..WARM_UP);
     times.sort_unstable();
     let at = |share: f64| {

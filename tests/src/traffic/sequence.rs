@@ -10,11 +10,12 @@ use anyhow::{Context as _, Result, anyhow};
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::host::Pod;
+use crate::wait;
 
 /// Receive buffer: many seconds of traffic, so that a busy machine loses nothing here.
 const BUFFER_BYTES: usize = 32 << 20;
-/// How long the last datagrams may be on their way.
-const SETTLE: Duration = Duration::from_millis(500);
+/// How long the last datagrams may be on their way before they count as lost.
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// What the receiver saw.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +45,7 @@ impl Tally {
 pub struct Flow {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
+    received: Arc<AtomicU64>,
     done: Arc<AtomicBool>,
     sender: JoinHandle<Result<()>>,
     receiver: JoinHandle<Tally>,
@@ -63,16 +65,17 @@ impl Flow {
         let stop = Arc::new(AtomicBool::new(false));
         let done = Arc::new(AtomicBool::new(false));
         let sent = Arc::new(AtomicU64::new(0));
+        let received = Arc::new(AtomicU64::new(0));
         let sender = {
             let (stop, sent) = (Arc::clone(&stop), Arc::clone(&sent));
             let gap = Duration::from_secs(1) / per_second.max(1);
             thread::spawn(move || send(&sending, size.max(8), gap, &stop, &sent))
         };
         let receiver = {
-            let done = Arc::clone(&done);
-            thread::spawn(move || receive(&receiving, &done))
+            let (done, received) = (Arc::clone(&done), Arc::clone(&received));
+            thread::spawn(move || receive(&receiving, &done, &received))
         };
-        Ok(Self { stop, sent, done, sender, receiver })
+        Ok(Self { stop, sent, received, done, sender, receiver })
     }
 
     /// Datagrams sent so far.
@@ -86,14 +89,17 @@ impl Flow {
     /// # Errors
     /// The sender could not send.
     pub fn finish(self) -> Result<Tally> {
-        let Self { stop, sent, done, sender, receiver } = self;
+        let Self { stop, sent, received, done, sender, receiver } = self;
         stop.store(true, Ordering::Relaxed);
         sender.join().map_err(|_| anyhow!("sender panicked"))??;
-        thread::sleep(SETTLE);
+        let sent = sent.load(Ordering::Relaxed);
+        let all = || Ok((received.load(Ordering::Relaxed) == sent).then_some(()));
+        // Running into the limit is not an error here: it is what loss looks like.
+        let _ = wait::until("the last datagrams", SETTLE, all);
         done.store(true, Ordering::Relaxed);
         let mut tally = receiver.join().map_err(|_| anyhow!("receiver panicked"))?;
-        tally.sent = sent.load(Ordering::Relaxed);
-        tally.lost = tally.sent.saturating_sub(tally.lost);
+        tally.sent = sent;
+        tally.lost = sent.saturating_sub(received.load(Ordering::Relaxed));
         Ok(tally)
     }
 }
@@ -135,8 +141,8 @@ fn send(
     Ok(())
 }
 
-/// Counts; `lost` holds the number of different datagrams received until `finish` turns it round.
-fn receive(socket: &UdpSocket, done: &AtomicBool) -> Tally {
+/// Counts all but what was sent and lost; `received` is the number of different datagrams.
+fn receive(socket: &UdpSocket, done: &AtomicBool, received: &AtomicU64) -> Tally {
     let mut tally = Tally { sent: 0, lost: 0, duplicated: 0, reordered: 0, damaged: 0 };
     let mut seen: Vec<bool> = Vec::new();
     let (mut buffer, mut expected) = (vec![0; 65536], vec![0; 65536]);
@@ -160,7 +166,7 @@ fn receive(socket: &UdpSocket, done: &AtomicBool) -> Tally {
             tally.duplicated += 1;
         } else {
             seen[index] = true;
-            tally.lost += 1;
+            received.fetch_add(1, Ordering::Relaxed);
         }
     }
     tally
