@@ -1,7 +1,7 @@
 //! Underlays other than the plain wire: super-packets, a VLAN, a switch.
 
 use flannel_tests::agent::Datapath;
-use flannel_tests::bed::{BedOptions, Underlay};
+use flannel_tests::bed::{BedOptions, Underlay, has_vlan_devices};
 use flannel_tests::cluster::Cluster;
 use flannel_tests::wire::Wire;
 
@@ -29,15 +29,22 @@ fn super_packets_towards_the_kernel_path() {
     exercise(options, [Datapath::Ebpf, Datapath::Kernel]);
 }
 
+fn exercise_on_a_vlan(datapaths: [Datapath; 2]) {
+    if !has_vlan_devices().expect("probe") {
+        println!("skipped: this kernel has no VLAN devices (CONFIG_VLAN_8021Q)");
+        return;
+    }
+    exercise(BedOptions { vlan: Some(100), ..BedOptions::default() }, datapaths);
+}
+
 #[test]
 fn external_interface_on_a_vlan() {
-    exercise(BedOptions { vlan: Some(100), ..BedOptions::default() }, [Datapath::Ebpf; 2]);
+    exercise_on_a_vlan([Datapath::Ebpf; 2]);
 }
 
 #[test]
 fn external_interface_on_a_vlan_towards_the_kernel_path() {
-    let options = BedOptions { vlan: Some(100), ..BedOptions::default() };
-    exercise(options, [Datapath::Kernel, Datapath::Ebpf]);
+    exercise_on_a_vlan([Datapath::Kernel, Datapath::Ebpf]);
 }
 
 #[test]

@@ -151,6 +151,8 @@ impl Agent {
         wait::until(&format!("{peers} peers"), LIMIT, || {
             self.check_running()?;
             let status = self.status()?;
+            // An earlier run's answer says nothing about this one.
+            ensure!(Some(status.pid) == self.pid(), "process {} answers", status.pid);
             let carried = status.datapath.active != "ebpf" || status.peers.ebpf == peers;
             if status.ready && status.peers.total == peers && carried {
                 return Ok(Some(status));

@@ -2,12 +2,8 @@
 
 use std::fmt::Write as _;
 
-use crate::report::{PathReport, Report, Share, Spread, WireReport};
+use crate::report::{BUSY, PathReport, QUIET, Report, Share, Spread, WireReport};
 
-/// Least busy share of the measuring core at which a packet rate means what it says.
-const BUSY: f64 = 0.9;
-/// Most busy share of other cores at which nothing else disturbs.
-const QUIET: f64 = 0.2;
 
 /// The table.
 #[must_use]

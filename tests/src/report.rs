@@ -4,6 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::wire::Wire;
 
+/// Least busy share of the measuring core at which a packet rate means what it says.
+pub const BUSY: f64 = 0.9;
+/// Most busy share of other cores at which nothing else disturbs.
+pub const QUIET: f64 = 0.2;
+
 /// The whole comparison.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Report {
