@@ -1,1 +1,32 @@
-//! x
+//! Test beds: hosts, pods, wires and a real etcd on one machine, and what measures them.
+//!
+//! A host is a network namespace. Namespaces, mounts and scratch files of a bed have no name
+//! outside of it: they are held by file descriptors of this process, and every child process gets
+//! `SIGKILL` from the kernel when this process ends. So nothing is left behind, however a run
+//! ends, and runs beside each other cannot collide.
+//!
+//! - [`netns`], [`mounts`], [`command`]: the isolation, and processes inside of it.
+//! - [`bed`], [`host`], [`wire`], [`etcd`]: the topology.
+//! - [`agent`], [`cluster`]: agents on hosts; [`by_hand`]: the same overlay without any agent.
+//! - [`traffic`], [`source`]: packets, checked or measured.
+//! - [`measure`], [`report`], [`render`]: the comparison that the demo shows.
+
+pub mod agent;
+pub mod bed;
+pub mod bpf;
+pub mod by_hand;
+pub mod cluster;
+pub mod command;
+pub mod cpu;
+pub mod etcd;
+pub mod host;
+pub mod keep;
+pub mod measure;
+pub mod mounts;
+pub mod netns;
+pub mod render;
+pub mod report;
+pub mod source;
+pub mod traffic;
+pub mod wait;
+pub mod wire;

@@ -1,0 +1,58 @@
+//! What any two pods of different hosts must be able to do, whatever carries their packets.
+
+use std::time::Duration;
+
+use flannel_agent::status::Status;
+use flannel_tests::cluster::Cluster;
+use flannel_tests::host::Pod;
+use flannel_tests::traffic::ping::{Options, ping};
+use flannel_tests::traffic::sequence::{Flow, Tally};
+use flannel_tests::traffic::stream;
+use flannel_tests::wait;
+
+/// Payloads of echo requests, up to what fits a pod's MTU of 1450 and what must be fragmented.
+pub(crate) const SIZES: [u32; 12] = [0, 1, 7, 8, 56, 512, 1024, 1421, 1422, 1423, 1472, 4000];
+
+/// Pings of all sizes, TCP with checked content and large datagrams, in both directions.
+pub(crate) fn everything(cluster: &Cluster) {
+    let (a, b) = (cluster.pod(0), cluster.pod(1));
+    for (from, to) in [(a, b), (b, a)] {
+        pings(from, to);
+        stream::check(from, to, 8, 2 << 20).expect("TCP streams");
+    }
+    let flows = [(a, b, 8000), (b, a, 8000), (a, b, 20), (b, a, 1422)]
+        .map(|(from, to, size)| Flow::start(from, to, size, 1000).expect("flow"));
+    for flow in flows {
+        let tally = run_for(flow, 300);
+        assert!(tally.is_lossless(), "{tally:?}");
+    }
+}
+
+/// Pings of all sizes.
+pub(crate) fn pings(from: &Pod, to: &Pod) {
+    for size in SIZES {
+        let answer = ping(&from.ns, to.address, Options { size, ..Options::default() });
+        let answer = answer.expect("ping");
+        assert!(answer.is_complete(), "size {size}:\n{}", answer.text);
+    }
+}
+
+/// Waits until a flow has sent `count` more datagrams.
+pub(crate) fn wait_sent(flow: &Flow, count: u64) {
+    let target = flow.sent() + count;
+    let sent = || Ok((flow.sent() >= target).then_some(()));
+    wait::until(&format!("{count} datagrams"), Duration::from_secs(30), sent).expect("traffic");
+}
+
+/// Ends a flow once it has sent `count` more datagrams.
+pub(crate) fn run_for(flow: Flow, count: u64) -> Tally {
+    wait_sent(&flow, count);
+    flow.finish().expect("count datagrams")
+}
+
+/// Packets of a direction: carried by eBPF, and all.
+pub(crate) fn packets(status: &Status, direction: &str) -> (u64, u64) {
+    let counters = || status.datapath.counters.iter().filter(|c| c.direction == direction);
+    let handled = counters().filter(|counter| counter.handled).map(|c| c.packets).sum();
+    (handled, counters().map(|counter| counter.packets).sum())
+}

@@ -1,0 +1,16 @@
+//! End to end: real etcd, an agent per host, pods that talk.
+//!
+//! Needs root and a built agent (`FLANNEL_AGENT`, or the one beside this program). Every test has
+//! a bed of its own, so tests run beside each other and in any order; each prints what it saw
+//! (`--nocapture`).
+
+mod beds;
+mod cleanup;
+mod exercise;
+mod flows;
+mod pairings;
+mod path_mtu;
+mod peers;
+mod restart;
+mod store;
+mod underlay;

@@ -1,0 +1,87 @@
+//! The agent goes and comes under traffic, and no packet notices.
+
+use flannel_tests::agent::{Agent, Datapath};
+use flannel_tests::bed::BedOptions;
+use flannel_tests::cluster::Cluster;
+use flannel_tests::traffic::sequence::Flow;
+
+use crate::exercise::wait_sent;
+
+/// Datagrams per second of each flow.
+const RATE: u32 = 2000;
+
+/// Runs `disturb` on the agent of the first host while datagrams flow both ways.
+fn under_traffic(datapath: Datapath, disturb: impl Fn(&mut Agent)) {
+    let mut cluster = Cluster::new(BedOptions::default(), &[datapath; 2]).expect("cluster");
+    let flows: Vec<Flow> = [(0, 1), (1, 0)]
+        .map(|(from, to)| {
+            Flow::start(cluster.pod(from), cluster.pod(to), 200, RATE).expect("flow")
+        })
+        .into();
+    wait_sent(&flows[0], 500);
+    disturb(&mut cluster.agents[0]);
+    wait_sent(&flows[0], 2000);
+    if cluster.agents[0].pid().is_none() {
+        cluster.agents[0].start().expect("start again");
+        cluster.agents[0].wait_for_peers(1).expect("peers after the restart");
+        wait_sent(&flows[0], 2000);
+    }
+    for flow in flows {
+        let tally = flow.finish().expect("count datagrams");
+        println!("{datapath}: {tally:?}");
+        assert!(tally.is_lossless(), "{tally:?}");
+    }
+}
+
+fn terminate(agent: &mut Agent) {
+    agent.terminate().expect("SIGTERM");
+}
+
+fn kill(agent: &mut Agent) {
+    agent.kill().expect("SIGKILL");
+}
+
+#[test]
+fn sigterm_and_start_lose_nothing_on_ebpf() {
+    under_traffic(Datapath::Ebpf, terminate);
+}
+
+#[test]
+fn sigterm_and_start_lose_nothing_on_the_kernel_path() {
+    under_traffic(Datapath::Kernel, terminate);
+}
+
+#[test]
+fn sigkill_and_start_lose_nothing_on_ebpf() {
+    under_traffic(Datapath::Ebpf, kill);
+}
+
+#[test]
+fn sigkill_and_start_lose_nothing_on_the_kernel_path() {
+    under_traffic(Datapath::Kernel, kill);
+}
+
+#[test]
+fn starts_in_quick_succession_lose_nothing() {
+    under_traffic(Datapath::Ebpf, |agent| {
+        for _ in 0..5 {
+            agent.kill().expect("SIGKILL");
+            agent.start().expect("start");
+            agent.wait_for_subnet().expect("lease");
+        }
+        agent.wait_for_peers(1).expect("peers");
+    });
+}
+
+#[test]
+fn change_of_datapath_loses_nothing() {
+    under_traffic(Datapath::Ebpf, |agent| {
+        for datapath in [Datapath::Kernel, Datapath::Ebpf] {
+            agent.terminate().expect("SIGTERM");
+            agent.datapath = datapath;
+            agent.start().expect("start");
+            let status = agent.wait_for_peers(1).expect("peers");
+            assert_eq!(status.datapath.active, datapath.to_string());
+        }
+    });
+}

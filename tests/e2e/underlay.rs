@@ -1,0 +1,54 @@
+//! Underlays other than the plain wire: super-packets, a VLAN, a switch.
+
+use flannel_tests::agent::Datapath;
+use flannel_tests::bed::{BedOptions, Underlay, has_vlan_devices};
+use flannel_tests::cluster::Cluster;
+use flannel_tests::wire::Wire;
+
+use crate::exercise;
+
+fn exercise(options: BedOptions, datapaths: [Datapath; 2]) {
+    let cluster = Cluster::new(options, &datapaths).expect("cluster");
+    exercise::everything(&cluster);
+    for agent in &cluster.agents {
+        let status = agent.status().expect("status");
+        let [egress, ingress] = ["egress", "ingress"].map(|d| exercise::packets(&status, d));
+        println!("{options:?}: carried by eBPF: egress {egress:?}, ingress {ingress:?}");
+    }
+}
+
+#[test]
+fn super_packets() {
+    let options = BedOptions { wire: Wire::SuperPacket, ..BedOptions::default() };
+    exercise(options, [Datapath::Ebpf; 2]);
+}
+
+#[test]
+fn super_packets_towards_the_kernel_path() {
+    let options = BedOptions { wire: Wire::SuperPacket, ..BedOptions::default() };
+    exercise(options, [Datapath::Ebpf, Datapath::Kernel]);
+}
+
+fn exercise_on_a_vlan(datapaths: [Datapath; 2]) {
+    if !has_vlan_devices().expect("probe") {
+        println!("skipped: this kernel has no VLAN devices (CONFIG_VLAN_8021Q)");
+        return;
+    }
+    exercise(BedOptions { vlan: Some(100), ..BedOptions::default() }, datapaths);
+}
+
+#[test]
+fn external_interface_on_a_vlan() {
+    exercise_on_a_vlan([Datapath::Ebpf; 2]);
+}
+
+#[test]
+fn external_interface_on_a_vlan_towards_the_kernel_path() {
+    exercise_on_a_vlan([Datapath::Kernel, Datapath::Ebpf]);
+}
+
+#[test]
+fn hosts_on_a_switch() {
+    let options = BedOptions { underlay: Underlay::Switch, ..BedOptions::default() };
+    exercise(options, [Datapath::Ebpf; 2]);
+}

@@ -1,0 +1,199 @@
+//! The two `bpf(2)` calls that the packet source needs, and instructions to make its program of.
+//!
+//! aya loads programs from ELF objects only; forty-odd instructions do not justify one.
+//! Layouts are those of `union bpf_attr` in `include/uapi/linux/bpf.h` of Linux 5.18, the first
+//! with live frames.
+
+use std::io;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+
+use anyhow::{Context as _, Result, anyhow};
+
+const BPF_PROG_LOAD: u32 = 5;
+const BPF_PROG_TEST_RUN: u32 = 10;
+const BPF_PROG_TYPE_XDP: u32 = 6;
+const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
+/// Verdict that hands a frame to the stack.
+pub const XDP_PASS: i32 = 2;
+
+/// One instruction, as `struct bpf_insn`.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct Instruction {
+    code: u8,
+    /// Destination in the low four bits, source in the high four.
+    registers: u8,
+    offset: i16,
+    immediate: i32,
+}
+
+/// Width of a memory access.
+#[derive(Debug, Clone, Copy)]
+#[repr(u8)]
+pub enum Width {
+    /// Four octets.
+    Word = 0x00,
+    /// Two octets.
+    Half = 0x08,
+}
+
+/// `dst = *(u32 *)(src + offset)`.
+#[must_use]
+pub fn load_word(dst: u8, src: u8, offset: i16) -> Instruction {
+    Instruction { code: 0x61, registers: src << 4 | dst, offset, immediate: 0 }
+}
+
+/// `*(width *)(dst + offset) = value`.
+#[must_use]
+pub fn store(width: Width, dst: u8, offset: i16, value: i32) -> Instruction {
+    Instruction { code: 0x62 | width as u8, registers: dst, offset, immediate: value }
+}
+
+/// `dst = src`.
+#[must_use]
+pub fn copy(dst: u8, src: u8) -> Instruction {
+    Instruction { code: 0xbf, registers: src << 4 | dst, offset: 0, immediate: 0 }
+}
+
+/// `dst = value`.
+#[must_use]
+pub fn set(dst: u8, value: i32) -> Instruction {
+    Instruction { code: 0xb7, registers: dst, offset: 0, immediate: value }
+}
+
+/// `dst += value`.
+#[must_use]
+pub fn add(dst: u8, value: i32) -> Instruction {
+    Instruction { code: 0x07, registers: dst, offset: 0, immediate: value }
+}
+
+/// Skips `distance` instructions if `dst > src`, unsigned.
+#[must_use]
+pub fn jump_if_greater(dst: u8, src: u8, distance: i16) -> Instruction {
+    Instruction { code: 0x2d, registers: src << 4 | dst, offset: distance, immediate: 0 }
+}
+
+/// Ends the program.
+#[must_use]
+pub fn exit() -> Instruction {
+    Instruction { code: 0x95, registers: 0, offset: 0, immediate: 0 }
+}
+
+/// A loaded XDP program.
+#[derive(Debug)]
+pub struct XdpProgram(OwnedFd);
+
+#[derive(Default)]
+#[repr(C)]
+struct LoadAttributes {
+    program_type: u32,
+    instruction_count: u32,
+    instructions: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log: u64,
+    kernel_version: u32,
+    flags: u32,
+}
+
+#[derive(Default)]
+#[repr(C)]
+struct TestAttributes {
+    program: u32,
+    verdict: u32,
+    input_size: u32,
+    output_size: u32,
+    input: u64,
+    output: u64,
+    repeat: u32,
+    duration: u32,
+    context_in_size: u32,
+    context_out_size: u32,
+    context_in: u64,
+    context_out: u64,
+    flags: u32,
+    cpu: u32,
+    batch_size: u32,
+    _pad: u32,
+}
+
+/// `struct xdp_md`.
+#[derive(Default)]
+#[repr(C)]
+struct XdpContext {
+    data: u32,
+    data_end: u32,
+    data_meta: u32,
+    ingress_ifindex: u32,
+    rx_queue_index: u32,
+    egress_ifindex: u32,
+}
+
+impl XdpProgram {
+    /// Loads a program.
+    ///
+    /// # Errors
+    /// The verifier refuses it; the message has the log.
+    pub fn load(instructions: &[Instruction]) -> Result<Self> {
+        let mut log = vec![0_u8; 64 << 10];
+        let mut attributes = LoadAttributes {
+            program_type: BPF_PROG_TYPE_XDP,
+            instruction_count: u32::try_from(instructions.len())?,
+            instructions: instructions.as_ptr() as u64,
+            license: c"GPL".as_ptr() as u64,
+            log_level: 1,
+            log_size: u32::try_from(log.len())?,
+            log: log.as_mut_ptr() as u64,
+            ..LoadAttributes::default()
+        };
+        // SAFETY: every pointer in the attributes is to a live buffer of the size beside it.
+        let result = unsafe { bpf(BPF_PROG_LOAD, &mut attributes) };
+        let fd = result.map_err(|error| {
+            let text = String::from_utf8_lossy(&log);
+            anyhow!("load XDP program: {error}\n{}", text.trim_end_matches('\0'))
+        })?;
+        // SAFETY: the kernel has just made this descriptor for us.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Runs the program `repeat` times on copies of `frame`, as received on a device of the
+    /// calling thread's namespace. Frames that it passes go up the stack.
+    ///
+    /// # Errors
+    /// The kernel is older than 5.18, there is no such device, or a signal came.
+    ///
+    /// # Kernel
+    /// 5.18
+    pub fn inject(&self, frame: &[u8], ingress_ifindex: u32, repeat: u32) -> Result<()> {
+        let length = u32::try_from(frame.len())?;
+        let context = XdpContext { data_end: length, ingress_ifindex, ..XdpContext::default() };
+        let mut attributes = TestAttributes {
+            program: u32::try_from(self.0.as_raw_fd())?,
+            input_size: length,
+            input: frame.as_ptr() as u64,
+            repeat,
+            context_in_size: size_of::<XdpContext>() as u32,
+            context_in: (&raw const context) as u64,
+            flags: BPF_F_TEST_XDP_LIVE_FRAMES,
+            ..TestAttributes::default()
+        };
+        // SAFETY: every pointer in the attributes is to a live buffer of the size beside it.
+        let result = unsafe { bpf(BPF_PROG_TEST_RUN, &mut attributes) };
+        result.map(drop).context("run XDP program with live frames (needs Linux 5.18)")
+    }
+}
+
+/// The system call.
+///
+/// # Safety
+/// Pointers in `attributes` must be valid for what `command` does with them.
+unsafe fn bpf<T>(command: u32, attributes: &mut T) -> io::Result<i32> {
+    // SAFETY: pointer and size are those of a live structure; the rest is the caller's promise.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<T>()) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    i32::try_from(result).map_err(io::Error::other)
+}

@@ -1,0 +1,163 @@
+//! What a comparison of the two data paths found.
+
+use serde::{Deserialize, Serialize};
+
+use crate::wire::Wire;
+
+/// Least busy share of the measuring core at which a packet rate means what it says.
+pub const BUSY: f64 = 0.9;
+/// Most busy share of other cores at which nothing else disturbs.
+pub const QUIET: f64 = 0.2;
+
+/// The whole comparison.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Report {
+    /// Release of the kernel.
+    pub kernel_release: String,
+    /// Number of cores.
+    pub cores: usize,
+    /// Samples behind each median.
+    pub repetitions: usize,
+    /// One entry per wire mode.
+    pub wires: Vec<WireReport>,
+}
+
+/// Both paths over one kind of wire.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct WireReport {
+    /// The mode.
+    pub wire: Wire,
+    /// Agents with `--datapath=kernel`.
+    pub kernel: PathReport,
+    /// Agents with `--datapath=ebpf`.
+    pub ebpf: PathReport,
+    /// eBPF path divided by kernel path.
+    pub ratios: Ratios,
+}
+
+/// One data path over one kind of wire.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct PathReport {
+    /// Echo requests sent.
+    pub pings_sent: u32,
+    /// Echo replies received.
+    pub pings_received: u32,
+    /// Mean round-trip time of echo requests, microseconds; of idle cores that must wake.
+    pub ping_us: Spread,
+    /// One TCP stream on free cores.
+    pub tcp_gbps: Spread,
+    /// 64-octet frames through both hosts on one core, thousands per second.
+    pub small_kpps: Spread,
+    /// Share of injected frames that arrived.
+    pub small_arrived: f64,
+    /// Share of the time in which the measuring core was busy, least of the samples.
+    pub core_busy: f64,
+    /// Share of the time in which another core was busy meanwhile, greatest of the samples.
+    pub others_busy: f64,
+    /// TCP request-response on one core, median round trip in microseconds.
+    pub response_p50_us: Spread,
+    /// The same, 99th percentile.
+    pub response_p99_us: Spread,
+    /// Packets by who carried them; empty on the kernel path.
+    pub shares: Vec<Share>,
+}
+
+/// Packets of one direction by who carried them, both hosts together.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Share {
+    /// `egress` or `ingress`.
+    pub direction: String,
+    /// All packets.
+    pub packets: u64,
+    /// Of these, carried by eBPF.
+    pub handled: u64,
+    /// Those left to the kernel path, by reason, most frequent first.
+    pub rest: Vec<Reason>,
+}
+
+/// Packets left to the kernel path for one reason.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Reason {
+    /// Name as in the status document.
+    pub reason: String,
+    /// Number of packets.
+    pub packets: u64,
+}
+
+/// Median and range of samples.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Spread {
+    /// The middle one, or the mean of the two in the middle.
+    pub median: f64,
+    /// The least.
+    pub min: f64,
+    /// The greatest.
+    pub max: f64,
+}
+
+/// eBPF path divided by kernel path. Above 1 is better for rates, below 1 for times.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Ratios {
+    /// Of TCP throughput.
+    pub tcp: f64,
+    /// Of the rate of small packets.
+    pub small: f64,
+    /// Of the median request-response time.
+    pub response_p50: f64,
+    /// Of its 99th percentile.
+    pub response_p99: f64,
+}
+
+impl Share {
+    /// Part carried by eBPF, 0 to 1.
+    #[must_use]
+    pub fn part(&self) -> f64 {
+        self.handled as f64 / self.packets.max(1) as f64
+    }
+}
+
+impl Spread {
+    /// Summary of samples; all zero without any.
+    #[must_use]
+    pub fn of(samples: &[f64]) -> Self {
+        let mut sorted = samples.to_vec();
+        sorted.sort_unstable_by(f64::total_cmp);
+        let (Some(&min), Some(&max)) = (sorted.first(), sorted.last()) else {
+            return Self::default();
+        };
+        let middle = sorted.len() / 2;
+        let median = if sorted.len() % 2 == 1 {
+            sorted[middle]
+        } else {
+            f64::midpoint(sorted[middle - 1], sorted[middle])
+        };
+        Self { median, min, max }
+    }
+}
+
+impl Ratios {
+    /// Compares medians.
+    #[must_use]
+    pub fn between(kernel: &PathReport, ebpf: &PathReport) -> Self {
+        let ratio = |pick: fn(&PathReport) -> Spread| pick(ebpf).median / pick(kernel).median;
+        Self {
+            tcp: ratio(|path| path.tcp_gbps),
+            small: ratio(|path| path.small_kpps),
+            response_p50: ratio(|path| path.response_p50_us),
+            response_p99: ratio(|path| path.response_p99_us),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn median_of_even_and_odd_counts() {
+        let odd = Spread::of(&[3.0, 1.0, 2.0]);
+        assert_eq!(odd, Spread { median: 2.0, min: 1.0, max: 3.0 });
+        assert_eq!(Spread::of(&[1.0, 2.0, 4.0, 9.0]).median, 3.0);
+        assert_eq!(Spread::of(&[]), Spread::default());
+    }
+}

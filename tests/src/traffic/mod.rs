@@ -1,0 +1,7 @@
+//! Traffic between pods, checked or measured.
+
+pub mod iperf;
+pub mod latency;
+pub mod ping;
+pub mod sequence;
+pub mod stream;
