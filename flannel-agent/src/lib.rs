@@ -3,6 +3,9 @@
 #![deny(unsafe_code)]
 
 pub mod backoff;
+pub mod cli;
+pub mod config;
+pub mod iface;
 mod json;
 pub mod lease;
 pub mod network;
