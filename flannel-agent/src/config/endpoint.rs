@@ -79,3 +79,10 @@ fn split_port(authority: &str) -> (&str, Option<&str>) {
         None => (authority, None),
     }
 }
+
+#[cfg(test)]
+impl Endpoint {
+    pub(crate) fn for_tests(text: &str) -> Self {
+        Self::parse(text).unwrap()
+    }
+}
