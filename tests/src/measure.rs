@@ -70,8 +70,16 @@ pub fn compare(
         .into_iter()
         .map(|wire| compare_on(wire, [kernel, ebpf], lengths, progress))
         .collect::<Result<_>>()?;
-    let kernel_release = nix::sys::utsname::uname()?.release().to_string_lossy().into_owned();
-    Ok(Report { kernel_release, cores: cpu::count(), repetitions: REPETITIONS, wires })
+    let kernel_release = nix::sys::utsname::uname()?
+        .release()
+        .to_string_lossy()
+        .into_owned();
+    Ok(Report {
+        kernel_release,
+        cores: cpu::count(),
+        repetitions: REPETITIONS,
+        wires,
+    })
 }
 
 impl Lengths {
@@ -81,7 +89,11 @@ impl Lengths {
         let slot = time / samples;
         let tcp = Duration::from_secs((slot.as_secs_f64() * 0.35).round().max(1.0) as u64);
         let rest = slot.saturating_sub(tcp).max(Duration::from_secs(1));
-        Self { tcp, small: rest.mul_f64(0.6), response: rest.mul_f64(0.2) }
+        Self {
+            tcp,
+            small: rest.mul_f64(0.6),
+            response: rest.mul_f64(0.2),
+        }
     }
 }
 
@@ -100,7 +112,11 @@ fn compare_on(
         let order = if round % 2 == 0 { [0, 1] } else { [1, 0] };
         for index in order {
             let side = sides[index];
-            progress(&format!("{wire}: {} path, {} of {REPETITIONS}", side.name, round + 1));
+            progress(&format!(
+                "{wire}: {} path, {} of {REPETITIONS}",
+                side.name,
+                round + 1
+            ));
             sample(side, lengths, &mut samples[index])
                 .with_context(|| format!("measure the {} path over {wire}", side.name))?;
         }
@@ -110,16 +126,31 @@ fn compare_on(
         path.shares = shares(&before?, &counters(side)?);
     }
     let ratios = Ratios::between(&kernel, &ebpf);
-    Ok(WireReport { wire, kernel, ebpf, ratios })
+    Ok(WireReport {
+        wire,
+        kernel,
+        ebpf,
+        ratios,
+    })
 }
 
 fn sample(side: Side<'_>, lengths: Lengths, samples: &mut Samples) -> Result<()> {
     let (a, b) = (&side.bed.hosts[0], &side.bed.hosts[1]);
-    let (from, to) = (a.pods.first().context("no pod")?, b.pods.first().context("no pod")?);
+    let (from, to) = (
+        a.pods.first().context("no pod")?,
+        b.pods.first().context("no pod")?,
+    );
     // The core that does least else: interrupts and start-up work favour the first.
     let core = cpu::count() - 1;
 
-    let answer = ping::ping(&from.ns, to.address, ping::Options { count: 10, ..Default::default() })?;
+    let answer = ping::ping(
+        &from.ns,
+        to.address,
+        ping::Options {
+            count: 10,
+            ..Default::default()
+        },
+    )?;
     samples.path.pings_sent += answer.sent;
     samples.path.pings_received += answer.received;
     samples.ping_us.extend(answer.mean_us);
@@ -134,7 +165,11 @@ fn sample(side: Side<'_>, lengths: Lengths, samples: &mut Samples) -> Result<()>
     samples.injected += rate.injected;
     samples.arrived += rate.arrived;
     let path = &mut samples.path;
-    path.core_busy = if path.core_busy == 0.0 { rate.busy } else { path.core_busy.min(rate.busy) };
+    path.core_busy = if path.core_busy == 0.0 {
+        rate.busy
+    } else {
+        path.core_busy.min(rate.busy)
+    };
     path.others_busy = path.others_busy.max(rate.others_busy);
 
     let times = latency::measure(from, to, core, lengths.response)?;
@@ -151,12 +186,25 @@ fn undisturbed(source: &Source<'_>, core: usize, time: Duration) -> Result<Rate>
         return Ok(first);
     }
     let second = source.measure(core, time)?;
-    Ok(if second.others_busy < first.others_busy { second } else { first })
+    Ok(if second.others_busy < first.others_busy {
+        second
+    } else {
+        first
+    })
 }
 
 impl Samples {
     fn finish(self) -> PathReport {
-        let Self { path, ping_us, tcp, small, p50, p99, injected, arrived } = self;
+        let Self {
+            path,
+            ping_us,
+            tcp,
+            small,
+            p50,
+            p99,
+            injected,
+            arrived,
+        } = self;
         PathReport {
             ping_us: Spread::of(&ping_us),
             tcp_gbps: Spread::of(&tcp),
@@ -171,20 +219,33 @@ impl Samples {
 
 /// Packet counters of all agents of a side.
 fn counters(side: Side<'_>) -> Result<Vec<Counter>> {
-    let statuses: Vec<Status> = side.agents.iter().map(Agent::status).collect::<Result<_>>()?;
-    Ok(statuses.into_iter().flat_map(|status| status.datapath.counters).collect())
+    let statuses: Vec<Status> = side
+        .agents
+        .iter()
+        .map(Agent::status)
+        .collect::<Result<_>>()?;
+    Ok(statuses
+        .into_iter()
+        .flat_map(|status| status.datapath.counters)
+        .collect())
 }
 
 /// What was counted between two readings, by direction.
 fn shares(before: &[Counter], after: &[Counter]) -> Vec<Share> {
     let sum = |counters: &[Counter], direction: &str, outcome: &str| -> u64 {
-        let same = counters.iter().filter(|c| c.direction == direction && c.outcome == outcome);
+        let same = counters
+            .iter()
+            .filter(|c| c.direction == direction && c.outcome == outcome);
         same.map(|counter| counter.packets).sum()
     };
     let mut shares = Vec::new();
     for direction in ["egress", "ingress"] {
-        let mut share =
-            Share { direction: direction.to_owned(), packets: 0, handled: 0, rest: Vec::new() };
+        let mut share = Share {
+            direction: direction.to_owned(),
+            packets: 0,
+            handled: 0,
+            rest: Vec::new(),
+        };
         let mut outcomes: Vec<(&str, bool)> = after
             .iter()
             .filter(|counter| counter.direction == direction)
@@ -198,10 +259,15 @@ fn shares(before: &[Counter], after: &[Counter]) -> Vec<Share> {
             if handled {
                 share.handled += packets;
             } else if packets > 0 {
-                share.rest.push(Reason { reason: outcome.to_owned(), packets });
+                share.rest.push(Reason {
+                    reason: outcome.to_owned(),
+                    packets,
+                });
             }
         }
-        share.rest.sort_by_key(|reason| std::cmp::Reverse(reason.packets));
+        share
+            .rest
+            .sort_by_key(|reason| std::cmp::Reverse(reason.packets));
         if share.packets > 0 {
             shares.push(share);
         }
@@ -215,12 +281,21 @@ mod tests {
 
     fn counter(outcome: &str, handled: bool, packets: u64) -> Counter {
         let (direction, outcome) = ("egress".to_owned(), outcome.to_owned());
-        Counter { direction, outcome, handled, packets, bytes: 0 }
+        Counter {
+            direction,
+            outcome,
+            handled,
+            packets,
+            bytes: 0,
+        }
     }
 
     #[test]
     fn shares_are_differences_summed_over_hosts() {
-        let before = [counter("encapsulated", true, 10), counter("fragment", false, 1)];
+        let before = [
+            counter("encapsulated", true, 10),
+            counter("fragment", false, 1),
+        ];
         let after = [
             counter("encapsulated", true, 100),
             counter("fragment", false, 3),
@@ -230,6 +305,10 @@ mod tests {
         let shares = shares(&before, &after);
         assert_eq!(shares.len(), 1, "nothing was counted on ingress");
         assert_eq!((shares[0].handled, shares[0].packets), (100, 102));
-        assert_eq!(shares[0].rest.len(), 1, "reasons that did not occur are not listed");
+        assert_eq!(
+            shares[0].rest.len(),
+            1,
+            "reasons that did not occur are not listed"
+        );
     }
 }

@@ -156,7 +156,14 @@ mod tests {
     #[test]
     fn median_of_even_and_odd_counts() {
         let odd = Spread::of(&[3.0, 1.0, 2.0]);
-        assert_eq!(odd, Spread { median: 2.0, min: 1.0, max: 3.0 });
+        assert_eq!(
+            odd,
+            Spread {
+                median: 2.0,
+                min: 1.0,
+                max: 3.0
+            }
+        );
         assert_eq!(Spread::of(&[1.0, 2.0, 4.0, 9.0]).median, 3.0);
         assert_eq!(Spread::of(&[]), Spread::default());
     }

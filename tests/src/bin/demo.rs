@@ -47,16 +47,25 @@ fn run(options: &Options) -> Result<()> {
         anyhow::bail!("namespaces and BPF need root: run it with sudo");
     }
     let start_pair = |datapath: Datapath| -> Result<Cluster> {
-        progress(&format!("two hosts, etcd, two agents with --datapath={datapath}, two pods"));
+        progress(&format!(
+            "two hosts, etcd, two agents with --datapath={datapath}, two pods"
+        ));
         Cluster::new(BedOptions::default(), &[datapath; 2])
             .with_context(|| format!("start the hosts with --datapath={datapath}"))
     };
     let kernel = start_pair(Datapath::Kernel)?;
     let ebpf = start_pair(Datapath::Ebpf)?;
-    let sides = [("kernel", &kernel), ("eBPF", &ebpf)]
-        .map(|(name, cluster)| Side { name, bed: &cluster.bed, agents: &cluster.agents });
-    let report =
-        compare(sides[0], sides[1], Duration::from_secs(options.seconds), &mut progress)?;
+    let sides = [("kernel", &kernel), ("eBPF", &ebpf)].map(|(name, cluster)| Side {
+        name,
+        bed: &cluster.bed,
+        agents: &cluster.agents,
+    });
+    let report = compare(
+        sides[0],
+        sides[1],
+        Duration::from_secs(options.seconds),
+        &mut progress,
+    )?;
     progress("measured");
 
     let mut stdout = io::stdout().lock();
@@ -80,5 +89,8 @@ fn wait_for_enter() -> Result<()> {
     if io::stdin().is_terminal() {
         eprintln!("Enter ends the demo and removes everything.");
     }
-    io::stdin().read_line(&mut String::new()).context("read standard input").map(drop)
+    io::stdin()
+        .read_line(&mut String::new())
+        .context("read standard input")
+        .map(drop)
 }

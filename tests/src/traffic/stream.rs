@@ -19,7 +19,9 @@ const CHUNK: usize = 64 << 10;
 /// # Errors
 /// A connection fails or stalls, or an octet differs.
 pub fn check(from: &Pod, to: &Pod, streams: usize, bytes: usize) -> Result<()> {
-    let listener = to.ns.enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)))??;
+    let listener = to
+        .ns
+        .enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)))??;
     let target = (to.address, listener.local_addr()?.port());
     thread::scope(|scope| {
         let accepting = scope.spawn(|| -> Result<Vec<TcpStream>> {
@@ -33,7 +35,9 @@ pub fn check(from: &Pod, to: &Pod, streams: usize, bytes: usize) -> Result<()> {
                 })
                 .collect::<Result<_>>()
         })??;
-        let servers = accepting.join().map_err(|_| anyhow!("accepting thread panicked"))??;
+        let servers = accepting
+            .join()
+            .map_err(|_| anyhow!("accepting thread panicked"))??;
         let mut workers = Vec::new();
         for client in clients {
             workers.push(scope.spawn(move || send(client, bytes)));
@@ -42,7 +46,9 @@ pub fn check(from: &Pod, to: &Pod, streams: usize, bytes: usize) -> Result<()> {
             workers.push(scope.spawn(move || receive(server, bytes)));
         }
         for worker in workers {
-            worker.join().map_err(|_| anyhow!("stream thread panicked"))??;
+            worker
+                .join()
+                .map_err(|_| anyhow!("stream thread panicked"))??;
         }
         Ok(())
     })
@@ -59,7 +65,9 @@ fn send(mut stream: TcpStream, bytes: usize) -> Result<()> {
     while place < bytes {
         let end = bytes.min(place + CHUNK);
         let chunk: Vec<u8> = (place..end).map(octet).collect();
-        stream.write_all(&chunk).with_context(|| format!("send at octet {place}"))?;
+        stream
+            .write_all(&chunk)
+            .with_context(|| format!("send at octet {place}"))?;
         place = end;
     }
     Ok(stream.shutdown(Shutdown::Write)?)
@@ -70,14 +78,19 @@ fn receive(mut stream: TcpStream, bytes: usize) -> Result<()> {
     let mut buffer = vec![0; CHUNK];
     let mut place = 0;
     loop {
-        let length =
-            stream.read(&mut buffer).with_context(|| format!("receive at octet {place}"))?;
+        let length = stream
+            .read(&mut buffer)
+            .with_context(|| format!("receive at octet {place}"))?;
         if length == 0 {
             ensure!(place == bytes, "stream ended at octet {place} of {bytes}");
             return Ok(());
         }
         let wrong = (0..length).find(|&index| buffer[index] != octet(place + index));
-        ensure!(wrong.is_none(), "octet {} differs", place + wrong.unwrap_or(0));
+        ensure!(
+            wrong.is_none(),
+            "octet {} differs",
+            place + wrong.unwrap_or(0)
+        );
         place += length;
     }
 }
