@@ -79,8 +79,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
         .context("EnableIPv4 is false: IPv6-only networks are not supported")?;
 
     let netlink = Netlink::open()?;
-    let host = iface::read_host(netlink.handle(), &config.interface).await?;
-    let external = iface::choose(&host, &config.interface)?;
+    let external = choose_interface(&config).await?;
     info!(
         interface = external.name,
         address = %external.address,
@@ -121,6 +120,14 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
     let outcome = serve(&config, &notifier, &phase, run).await;
     notifier.stopping();
     outcome
+}
+
+async fn choose_interface(config: &Config) -> Result<ExternalInterface> {
+    let (connection, handle, _) = rtnetlink::new_connection().context("open a netlink socket")?;
+    let connection = tokio::spawn(connection);
+    let host = iface::read_host(&handle, &config.interface).await;
+    connection.abort();
+    Ok(iface::choose(&host?, &config.interface)?)
 }
 
 /// What this node asks of the lease store.

@@ -138,12 +138,6 @@ impl Netlink {
         })
     }
 
-    /// The handle itself, for requests that this module has no method for.
-    #[must_use]
-    pub fn handle(&self) -> &Handle {
-        &self.handle
-    }
-
     /// Sends a request that the kernel answers with success or an error number.
     async fn change(
         &self,
