@@ -5,10 +5,12 @@
 pub mod backoff;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod iface;
 mod json;
 pub mod lease;
 pub mod network;
 pub mod notify;
 pub mod status;
+pub mod status_view;
 pub mod subnet;

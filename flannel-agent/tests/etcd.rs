@@ -401,7 +401,7 @@ async fn d2_a_reservation_stays_one() {
         value(11),
         0,
     );
-    assert_eq!(etcd.keys().await, [reserved.clone()]);
+    assert_eq!(etcd.keys().await, std::slice::from_ref(&reserved));
     let kept = keep_in_background(&store, held, timing());
     sleep(Duration::from_millis(500)).await;
     assert_eq!(etcd.keys().await, [reserved]);

@@ -157,13 +157,13 @@ impl PreviousSubnet {
 
 /// The value of a variable as a shell would read it; the last assignment wins.
 fn variable<'a>(text: &'a str, name: &str) -> Option<&'a str> {
-    let assignments = text.lines().filter_map(|line| {
+    let mut assignments = text.lines().filter_map(|line| {
         let line = line.trim();
         let line = line.strip_prefix("export ").unwrap_or(line);
         let (key, value) = line.split_once('=')?;
         (key.trim() == name).then_some(value.trim())
     });
-    let value = assignments.last()?;
+    let value = assignments.next_back()?;
     let quoted = |quote| value.strip_prefix(quote)?.split(quote).next();
     let bare = || value.split([' ', '\t', '#']).next().unwrap_or("");
     Some(quoted('"').or_else(|| quoted('\'')).unwrap_or_else(bare))
