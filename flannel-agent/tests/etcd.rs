@@ -17,7 +17,7 @@ use flannel_agent::status;
 use flannel_agent::subnet::Timing;
 use flannel_agent::subnet::acquire::{AcquireError, HeldLease, Term, Wish, acquire};
 use flannel_agent::subnet::keep::{Loss, keep};
-use flannel_agent::subnet::settings::wait_for_network;
+use flannel_agent::subnet::settings::{read_network, wait_for_network};
 use flannel_agent::subnet::store::Store;
 use flannel_agent::subnet::watch::watch_leases;
 use rand::SeedableRng as _;
@@ -44,21 +44,22 @@ struct Etcd {
 
 impl Etcd {
     async fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let ports: Vec<TcpListener> = (0..2)
-            .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
-            .collect();
-        let [port, peer_port] = [0, 1].map(|n: usize| ports[n].local_addr().unwrap().port());
-        drop(ports);
-        let child = spawn(&dir, port, peer_port);
-        let etcd = Self {
+        let etcd = Self::launch(tempfile::tempdir().unwrap(), None);
+        etcd.wait_until_up().await;
+        etcd
+    }
+
+    fn launch(dir: TempDir, tls: Option<&[String; 2]>) -> Self {
+        let bind = || TcpListener::bind("127.0.0.1:0").unwrap();
+        let ports = [bind(), bind()].map(|socket| socket.local_addr().unwrap().port());
+        let [port, peer_port] = ports;
+        let child = spawn(&dir, port, peer_port, tls);
+        Self {
             dir,
             port,
             peer_port,
             child,
-        };
-        etcd.wait_until_up().await;
-        etcd
+        }
     }
 
     async fn wait_until_up(&self) {
@@ -82,7 +83,7 @@ impl Etcd {
     }
 
     async fn restart(&mut self) {
-        self.child = spawn(&self.dir, self.port, self.peer_port);
+        self.child = spawn(&self.dir, self.port, self.peer_port, None);
         self.wait_until_up().await;
     }
 
@@ -127,12 +128,17 @@ impl Drop for Etcd {
     }
 }
 
-fn spawn(dir: &TempDir, port: u16, peer_port: u16) -> Child {
-    let client = format!("http://127.0.0.1:{port}");
+fn spawn(dir: &TempDir, port: u16, peer_port: u16, tls: Option<&[String; 2]>) -> Child {
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let client = format!("{scheme}://127.0.0.1:{port}");
     let peer = format!("http://127.0.0.1:{peer_port}");
-    Command::new("etcd")
+    let mut command = Command::new("etcd");
+    if let Some([cert, key]) = tls {
+        command.args(["--cert-file", cert, "--key-file", key]);
+    }
+    command
         .arg("--data-dir")
-        .arg(dir.path())
+        .arg(dir.path().join("data"))
         .args([
             "--listen-client-urls",
             &client,
@@ -151,6 +157,38 @@ fn spawn(dir: &TempDir, port: u16, peer_port: u16) -> Child {
         .stderr(Stdio::null())
         .spawn()
         .unwrap()
+}
+
+/// A certificate of an authority of its own, for 127.0.0.1: its file and that of the key.
+fn self_signed(dir: &TempDir) -> [String; 2] {
+    let [cert, key] = ["cert.pem", "key.pem"].map(|name| dir.path().join(name));
+    let made = Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+        ])
+        .args([
+            "-subj",
+            "/CN=etcd",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+            "-days",
+            "2",
+        ])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+        .arg("-out")
+        .arg(&cert)
+        .arg("-keyout")
+        .arg(&key)
+        .stderr(Stdio::null())
+        .status();
+    assert!(made.unwrap().success(), "openssl makes a certificate");
+    [cert, key].map(|path| path.to_str().unwrap().to_owned())
 }
 
 fn store(args: &[&str]) -> Store {
@@ -669,4 +707,26 @@ async fn user_and_password_are_used() {
     let refused = wait_for_network(&wrong, &timing, &cancel);
     let refused = timeout(Duration::from_secs(1), refused);
     assert!(refused.await.is_err(), "a wrong password is waited out");
+}
+
+#[tokio::test]
+async fn d13_an_authority_alone_makes_tls_work_and_another_one_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let strangers = tempfile::tempdir().unwrap();
+    let (files, stranger) = (self_signed(&dir), self_signed(&strangers));
+    let etcd = Etcd::launch(dir, Some(&files));
+    let endpoint = format!("https://127.0.0.1:{}", etcd.port);
+    let with = |ca: &str| store(&["-etcd-endpoints", &endpoint, "-etcd-cafile", ca]);
+    // Acquiring waits until the server is up.
+    acquire_as(&with(&files[0]), 11).await;
+
+    let (timing, cancel) = (timing(), CancellationToken::new());
+    let refused = with(&stranger[0]);
+    let refused = wait_for_network(&refused, &timing, &cancel);
+    assert!(timeout(Duration::from_secs(1), refused).await.is_err());
+    let read = read_network(&with(&stranger[0]))
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(read.contains("certificate"), "{read}");
 }
