@@ -730,3 +730,22 @@ async fn d13_an_authority_alone_makes_tls_work_and_another_one_does_not() {
         .to_string();
     assert!(read.contains("certificate"), "{read}");
 }
+
+#[tokio::test]
+async fn a_member_that_hangs_is_noticed_and_does_not_hold_up_the_rest() {
+    let (hung, etcd) = (Etcd::start().await, Etcd::start().await);
+    let signal = |signal| {
+        let pid = nix::unistd::Pid::from_raw(hung.child.id().try_into().unwrap());
+        nix::sys::signal::kill(pid, signal).unwrap();
+    };
+    let endpoints = format!("{},{}", hung.endpoint(), etcd.endpoint());
+    let mut watched = watch_in_background(&hung.store());
+    watched.until_health(|health| health.connected).await;
+    signal(nix::sys::signal::Signal::SIGSTOP);
+    // The second member of this list answers instead.
+    acquire_as(&store(&["-etcd-endpoints", &endpoints]), 11).await;
+    assert_eq!(etcd.keys().await.len(), 1);
+    watched.until_health(|health| !health.connected).await;
+    signal(nix::sys::signal::Signal::SIGCONT);
+    watched.until_health(|health| health.connected).await;
+}
