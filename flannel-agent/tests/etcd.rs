@@ -472,15 +472,22 @@ async fn the_loss_of_a_lease_is_noticed_and_told_apart() {
     };
     let name = "10.5.7.0/24".to_owned();
 
-    let kept = hold().await;
+    // Once the keeper has noticed a change, what comes after reaches it through its watch.
+    let mut kept = hold().await;
+    etcd.put("10.5.7.0-24", &value(11)).await;
+    let noticed = kept.term.wait_for(|term| *term == Term::Reserved);
+    drop(timeout(PATIENCE, noticed).await.unwrap().unwrap());
     let key = format!("{SUBNETS}/10.5.7.0-24");
     etcd.client().await.delete(key.clone(), None).await.unwrap();
-    assert_eq!(
-        kept.loss().await,
-        Loss::Gone {
-            subnet: name.clone()
-        }
-    );
+    let subnet = name.clone();
+    assert_eq!(kept.loss().await, Loss::Gone { subnet });
+
+    // A deletion that the keeper did not see happen.
+    let held = try_acquire(&store, &network(""), 11, wish).await.unwrap();
+    etcd.client().await.delete(key.clone(), None).await.unwrap();
+    let subnet = name.clone();
+    let kept = keep_in_background(&store, held, timing());
+    assert_eq!(kept.loss().await, Loss::Gone { subnet });
 
     let kept = hold().await;
     etcd.put("10.5.7.0-24", &value(12)).await;
