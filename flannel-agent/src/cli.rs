@@ -286,12 +286,16 @@ pub struct RunArgs {
         capitals, with - as _ (FLANNELD_ETCD_ENDPOINTS). A flag comes before its variable, an \
         empty variable counts as unset.",
     disable_version_flag = true,
+    disable_help_flag = true,
     disable_help_subcommand = true,
     args_override_self = true
 )]
 struct Cli {
     #[command(flatten)]
     run: RunArgs,
+    /// Print this help
+    #[arg(long, short = 'h', global = true, help_heading = "Agent", action = ArgAction::HelpLong)]
+    help: Option<bool>,
     /// Print the version
     #[arg(long, help_heading = "Agent", value_name = "BOOL", num_args = 0..=1, require_equals = true,
         default_missing_value = "true", default_value = "false", hide_default_value = true,
@@ -399,6 +403,7 @@ fn read(definition: &clap::Command, words: Vec<OsString>) -> Result<Cli, Stop> {
 fn command(cli: Cli) -> Command {
     let Cli {
         run,
+        help: _,
         version: _,
         command,
     } = cli;

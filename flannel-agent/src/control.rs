@@ -257,7 +257,7 @@ mod tests {
     async fn serve(run_dir: &Path) -> (CancellationToken, tokio::task::JoinHandle<()>) {
         let socket = ControlSocket::bind(run_dir).await.unwrap();
         let cancel = CancellationToken::new();
-        let served = socket.serve(async || example(), cancel.clone());
+        let served = socket.serve(async || Ok(example()), cancel.clone());
         (cancel, tokio::spawn(served))
     }
 

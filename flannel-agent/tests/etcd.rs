@@ -17,7 +17,7 @@ use flannel_agent::status;
 use flannel_agent::subnet::Timing;
 use flannel_agent::subnet::acquire::{AcquireError, HeldLease, Term, Wish, acquire};
 use flannel_agent::subnet::keep::{Loss, keep};
-use flannel_agent::subnet::settings::wait_for_network;
+use flannel_agent::subnet::settings::{read_network, wait_for_network};
 use flannel_agent::subnet::store::Store;
 use flannel_agent::subnet::watch::watch_leases;
 use rand::SeedableRng as _;
@@ -44,21 +44,22 @@ struct Etcd {
 
 impl Etcd {
     async fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let ports: Vec<TcpListener> = (0..2)
-            .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
-            .collect();
-        let [port, peer_port] = [0, 1].map(|n: usize| ports[n].local_addr().unwrap().port());
-        drop(ports);
-        let child = spawn(&dir, port, peer_port);
-        let etcd = Self {
+        let etcd = Self::launch(tempfile::tempdir().unwrap(), None);
+        etcd.wait_until_up().await;
+        etcd
+    }
+
+    fn launch(dir: TempDir, tls: Option<&[String; 2]>) -> Self {
+        let bind = || TcpListener::bind("127.0.0.1:0").unwrap();
+        let ports = [bind(), bind()].map(|socket| socket.local_addr().unwrap().port());
+        let [port, peer_port] = ports;
+        let child = spawn(&dir, port, peer_port, tls);
+        Self {
             dir,
             port,
             peer_port,
             child,
-        };
-        etcd.wait_until_up().await;
-        etcd
+        }
     }
 
     async fn wait_until_up(&self) {
@@ -82,7 +83,7 @@ impl Etcd {
     }
 
     async fn restart(&mut self) {
-        self.child = spawn(&self.dir, self.port, self.peer_port);
+        self.child = spawn(&self.dir, self.port, self.peer_port, None);
         self.wait_until_up().await;
     }
 
@@ -127,12 +128,17 @@ impl Drop for Etcd {
     }
 }
 
-fn spawn(dir: &TempDir, port: u16, peer_port: u16) -> Child {
-    let client = format!("http://127.0.0.1:{port}");
+fn spawn(dir: &TempDir, port: u16, peer_port: u16, tls: Option<&[String; 2]>) -> Child {
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let client = format!("{scheme}://127.0.0.1:{port}");
     let peer = format!("http://127.0.0.1:{peer_port}");
-    Command::new("etcd")
+    let mut command = Command::new("etcd");
+    if let Some([cert, key]) = tls {
+        command.args(["--cert-file", cert, "--key-file", key]);
+    }
+    command
         .arg("--data-dir")
-        .arg(dir.path())
+        .arg(dir.path().join("data"))
         .args([
             "--listen-client-urls",
             &client,
@@ -151,6 +157,38 @@ fn spawn(dir: &TempDir, port: u16, peer_port: u16) -> Child {
         .stderr(Stdio::null())
         .spawn()
         .unwrap()
+}
+
+/// A certificate of an authority of its own, for 127.0.0.1: its file and that of the key.
+fn self_signed(dir: &TempDir) -> [String; 2] {
+    let [cert, key] = ["cert.pem", "key.pem"].map(|name| dir.path().join(name));
+    let made = Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+        ])
+        .args([
+            "-subj",
+            "/CN=etcd",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+            "-days",
+            "2",
+        ])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+        .arg("-out")
+        .arg(&cert)
+        .arg("-keyout")
+        .arg(&key)
+        .stderr(Stdio::null())
+        .status();
+    assert!(made.unwrap().success(), "openssl makes a certificate");
+    [cert, key].map(|path| path.to_str().unwrap().to_owned())
 }
 
 fn store(args: &[&str]) -> Store {
@@ -401,7 +439,7 @@ async fn d2_a_reservation_stays_one() {
         value(11),
         0,
     );
-    assert_eq!(etcd.keys().await, [reserved.clone()]);
+    assert_eq!(etcd.keys().await, std::slice::from_ref(&reserved));
     let kept = keep_in_background(&store, held, timing());
     sleep(Duration::from_millis(500)).await;
     assert_eq!(etcd.keys().await, [reserved]);
@@ -434,15 +472,22 @@ async fn the_loss_of_a_lease_is_noticed_and_told_apart() {
     };
     let name = "10.5.7.0/24".to_owned();
 
-    let kept = hold().await;
+    // Once the keeper has noticed a change, what comes after reaches it through its watch.
+    let mut kept = hold().await;
+    etcd.put("10.5.7.0-24", &value(11)).await;
+    let noticed = kept.term.wait_for(|term| *term == Term::Reserved);
+    drop(timeout(PATIENCE, noticed).await.unwrap().unwrap());
     let key = format!("{SUBNETS}/10.5.7.0-24");
     etcd.client().await.delete(key.clone(), None).await.unwrap();
-    assert_eq!(
-        kept.loss().await,
-        Loss::Gone {
-            subnet: name.clone()
-        }
-    );
+    let subnet = name.clone();
+    assert_eq!(kept.loss().await, Loss::Gone { subnet });
+
+    // A deletion that the keeper did not see happen.
+    let held = try_acquire(&store, &network(""), 11, wish).await.unwrap();
+    etcd.client().await.delete(key.clone(), None).await.unwrap();
+    let subnet = name.clone();
+    let kept = keep_in_background(&store, held, timing());
+    assert_eq!(kept.loss().await, Loss::Gone { subnet });
 
     let kept = hold().await;
     etcd.put("10.5.7.0-24", &value(12)).await;
@@ -669,4 +714,45 @@ async fn user_and_password_are_used() {
     let refused = wait_for_network(&wrong, &timing, &cancel);
     let refused = timeout(Duration::from_secs(1), refused);
     assert!(refused.await.is_err(), "a wrong password is waited out");
+}
+
+#[tokio::test]
+async fn d13_an_authority_alone_makes_tls_work_and_another_one_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let strangers = tempfile::tempdir().unwrap();
+    let (files, stranger) = (self_signed(&dir), self_signed(&strangers));
+    let etcd = Etcd::launch(dir, Some(&files));
+    let endpoint = format!("https://127.0.0.1:{}", etcd.port);
+    let with = |ca: &str| store(&["-etcd-endpoints", &endpoint, "-etcd-cafile", ca]);
+    // Acquiring waits until the server is up.
+    acquire_as(&with(&files[0]), 11).await;
+
+    let (timing, cancel) = (timing(), CancellationToken::new());
+    let refused = with(&stranger[0]);
+    let refused = wait_for_network(&refused, &timing, &cancel);
+    assert!(timeout(Duration::from_secs(1), refused).await.is_err());
+    let read = read_network(&with(&stranger[0]))
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(read.contains("certificate"), "{read}");
+}
+
+#[tokio::test]
+async fn a_member_that_hangs_is_noticed_and_does_not_hold_up_the_rest() {
+    let (hung, etcd) = (Etcd::start().await, Etcd::start().await);
+    let signal = |signal| {
+        let pid = nix::unistd::Pid::from_raw(hung.child.id().try_into().unwrap());
+        nix::sys::signal::kill(pid, signal).unwrap();
+    };
+    let endpoints = format!("{},{}", hung.endpoint(), etcd.endpoint());
+    let mut watched = watch_in_background(&hung.store());
+    watched.until_health(|health| health.connected).await;
+    signal(nix::sys::signal::Signal::SIGSTOP);
+    // The second member of this list answers instead.
+    acquire_as(&store(&["-etcd-endpoints", &endpoints]), 11).await;
+    assert_eq!(etcd.keys().await.len(), 1);
+    watched.until_health(|health| !health.connected).await;
+    signal(nix::sys::signal::Signal::SIGCONT);
+    watched.until_health(|health| health.connected).await;
 }

@@ -78,7 +78,7 @@ pub(super) async fn follow(
             return;
         };
         if reminder.is_due(&error, Instant::now()) {
-            warn!(?range, error, "etcd is not being followed, trying again");
+            warn!(?range, %error, "etcd is not being followed, trying again");
         }
         health.send_modify(|health| {
             health.connected = false;

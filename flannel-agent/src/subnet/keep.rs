@@ -119,7 +119,7 @@ impl Keeper<'_> {
                     Err(error) => {
                         let pause = backoff.next_delay(&mut rng);
                         let left = self.time_left();
-                        warn!(error, ?pause, ?left, "the lease is not renewed, trying again");
+                        warn!(%error, ?pause, ?left, "the lease is not renewed, trying again");
                         renew_at = Some(Instant::now() + pause);
                         continue;
                     }

@@ -70,7 +70,8 @@ impl Patience {
     pub(super) async fn wait(&mut self, error: &impl Display, cancel: &CancellationToken) -> bool {
         let text = error.to_string();
         if self.reminder.is_due(&text, Instant::now()) {
-            warn!(error = text, "waiting");
+            // Displayed, not quoted: it may hold a command to be copied.
+            warn!(error = %text, "waiting");
         }
         tokio::select! {
             () = cancel.cancelled() => false,

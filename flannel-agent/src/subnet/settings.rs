@@ -64,7 +64,7 @@ pub async fn read_network(store: &Store) -> Result<NetworkConfig, SettingsError>
         SettingsError::Network { key, source }
     })?;
     for warning in warnings {
-        warn!(key, warning, "the network config is unusual");
+        warn!(key, %warning, "the network config is unusual");
     }
     Ok(network)
 }

@@ -122,7 +122,7 @@ impl Reader {
             Err(reason) => {
                 let known = self.bad.insert(record.name.clone(), reason.clone());
                 if known.as_ref() != Some(&reason) {
-                    warn!(key = record.name, reason, "this key is skipped");
+                    warn!(key = record.name, %reason, "this key is skipped");
                 }
                 None
             }
