@@ -17,7 +17,7 @@ use crate::cargo::{self, Executable};
 use crate::ebpf::{self, Profile};
 use crate::libtest::{self, Tally};
 use crate::tools::{self, Need, Tools};
-use crate::{env, install, progress};
+use crate::{env, progress};
 use ring::Ring;
 
 /// Build the tests and run them.
@@ -98,7 +98,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 }
 
 fn check_privileges(rings: &[Ring]) -> Result<()> {
-    if install::is_root() || !ring::any_needs_root(rings) {
+    if env::is_root() || !ring::any_needs_root(rings) {
         return Ok(());
     }
     let names: Vec<_> = rings
