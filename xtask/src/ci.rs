@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 
+use crate::tools::{self, Need};
 use crate::{lint, progress, test};
 
 /// Check style, then run all tests.
@@ -9,6 +10,10 @@ use crate::{lint, progress, test};
 pub(crate) struct Options {}
 
 pub(crate) fn run(_: &Options) -> Result<()> {
+    // What the host lacks is fetched at once and first, not between the steps.
+    progress::timed("tools", || {
+        tools::ensure(&[Need::BpfBuild, Need::AgentBuild, Need::Run])
+    })?;
     progress::timed("lint", || lint::run(&lint::Options {}))?;
     progress::timed("test", || test::run(&test::Options::everything()))
 }

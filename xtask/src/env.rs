@@ -2,6 +2,7 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// Administration programs live here, and the `PATH` of an ordinary Debian user lacks them.
@@ -63,9 +64,15 @@ pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
         .find(|file| is_executable(file))
 }
 
+/// Whether we run as root.
+pub(crate) fn is_root() -> bool {
+    Path::new("/proc/self")
+        .metadata()
+        .is_ok_and(|meta| meta.uid() == 0)
+}
+
 /// Whether `file` is a regular file that somebody may execute.
 pub(crate) fn is_executable(file: &Path) -> bool {
-    use std::os::unix::fs::PermissionsExt as _;
     file.metadata()
         .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }

@@ -1,7 +1,6 @@
 //! Closing gaps: Debian packages, etcd without its service, bpf-linker.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -100,17 +99,12 @@ impl Host {
         let has_apt = ["apt-get", "dpkg-deb"]
             .iter()
             .all(|name| env::find_program(name).is_some());
-        match (has_apt, is_root()) {
+        match (has_apt, env::is_root()) {
             (true, true) => Self::DebianRoot,
             (true, false) => Self::DebianUser,
             (false, _) => Self::Other,
         }
     }
-}
-
-/// Whether we run as root.
-pub(crate) fn is_root() -> bool {
-    fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0)
 }
 
 /// The text for somebody who has to act, or nothing where we can.
@@ -211,7 +205,7 @@ fn unpack_etcd(packages: &[String]) -> Result<()> {
 fn unpack_etcd_into(partial: &Path, packages: &[String]) -> Result<()> {
     let mut download = apt_get();
     download.arg("download").args(packages).current_dir(partial);
-    if is_root() {
+    if env::is_root() {
         // apt's own user may not write to our folder.
         download.args(["--option", "APT::Sandbox::User=root"]);
     }

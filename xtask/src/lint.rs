@@ -23,7 +23,8 @@ pub(crate) fn run(_: &Options) -> Result<()> {
     let tools = tools::ensure(&[Need::AgentBuild])?;
     let mut format = cargo::host("fmt");
     format.args(["--all", "--check"]);
-    // `--locked` makes a `Cargo.lock` that is not up to date an error.
+    // `--locked` makes a `Cargo.lock` that is not up to date an error; `.ci/run` says it, too,
+    // since building xtask itself would mend the file.
     let mut host = cargo::host("clippy");
     host.args([
         "--workspace",

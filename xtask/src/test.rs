@@ -6,9 +6,8 @@
 mod ring;
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
@@ -16,9 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::cargo::{self, Executable};
 use crate::ebpf::{self, Profile};
-use crate::libtest::Tally;
+use crate::libtest::{self, Tally};
 use crate::tools::{self, Need, Tools};
-use crate::{env, install, progress};
+use crate::{env, progress};
 use ring::Ring;
 
 /// Build the tests and run them.
@@ -88,22 +87,18 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let filter = filter.as_deref();
     let mut outcomes = Vec::new();
     for &ring in &rings {
-        outcomes.push(run_ring(ring, &tools, &built, filter)?);
-    }
-    if rings.contains(&Ring::Unit) && !no_build && filter.is_none() {
+        let mut outcome = run_ring(ring, &tools, &built, filter)?;
         // Examples in the documentation are no programs; only cargo can run them.
-        if let Some(unit) = outcomes
-            .iter_mut()
-            .find(|outcome| outcome.ring == Ring::Unit)
-        {
-            run_doc_tests(&tools, unit)?;
+        if ring == Ring::Unit && !no_build && filter.is_none() {
+            run_doc_tests(&tools, &mut outcome)?;
         }
+        outcomes.push(outcome);
     }
     summarize(&outcomes, filter)
 }
 
 fn check_privileges(rings: &[Ring]) -> Result<()> {
-    if install::is_root() || !ring::any_needs_root(rings) {
+    if env::is_root() || !ring::any_needs_root(rings) {
         return Ok(());
     }
     let names: Vec<_> = rings
@@ -112,10 +107,9 @@ fn check_privileges(rings: &[Ring]) -> Result<()> {
         .map(Ring::name)
         .collect();
     bail!(
-        "ring {} needs root: programs are loaded and namespaces made; type\n  \
-         sudo env \"PATH=$PATH\" cargo xtask test\n\
-         or, so that root builds nothing:\n  \
-         cargo xtask test --ring unit && sudo {} test --no-build",
+        "root is needed for {}: programs are loaded and namespaces made\n  \
+         either:  sudo env \"PATH=$PATH\" cargo xtask test\n\
+         or, so that root builds nothing:  cargo xtask test --ring unit && sudo {} test --no-build",
         names.join(", "),
         std::env::current_exe()
             .unwrap_or_else(|_| "target/debug/xtask".into())
@@ -209,7 +203,7 @@ fn run_ring(ring: Ring, tools: &Tools, built: &Built, filter: Option<&str>) -> R
             .env("CARGO_MANIFEST_DIR", folder)
             .env("FLANNEL_AGENT", &built.agent)
             .env("FLANNEL_EBPF_OBJECT", env::ebpf_object());
-        outcome.add(stream(&mut command, name)?);
+        outcome.add(libtest::run(&mut command, name)?);
     }
     if outcome.tally.is_empty() && outcome.trouble.is_none() && filter.is_none() {
         outcome.trouble = Some(format!("ring {} has no tests", ring.name()));
@@ -229,7 +223,7 @@ fn run_doc_tests(tools: &Tools, unit: &mut Outcome) -> Result<()> {
         .for_build(&mut command)
         .args(["--workspace", "--locked", "--doc", "--quiet"]);
     command.env("FLANNEL_EBPF_OBJECT", env::ebpf_object());
-    unit.add(stream(&mut command, "examples in the documentation")?);
+    unit.add(libtest::run(&mut command, "examples in the documentation")?);
     unit.seconds += start.elapsed().as_secs_f64();
     Ok(())
 }
@@ -243,34 +237,6 @@ impl Outcome {
     fn failed(&self) -> bool {
         self.tally.failed > 0 || self.trouble.is_some()
     }
-}
-
-/// Runs a test program, shows what it says, and counts.
-fn stream(command: &mut Command, name: &str) -> Result<(Tally, Option<String>)> {
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("start the tests of {name}"))?;
-    let stdout = child
-        .stdout
-        .take()
-        .context("a test program has no standard output")?;
-    let mut tally = Tally::default();
-    for line in BufReader::new(stdout).split(b'\n') {
-        let line = line.with_context(|| format!("read what the tests of {name} say"))?;
-        let line = String::from_utf8_lossy(&line);
-        println!("{line}");
-        if let Some(result) = Tally::parse(&line) {
-            tally += result;
-        }
-    }
-    let status = child
-        .wait()
-        .with_context(|| format!("wait for the tests of {name}"))?;
-    // A program that crashes leaves no result, or the result of the others.
-    let trouble = (!status.success() && tally.failed == 0).then(|| format!("{name}: {status}"));
-    Ok((tally, trouble))
 }
 
 /// Prints a line per ring and, last and alone, the sum.
