@@ -1,7 +1,8 @@
 //! `vxlan_decap`: every reason has its row.
 
 use super::frame::{
-    HOP_MAC, Ip, OWN_IP, OWN_MAC, PEER_IP, PEER_MAC, Tunnel, ethernet, pod_packet, tunnel, udp,
+    HOP_MAC, Ip, OWN_IP, OWN_MAC, PEER_IP, PEER_MAC, Tunnel, checksum, ethernet, pod_packet,
+    tunnel, udp,
 };
 use super::program::{Context, KERNEL, Programs, REDIRECT, Run};
 
@@ -166,7 +167,7 @@ fn damaged_headers_are_left_with_their_reason() {
         ("UDP length", |f| f[39] += 1, "ingress length"),
         ("UDP length zero", |f| f[38..40].fill(0), "ingress length"),
         ("trailer", |f| f.extend([0; 6]), "ingress length"),
-        ("cut by one", |f| drop(f.pop()), "ingress length"),
+        ("cut by one", |f| f.truncate(f.len() - 1), "ingress length"),
         (
             "cut in the inner header",
             |f| f.truncate(83),
@@ -338,4 +339,101 @@ fn without_a_configuration_nothing_is_taken() {
     let run = programs.run("vxlan_decap", &frame, Context::default());
     assert_eq!((run.verdict, run.frame), (KERNEL, frame));
     let _ = OWN_IP;
+}
+
+/// The outer UDP checksum over everything, the slow way.
+fn full_checksum(tunnel: &Tunnel) -> [u8; 2] {
+    let frame = Tunnel {
+        udp_checksum: [0, 0],
+        ..tunnel.clone()
+    }
+    .frame();
+    let datagram = &frame[34..];
+    let len = (datagram.len() as u16).to_be_bytes();
+    let pseudo = [
+        &tunnel.ip.source[..],
+        &tunnel.ip.destination,
+        &[0, 17],
+        &len,
+    ]
+    .concat();
+    checksum(&[&pseudo[..], datagram].concat())
+}
+
+/// An inner segment with its checksum: filled in, or left to a device as virtual links do.
+fn segment(protocol: u8, payload: &[u8], is_filled: bool) -> Vec<u8> {
+    let (source, destination) = ([10, 5, 1, 2], [10, 5, 2, 2]);
+    let (mut segment, at) = match protocol {
+        6 => ([&[0; 12][..], &[0x50], &[0; 7], payload].concat(), 16),
+        17 => (udp(4_000, 5_000, payload), 6),
+        _ => ([&[8, 0, 0, 0, 1, 2, 3, 4][..], payload].concat(), 2),
+    };
+    let len = (segment.len() as u16).to_be_bytes();
+    let pseudo = [&source[..], &destination, &[0, protocol], &len].concat();
+    let sum = match (protocol, is_filled) {
+        (1, _) => checksum(&segment),
+        (_, true) => checksum(&[&pseudo[..], &segment].concat()),
+        // The sum of the pseudo header, not complemented.
+        (_, false) => checksum(&pseudo).map(|byte| !byte),
+    };
+    segment[at..at + 2].copy_from_slice(&sum);
+    Ip {
+        ttl: 63,
+        ..Ip::new(source, destination, protocol)
+    }
+    .packet(&segment)
+}
+
+#[test]
+fn a_checksum_of_a_stock_peer_is_verified_without_reading_the_payload() {
+    for protocol in [1, 6, 17] {
+        for payload in [&b""[..], b"x", b"odd", &[0xff; 1_000], &[0xa5; 1_401]] {
+            let mut complete = tunnel(&segment(protocol, payload, true));
+            complete.udp_checksum = full_checksum(&complete);
+            let run_complete = run(&complete.frame());
+            let name = format!("protocol {protocol}, {} bytes", payload.len());
+            assert_eq!(
+                run_complete.verdict, REDIRECT,
+                "{name}: {:?}",
+                run_complete.counted
+            );
+            assert_eq!(run_complete.frame, complete.inner_frame(), "{name}");
+            // What a virtual link delivers: the outer checksum is that of the complete packet, the
+            // inner one is left to a device.
+            let mut partial = tunnel(&segment(protocol, payload, false));
+            partial.udp_checksum = complete.udp_checksum;
+            let run_partial = run(&partial.frame());
+            assert_eq!(run_partial.verdict, REDIRECT, "{name}, partial");
+        }
+    }
+}
+
+#[test]
+fn a_damaged_header_under_a_checksum_is_left() {
+    let mut good = tunnel(&segment(6, b"payload", true));
+    good.udp_checksum = full_checksum(&good);
+    // Every octet that the outer checksum covers and no other check of ours looks at: the source
+    // port, the inner addresses of the link layer, the inner IP header but its length.
+    let frame = good.frame();
+    for at in (34..36).chain(56..62).chain(64..66).chain(68..84) {
+        let mut frame = frame.clone();
+        frame[at] ^= 0x10;
+        let run = run(&frame);
+        assert_eq!(run.verdict, KERNEL, "octet {at}: {:?}", run.counted);
+        assert_eq!(run.frame, frame, "octet {at}");
+    }
+}
+
+#[test]
+fn a_payload_without_a_checksum_of_its_own_is_the_kernels_to_verify() {
+    let mut unguarded = tunnel(&inner());
+    unguarded.udp_checksum = full_checksum(&unguarded);
+    let frame = unguarded.frame();
+    assert_left(
+        "inner UDP without checksum",
+        &run(&frame),
+        &frame,
+        "ingress udp_checksum",
+        1,
+    );
 }

@@ -6,6 +6,7 @@
 mod build;
 mod cargo;
 mod ci;
+mod demo;
 mod ebpf;
 mod env;
 mod install;
@@ -35,6 +36,7 @@ enum Command {
     Setup(setup::Options),
     BuildEbpf(ebpf::Options),
     Build(build::Options),
+    Demo(demo::Options),
     Test(test::Options),
     Lint(lint::Options),
     Ci(ci::Options),
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         Command::Setup(options) => setup::run(&options),
         Command::BuildEbpf(options) => ebpf::run(&options),
         Command::Build(options) => build::run(&options),
+        Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Lint(options) => lint::run(&options),
         Command::Ci(options) => ci::run(&options),

@@ -128,7 +128,8 @@ outcomes! {
         InnerMac inner_mac,
         /// Sender is not in the lease table.
         UnknownSender unknown_sender,
-        /// UDP checksum present and not verified by the receiving device.
+        /// UDP checksum that no device has verified and that does not agree with the headers, or whose
+        /// packet has no inner checksum to go by.
         UdpChecksum udp_checksum,
         /// Congestion mark that the inner packet cannot carry.
         Ecn ecn,

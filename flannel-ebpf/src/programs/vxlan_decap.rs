@@ -89,7 +89,7 @@ fn receive(packet: &Packet, config: &Config) -> Result<Verdict, IngressOutcome> 
     // SAFETY: an entry that is replaced or removed meanwhile is freed after an RCU grace period.
     let sender = unsafe { maps::remotes.get(frame.headers.ip.source) };
     sender.ok_or(IngressOutcome::UnknownSender)?;
-    if frame.headers.udp.checksum != [0; 2] && !packet.is_checksum_verified() {
+    if frame.headers.udp.checksum != [0; 2] && !is_checksum_right(packet, frame) {
         return Err(IngressOutcome::UdpChecksum);
     }
     let mark = decap::inner_update(frame)?;
@@ -116,6 +116,20 @@ fn frame(packet: &Packet) -> Result<&Frame, IngressOutcome> {
         return Err(IngressOutcome::Truncated);
     }
     packet.header(0).ok_or(IngressOutcome::Truncated)
+}
+
+/// Whether the device has verified the UDP checksum, or the headers agree with it.
+#[inline(always)]
+fn is_checksum_right(packet: &Packet, frame: &Frame) -> bool {
+    if packet.is_checksum_verified() {
+        return true;
+    }
+    let offset = Frame::LEN + core::mem::offset_of!(Udp, checksum);
+    let inner_udp_checksum = match frame.inner.protocol {
+        PROTOCOL_UDP => packet.load(offset).unwrap_or([0; 2]),
+        _ => [0; 2],
+    };
+    decap::is_checksum_plausible(frame, inner_udp_checksum)
 }
 
 /// Writes the changed octets of the inner header. Its sum stays the same (the checksum makes up for

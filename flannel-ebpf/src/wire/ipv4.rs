@@ -2,6 +2,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
+/// Protocol number of ICMP.
+pub const PROTOCOL_ICMP: u8 = 1;
 /// Protocol number of TCP.
 pub const PROTOCOL_TCP: u8 = 6;
 /// Protocol number of UDP.
