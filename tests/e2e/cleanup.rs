@@ -20,7 +20,9 @@ fn state(host: &Host) -> String {
 
 fn leaves_nothing(datapath: Datapath) {
     let bed = Bed::new(BedOptions::default()).expect("bed");
-    bed.etcd.put(&format!("{PREFIX}/config"), CONFIG).expect("config");
+    bed.etcd
+        .put(&format!("{PREFIX}/config"), CONFIG)
+        .expect("config");
     let before: Vec<String> = bed.hosts.iter().map(state).collect();
     let mut agents: Vec<Agent> = Vec::new();
     for host in &bed.hosts {

@@ -31,7 +31,14 @@ pub(crate) fn everything(cluster: &Cluster) {
 /// Pings of all sizes.
 pub(crate) fn pings(from: &Pod, to: &Pod) {
     for size in SIZES {
-        let answer = ping(&from.ns, to.address, Options { size, ..Options::default() });
+        let answer = ping(
+            &from.ns,
+            to.address,
+            Options {
+                size,
+                ..Options::default()
+            },
+        );
         let answer = answer.expect("ping");
         assert!(answer.is_complete(), "size {size}:\n{}", answer.text);
     }
@@ -52,7 +59,16 @@ pub(crate) fn run_for(flow: Flow, count: u64) -> Tally {
 
 /// Packets of a direction: carried by eBPF, and all.
 pub(crate) fn packets(status: &Status, direction: &str) -> (u64, u64) {
-    let counters = || status.datapath.counters.iter().filter(|c| c.direction == direction);
-    let handled = counters().filter(|counter| counter.handled).map(|c| c.packets).sum();
+    let counters = || {
+        status
+            .datapath
+            .counters
+            .iter()
+            .filter(|c| c.direction == direction)
+    };
+    let handled = counters()
+        .filter(|counter| counter.handled)
+        .map(|c| c.packets)
+        .sum();
     (handled, counters().map(|counter| counter.packets).sum())
 }

@@ -14,15 +14,25 @@ use crate::exercise;
 fn two_hundred_flows_of_each_protocol() {
     let cluster = Cluster::new(BedOptions::default(), &[Datapath::Ebpf; 2]).expect("cluster");
     let (a, b) = (cluster.pod(0), cluster.pod(1));
-    let flows: Vec<Flow> =
-        (0..200).map(|_| Flow::start(a, b, 200, 10).expect("flow")).collect();
+    let flows: Vec<Flow> = (0..200)
+        .map(|_| Flow::start(a, b, 200, 10).expect("flow"))
+        .collect();
     stream::check(a, b, 200, 128 << 10).expect("200 TCP streams");
     stream::check(b, a, 200, 128 << 10).expect("200 TCP streams back");
     exercise::wait_sent(&flows[199], 10);
-    let tallies: Vec<_> = flows.into_iter().map(|flow| flow.finish().expect("count")).collect();
+    let tallies: Vec<_> = flows
+        .into_iter()
+        .map(|flow| flow.finish().expect("count"))
+        .collect();
     let sent: u64 = tallies.iter().map(|tally| tally.sent).sum();
-    let bad: Vec<_> = tallies.iter().filter(|tally| !tally.is_lossless()).collect();
-    println!("400 TCP streams whole; {sent} datagrams in 200 flows, {} flows with loss", bad.len());
+    let bad: Vec<_> = tallies
+        .iter()
+        .filter(|tally| !tally.is_lossless())
+        .collect();
+    println!(
+        "400 TCP streams whole; {sent} datagrams in 200 flows, {} flows with loss",
+        bad.len()
+    );
     assert!(bad.is_empty(), "{bad:?}");
 }
 
@@ -32,7 +42,11 @@ fn tcp_without_offloads() {
     let switch = |state: &str| {
         for host in &cluster.bed.hosts {
             let pod = &host.pods[0];
-            let devices = [(&pod.ns, "eth0"), (&host.ns, pod.veth.as_str()), (&host.ns, BRIDGE)];
+            let devices = [
+                (&pod.ns, "eth0"),
+                (&host.ns, pod.veth.as_str()),
+                (&host.ns, BRIDGE),
+            ];
             for (ns, device) in devices {
                 let mut args = vec!["-K", device];
                 for feature in ["tx", "tso", "gso", "gro"] {

@@ -16,7 +16,10 @@ fn pair(a: Datapath, b: Datapath) {
         let (egress, ingress) = (packets(&status, "egress"), packets(&status, "ingress"));
         println!("{datapath}: carried by eBPF: egress {egress:?}, ingress {ingress:?}");
         if datapath == Datapath::Ebpf {
-            assert!(egress.0 > 0 && ingress.0 > 0, "eBPF carries packets: {status:?}");
+            assert!(
+                egress.0 > 0 && ingress.0 > 0,
+                "eBPF carries packets: {status:?}"
+            );
         }
     }
 }
@@ -45,9 +48,15 @@ fn ebpf_to_ebpf() {
 fn ebpf_carries_all_plain_packets() {
     let cluster = Cluster::new(BedOptions::default(), &[Datapath::Ebpf; 2]).expect("cluster");
     let read = || {
-        let statuses = cluster.agents.iter().map(|agent| agent.status().expect("status"));
+        let statuses = cluster
+            .agents
+            .iter()
+            .map(|agent| agent.status().expect("status"));
         let statuses: Vec<_> = statuses.collect();
-        [packets(&statuses[0], "egress"), packets(&statuses[1], "ingress")]
+        [
+            packets(&statuses[0], "egress"),
+            packets(&statuses[1], "ingress"),
+        ]
     };
     let before = read();
     let flow = Flow::start(cluster.pod(0), cluster.pod(1), 100, 2000).expect("flow");
@@ -57,7 +66,11 @@ fn ebpf_carries_all_plain_packets() {
     for (direction, (before, after)) in ["egress", "ingress"].iter().zip(before.iter().zip(after)) {
         let (handled, all) = (after.0 - before.0, after.1 - before.1);
         println!("{direction}: {handled} of {all} packets carried by eBPF");
-        assert!(handled >= tally.sent, "{direction}: {handled} of {}", tally.sent);
+        assert!(
+            handled >= tally.sent,
+            "{direction}: {handled} of {}",
+            tally.sent
+        );
         assert!(handled * 100 >= all * 99, "{direction}: {handled} of {all}");
     }
 }

@@ -22,8 +22,11 @@ fn cluster_of_large_pods(datapath: Datapath) -> Cluster {
 fn discovery_works(datapath: Datapath) {
     let cluster = cluster_of_large_pods(datapath);
     let (a, b) = (cluster.pod(0), cluster.pod(1));
-    let forbidden =
-        Options { size: 1472, fragmentation: Fragmentation::Forbidden, ..Options::default() };
+    let forbidden = Options {
+        size: 1472,
+        fragmentation: Fragmentation::Forbidden,
+        ..Options::default()
+    };
     let answer = ping(&a.ns, b.address, forbidden).expect("ping");
     println!("{datapath}: {}", answer.text);
     assert_eq!(answer.received, 0, "1500 octets do not fit 1450");
@@ -32,7 +35,10 @@ fn discovery_works(datapath: Datapath) {
         "{}",
         answer.text
     );
-    let allowed = Options { size: 1472, ..Options::default() };
+    let allowed = Options {
+        size: 1472,
+        ..Options::default()
+    };
     let answer = ping(&b.ns, a.address, allowed).expect("ping");
     assert!(answer.is_complete(), "fragments pass:\n{}", answer.text);
     stream::check(a, b, 4, 1 << 20).expect("TCP finds the path MTU");
@@ -54,8 +60,11 @@ fn is_known_to_pods_from_the_subnet_file() {
     let cluster = Cluster::new(BedOptions::default(), &[Datapath::Ebpf; 2]).expect("cluster");
     let (a, b) = (cluster.pod(0), cluster.pod(1));
     for (size, fits) in [(1422, true), (1423, false)] {
-        let options =
-            Options { size, fragmentation: Fragmentation::Forbidden, ..Options::default() };
+        let options = Options {
+            size,
+            fragmentation: Fragmentation::Forbidden,
+            ..Options::default()
+        };
         let answer = ping(&a.ns, b.address, options).expect("ping");
         assert_eq!(answer.is_complete(), fits, "size {size}:\n{}", answer.text);
     }

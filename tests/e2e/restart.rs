@@ -14,16 +14,16 @@ const RATE: u32 = 2000;
 fn under_traffic(datapath: Datapath, disturb: impl Fn(&mut Agent)) {
     let mut cluster = Cluster::new(BedOptions::default(), &[datapath; 2]).expect("cluster");
     let flows: Vec<Flow> = [(0, 1), (1, 0)]
-        .map(|(from, to)| {
-            Flow::start(cluster.pod(from), cluster.pod(to), 200, RATE).expect("flow")
-        })
+        .map(|(from, to)| Flow::start(cluster.pod(from), cluster.pod(to), 200, RATE).expect("flow"))
         .into();
     wait_sent(&flows[0], 500);
     disturb(&mut cluster.agents[0]);
     wait_sent(&flows[0], 2000);
     if cluster.agents[0].pid().is_none() {
         cluster.agents[0].start().expect("start again");
-        cluster.agents[0].wait_for_peers(1).expect("peers after the restart");
+        cluster.agents[0]
+            .wait_for_peers(1)
+            .expect("peers after the restart");
         wait_sent(&flows[0], 2000);
     }
     for flow in flows {

@@ -19,13 +19,19 @@ fn exercise(options: BedOptions, datapaths: [Datapath; 2]) {
 
 #[test]
 fn super_packets() {
-    let options = BedOptions { wire: Wire::SuperPacket, ..BedOptions::default() };
+    let options = BedOptions {
+        wire: Wire::SuperPacket,
+        ..BedOptions::default()
+    };
     exercise(options, [Datapath::Ebpf; 2]);
 }
 
 #[test]
 fn super_packets_towards_the_kernel_path() {
-    let options = BedOptions { wire: Wire::SuperPacket, ..BedOptions::default() };
+    let options = BedOptions {
+        wire: Wire::SuperPacket,
+        ..BedOptions::default()
+    };
     exercise(options, [Datapath::Ebpf, Datapath::Kernel]);
 }
 
@@ -34,7 +40,13 @@ fn exercise_on_a_vlan(datapaths: [Datapath; 2]) {
         println!("skipped: this kernel has no VLAN devices (CONFIG_VLAN_8021Q)");
         return;
     }
-    exercise(BedOptions { vlan: Some(100), ..BedOptions::default() }, datapaths);
+    exercise(
+        BedOptions {
+            vlan: Some(100),
+            ..BedOptions::default()
+        },
+        datapaths,
+    );
 }
 
 #[test]
@@ -49,6 +61,9 @@ fn external_interface_on_a_vlan_towards_the_kernel_path() {
 
 #[test]
 fn hosts_on_a_switch() {
-    let options = BedOptions { underlay: Underlay::Switch, ..BedOptions::default() };
+    let options = BedOptions {
+        underlay: Underlay::Switch,
+        ..BedOptions::default()
+    };
     exercise(options, [Datapath::Ebpf; 2]);
 }

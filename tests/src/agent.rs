@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use flannel_agent::status::Status;
 use nix::sys::signal::Signal;
 
@@ -101,8 +101,16 @@ impl Agent {
     /// It runs already or cannot start.
     pub fn start(&mut self) -> Result<()> {
         ensure!(self.running.is_none(), "the agent runs already");
-        let Places { run_dir, pins, subnet_file, log } = &self.places;
-        let log = File::options().create(true).append(true).open(self.outside(log)?)?;
+        let Places {
+            run_dir,
+            pins,
+            subnet_file,
+            log,
+        } = &self.places;
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.outside(log)?)?;
         let mut command = self.ns.command(&self.binary.to_string_lossy());
         command
             .arg(format!("--etcd-endpoints={}", etcd::ENDPOINT))
@@ -140,7 +148,7 @@ impl Agent {
             self.check_running()?;
             Ok(Some(SubnetEnv::parse(&fs::read_to_string(&file)?)?))
         })
-        .with_context(|| self.log_tail())
+        .map_err(|error| self.with_log(&error))
     }
 
     /// Waits until the agent is ready and reaches `peers` peers, by eBPF where that is in use.
@@ -152,14 +160,23 @@ impl Agent {
             self.check_running()?;
             let status = self.status()?;
             // An earlier run's answer says nothing about this one.
-            ensure!(Some(status.pid) == self.pid(), "process {} answers", status.pid);
+            ensure!(
+                Some(status.pid) == self.pid(),
+                "process {} answers",
+                status.pid
+            );
             let carried = status.datapath.active != "ebpf" || status.peers.ebpf == peers;
             if status.ready && status.peers.total == peers && carried {
                 return Ok(Some(status));
             }
-            bail!("{:?}, {:?}, ready: {}", status.peers, status.problems, status.ready)
+            bail!(
+                "{:?}, {:?}, ready: {}",
+                status.peers,
+                status.problems,
+                status.ready
+            )
         })
-        .with_context(|| self.log_tail())
+        .map_err(|error| self.with_log(&error))
     }
 
     /// What the running agent says about itself.
@@ -168,8 +185,10 @@ impl Agent {
     /// It does not answer.
     pub fn status(&self) -> Result<Status> {
         let run_dir = format!("--run-dir={}", self.places.run_dir.display());
-        let text =
-            self.ns.run(&self.binary.to_string_lossy(), &["status", &run_dir, "--json"])?;
+        let text = self.ns.run(
+            &self.binary.to_string_lossy(),
+            &["status", &run_dir, "--json"],
+        )?;
         serde_json::from_str(&text).with_context(|| format!("status: {text}"))
     }
 
@@ -180,7 +199,10 @@ impl Agent {
     pub fn clean_up(&self) -> Result<String> {
         let run_dir = format!("--run-dir={}", self.places.run_dir.display());
         let pins = format!("--bpf-pin-path={}", self.places.pins.display());
-        self.ns.run(&self.binary.to_string_lossy(), &["cleanup", &run_dir, &pins])
+        self.ns.run(
+            &self.binary.to_string_lossy(),
+            &["cleanup", &run_dir, &pins],
+        )
     }
 
     /// Ends it without a chance to do anything.
@@ -188,7 +210,11 @@ impl Agent {
     /// # Errors
     /// It does not run.
     pub fn kill(&mut self) -> Result<()> {
-        self.running.take().context("the agent does not run")?.kill().map(drop)
+        self.running
+            .take()
+            .context("the agent does not run")?
+            .kill()
+            .map(drop)
     }
 
     /// Asks it to end, and waits.
@@ -198,19 +224,33 @@ impl Agent {
     pub fn terminate(&mut self) -> Result<()> {
         let mut running = self.running.take().context("the agent does not run")?;
         running.signal(Signal::SIGTERM)?;
-        let status = running.wait(LIMIT).with_context(|| self.log_tail())?;
-        ensure!(status.success(), "after SIGTERM: {status}\n{}", self.log_tail());
+        let status = running.wait(LIMIT).map_err(|error| self.with_log(&error))?;
+        ensure!(
+            status.success(),
+            "after SIGTERM: {status}\n{}",
+            self.log_tail()
+        );
         Ok(())
+    }
+
+    fn with_log(&self, error: &anyhow::Error) -> anyhow::Error {
+        anyhow!("{error:#}\n{}", self.log_tail())
     }
 
     /// The end of its log.
     #[must_use]
     pub fn log_tail(&self) -> String {
-        let text = self.outside(&self.places.log).and_then(|path| Ok(fs::read_to_string(path)?));
+        let text = self
+            .outside(&self.places.log)
+            .and_then(|path| Ok(fs::read_to_string(path)?));
         let text = text.unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         let tail = &lines[lines.len().saturating_sub(LOG_LINES)..];
-        format!("log of the agent on {}:\n{}", self.places.log.display(), tail.join("\n"))
+        format!(
+            "log of the agent on {}:\n{}",
+            self.places.log.display(),
+            tail.join("\n")
+        )
     }
 
     /// The path by which this process reaches a path of the agent.
@@ -224,7 +264,7 @@ impl Agent {
     fn check_running(&mut self) -> Result<()> {
         let running = self.running.as_mut().context("the agent does not run")?;
         if let Some(status) = running.ended()? {
-            bail!("the agent ended: {status}");
+            bail!(wait::Hopeless(format!("the agent ended: {status}")));
         }
         Ok(())
     }
@@ -245,7 +285,10 @@ fn binary() -> Result<PathBuf> {
         None => build_directory()?.join("flannel-agent"),
     };
     path.canonicalize().with_context(|| {
-        format!("agent {}: build it, or name one in FLANNEL_AGENT", path.display())
+        format!(
+            "agent {}: build it, or name one in FLANNEL_AGENT",
+            path.display()
+        )
     })
 }
 
@@ -256,6 +299,12 @@ fn binary() -> Result<PathBuf> {
 pub(crate) fn build_directory() -> Result<PathBuf> {
     let program = std::env::current_exe().context("path of this program")?;
     // Tests lie one level deeper, in `deps`.
-    let mut directories = program.ancestors().skip(1).filter(|path| !path.ends_with("deps"));
-    directories.next().map(Path::to_owned).context("directory of this program")
+    let mut directories = program
+        .ancestors()
+        .skip(1)
+        .filter(|path| !path.ends_with("deps"));
+    directories
+        .next()
+        .map(Path::to_owned)
+        .context("directory of this program")
 }

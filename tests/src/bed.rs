@@ -41,7 +41,12 @@ pub struct BedOptions {
 
 impl Default for BedOptions {
     fn default() -> Self {
-        Self { hosts: 2, underlay: Underlay::Direct, wire: Wire::Mtu1500, vlan: None }
+        Self {
+            hosts: 2,
+            underlay: Underlay::Direct,
+            wire: Wire::Mtu1500,
+            vlan: None,
+        }
     }
 }
 
@@ -61,8 +66,16 @@ impl Bed {
     /// # Errors
     /// Not root, a tool is missing, or the kernel lacks a device type.
     pub fn new(options: BedOptions) -> Result<Self> {
-        let BedOptions { hosts: count, underlay, wire, vlan } = options;
-        ensure!(count == 2 || underlay == Underlay::Switch, "a direct wire joins two hosts");
+        let BedOptions {
+            hosts: count,
+            underlay,
+            wire,
+            vlan,
+        } = options;
+        ensure!(
+            count == 2 || underlay == Underlay::Switch,
+            "a direct wire joins two hosts"
+        );
         let mounts = Arc::new(Mounts::new()?);
         let management = NetNs::new(&mounts)?;
         management.ip(&format!(
@@ -71,8 +84,9 @@ impl Bed {
              link set mgmt up",
             etcd::ADDRESS
         ))?;
-        let namespaces: Vec<NetNs> =
-            (0..count).map(|_| NetNs::new(&mounts)).collect::<Result<_>>()?;
+        let namespaces: Vec<NetNs> = (0..count)
+            .map(|_| NetNs::new(&mounts))
+            .collect::<Result<_>>()?;
         let switch = match underlay {
             Underlay::Direct => {
                 join_directly(&namespaces[0], &namespaces[1])?;
@@ -84,7 +98,11 @@ impl Bed {
         for (number, ns) in (0..count).zip(namespaces) {
             hosts.push(set_up_host(number, ns, &management, vlan)?);
         }
-        let bed = Self { hosts, etcd: Etcd::start(management)?, switch };
+        let bed = Self {
+            hosts,
+            etcd: Etcd::start(management)?,
+            switch,
+        };
         bed.set_wire(wire)?;
         Ok(bed)
     }
@@ -115,7 +133,10 @@ pub fn has_vlan_devices() -> Result<bool> {
 }
 
 fn join_directly(a: &NetNs, b: &NetNs) -> Result<()> {
-    a.ip(&format!("link add eth0 type veth peer name eth0 netns {}", b.path()))
+    a.ip(&format!(
+        "link add eth0 type veth peer name eth0 netns {}",
+        b.path()
+    ))
 }
 
 fn join_by_switch(mounts: &Arc<Mounts>, hosts: &[NetNs]) -> Result<NetNs> {
@@ -155,7 +176,13 @@ fn set_up_host(number: u8, ns: NetNs, management: &NetNs, vlan: Option<u16>) -> 
     // have it and that do not should compare. The setting is absent without the module.
     let _ = ns.sysctl("net/bridge/bridge-nf-call-iptables", "0");
     let name = char::from(b'a' + number).to_string();
-    let host = Host { name, ns, external, address, pods: Vec::new() };
+    let host = Host {
+        name,
+        ns,
+        external,
+        address,
+        pods: Vec::new(),
+    };
     host::make_files(&host)?;
     Ok(host)
 }

@@ -40,43 +40,78 @@ pub enum Width {
 /// `dst = *(u32 *)(src + offset)`.
 #[must_use]
 pub fn load_word(dst: u8, src: u8, offset: i16) -> Instruction {
-    Instruction { code: 0x61, registers: src << 4 | dst, offset, immediate: 0 }
+    Instruction {
+        code: 0x61,
+        registers: src << 4 | dst,
+        offset,
+        immediate: 0,
+    }
 }
 
 /// `*(width *)(dst + offset) = value`.
 #[must_use]
 pub fn store(width: Width, dst: u8, offset: i16, value: i32) -> Instruction {
-    Instruction { code: 0x62 | width as u8, registers: dst, offset, immediate: value }
+    Instruction {
+        code: 0x62 | width as u8,
+        registers: dst,
+        offset,
+        immediate: value,
+    }
 }
 
 /// `dst = src`.
 #[must_use]
 pub fn copy(dst: u8, src: u8) -> Instruction {
-    Instruction { code: 0xbf, registers: src << 4 | dst, offset: 0, immediate: 0 }
+    Instruction {
+        code: 0xbf,
+        registers: src << 4 | dst,
+        offset: 0,
+        immediate: 0,
+    }
 }
 
 /// `dst = value`.
 #[must_use]
 pub fn set(dst: u8, value: i32) -> Instruction {
-    Instruction { code: 0xb7, registers: dst, offset: 0, immediate: value }
+    Instruction {
+        code: 0xb7,
+        registers: dst,
+        offset: 0,
+        immediate: value,
+    }
 }
 
 /// `dst += value`.
 #[must_use]
 pub fn add(dst: u8, value: i32) -> Instruction {
-    Instruction { code: 0x07, registers: dst, offset: 0, immediate: value }
+    Instruction {
+        code: 0x07,
+        registers: dst,
+        offset: 0,
+        immediate: value,
+    }
 }
 
 /// Skips `distance` instructions if `dst > src`, unsigned.
 #[must_use]
 pub fn jump_if_greater(dst: u8, src: u8, distance: i16) -> Instruction {
-    Instruction { code: 0x2d, registers: src << 4 | dst, offset: distance, immediate: 0 }
+    Instruction {
+        code: 0x2d,
+        registers: src << 4 | dst,
+        offset: distance,
+        immediate: 0,
+    }
 }
 
 /// Ends the program.
 #[must_use]
 pub fn exit() -> Instruction {
-    Instruction { code: 0x95, registers: 0, offset: 0, immediate: 0 }
+    Instruction {
+        code: 0x95,
+        registers: 0,
+        offset: 0,
+        immediate: 0,
+    }
 }
 
 /// A loaded XDP program.
@@ -167,7 +202,11 @@ impl XdpProgram {
     /// 5.18
     pub fn inject(&self, frame: &[u8], ingress_ifindex: u32, repeat: u32) -> Result<()> {
         let length = u32::try_from(frame.len())?;
-        let context = XdpContext { data_end: length, ingress_ifindex, ..XdpContext::default() };
+        let context = XdpContext {
+            data_end: length,
+            ingress_ifindex,
+            ..XdpContext::default()
+        };
         let mut attributes = TestAttributes {
             program: u32::try_from(self.0.as_raw_fd())?,
             input_size: length,
@@ -180,7 +219,9 @@ impl XdpProgram {
         };
         // SAFETY: every pointer in the attributes is to a live buffer of the size beside it.
         let result = unsafe { bpf(BPF_PROG_TEST_RUN, &mut attributes) };
-        result.map(drop).context("run XDP program with live frames (needs Linux 5.18)")
+        result
+            .map(drop)
+            .context("run XDP program with live frames (needs Linux 5.18)")
     }
 }
 

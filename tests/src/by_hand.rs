@@ -51,13 +51,27 @@ fn add_device(host: &Host, number: u8) -> Result<()> {
 }
 
 fn add_peer(host: &Host, number: u8, peer: &Host) -> Result<()> {
-    let mac = host::mac(&peer.ns, "flannel.1")?.map(|octet| format!("{octet:02x}")).join(":");
+    let mac = host::mac(&peer.ns, "flannel.1")?
+        .map(|octet| format!("{octet:02x}"))
+        .join(":");
     host.ns.ip(&format!(
         "neigh replace 10.5.{number}.0 lladdr {mac} dev flannel.1 nud permanent\n\
          route replace 10.5.{number}.0/24 via 10.5.{number}.0 dev flannel.1 onlink"
     ))?;
     let address = peer.address.to_string();
     host.ns
-        .run("bridge", &["fdb", "replace", &mac, "dev", "flannel.1", "dst", &address, "self"])
+        .run(
+            "bridge",
+            &[
+                "fdb",
+                "replace",
+                &mac,
+                "dev",
+                "flannel.1",
+                "dst",
+                &address,
+                "self",
+            ],
+        )
         .map(drop)
 }

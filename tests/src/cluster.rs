@@ -27,7 +27,10 @@ impl Cluster {
     pub fn new(options: BedOptions, datapaths: &[Datapath]) -> Result<Self> {
         let bed = Bed::new(options)?;
         bed.etcd.put(&format!("{PREFIX}/config"), CONFIG)?;
-        let mut cluster = Self { agents: Vec::new(), bed };
+        let mut cluster = Self {
+            agents: Vec::new(),
+            bed,
+        };
         for (host, datapath) in cluster.bed.hosts.iter().zip(datapaths) {
             let mut agent = Agent::new(host, *datapath)?;
             agent.start()?;
@@ -46,7 +49,11 @@ impl Cluster {
     /// There is no such host, or the agent does not come up.
     pub fn join(&mut self, datapath: Datapath) -> Result<()> {
         let number = self.agents.len();
-        let host = self.bed.hosts.get(number).context("all hosts have an agent")?;
+        let host = self
+            .bed
+            .hosts
+            .get(number)
+            .context("all hosts have an agent")?;
         let mut agent = Agent::new(host, datapath)?;
         agent.start()?;
         self.agents.push(agent);

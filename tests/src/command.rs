@@ -41,7 +41,11 @@ fn start(command: Command) -> io::Result<Child> {
 /// The command line for messages.
 fn line(command: &Command) -> String {
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];
-    words.extend(command.get_args().map(|word| word.to_string_lossy().into_owned()));
+    words.extend(
+        command
+            .get_args()
+            .map(|word| word.to_string_lossy().into_owned()),
+    );
     words.join(" ")
 }
 
@@ -51,14 +55,23 @@ fn line(command: &Command) -> String {
 /// It cannot start or fails; the message has the command line and all output.
 pub fn output(mut command: Command, input: Option<&str>) -> Result<String> {
     let line = line(&command);
-    let stdin = if input.is_some() { Stdio::piped() } else { Stdio::null() };
-    command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let stdin = if input.is_some() {
+        Stdio::piped()
+    } else {
+        Stdio::null()
+    };
+    command
+        .stdin(stdin)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = start(command).with_context(|| format!("start `{line}`"))?;
     if let (Some(text), Some(mut pipe)) = (input, child.stdin.take()) {
         // A tool that fails early closes the pipe; its own message says more.
         let _ = pipe.write_all(text.as_bytes());
     }
-    let result = child.wait_with_output().with_context(|| format!("run `{line}`"))?;
+    let result = child
+        .wait_with_output()
+        .with_context(|| format!("run `{line}`"))?;
     let stdout = String::from_utf8_lossy(&result.stdout).into_owned();
     if !result.status.success() {
         let stderr = String::from_utf8_lossy(&result.stderr);
@@ -106,7 +119,9 @@ impl Running {
     /// It still runs after `limit`.
     pub fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
         let Self { child, line } = self;
-        wait::until(&format!("the end of `{line}`"), limit, || Ok(child.try_wait()?))
+        wait::until(&format!("the end of `{line}`"), limit, || {
+            Ok(child.try_wait()?)
+        })
     }
 
     /// Sends a signal.

@@ -31,7 +31,11 @@ pub fn claim(core: usize) -> Result<()> {
     pin(core)?;
     // SAFETY: no pointer is involved; 0 is the calling thread.
     let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) };
-    ensure!(result == 0, "raise priority: {}", io::Error::last_os_error());
+    ensure!(
+        result == 0,
+        "raise priority: {}",
+        io::Error::last_os_error()
+    );
     Ok(())
 }
 
@@ -65,7 +69,10 @@ impl Spinner {
                 }
             }
         });
-        Self { stop, thread: Some(thread) }
+        Self {
+            stop,
+            thread: Some(thread),
+        }
     }
 }
 
@@ -101,7 +108,9 @@ impl Times {
     /// # Errors
     /// The file is not there.
     pub fn now() -> Result<Self> {
-        Ok(Self(parse(&fs::read_to_string("/proc/stat").context("read /proc/stat")?)))
+        Ok(Self(parse(
+            &fs::read_to_string("/proc/stat").context("read /proc/stat")?,
+        )))
     }
 
     /// Share of the time since `earlier` in which `core` was busy.
@@ -118,14 +127,23 @@ impl Times {
 /// Columns 4 and 5 of a core's line are idle and waiting for input or output; 9 and 10 are
 /// contained in 1 and 2 (`proc_stat(5)`).
 fn parse(text: &str) -> Vec<Core> {
-    let cores = text.lines().filter(|line| line.starts_with("cpu") && !line.starts_with("cpu "));
+    let cores = text
+        .lines()
+        .filter(|line| line.starts_with("cpu") && !line.starts_with("cpu "));
     cores
         .map(|line| {
-            let ticks: Vec<u64> =
-                line.split_whitespace().skip(1).take(8).flat_map(str::parse).collect();
+            let ticks: Vec<u64> = line
+                .split_whitespace()
+                .skip(1)
+                .take(8)
+                .flat_map(str::parse)
+                .collect();
             let total: u64 = ticks.iter().sum();
             let idle: u64 = ticks.iter().skip(3).take(2).sum();
-            Core { busy: total - idle, total }
+            Core {
+                busy: total - idle,
+                total,
+            }
         })
         .collect()
 }
@@ -137,8 +155,13 @@ mod tests {
     #[test]
     fn waiting_counts_as_idle() {
         let before = Times(parse("cpu  0 0 0 0\ncpu0 10 0 0 0 0 0 0 0 0 0\nintr 5\n"));
-        let after = Times(parse("cpu  0 0 0 0\ncpu0 40 0 0 20 40 0 10 0 0 0\nintr 5\n"));
+        let after = Times(parse(
+            "cpu  0 0 0 0\ncpu0 40 0 0 20 40 0 10 0 0 0\nintr 5\n",
+        ));
         assert!((after.busy_since(&before, 0) - 0.4).abs() < 1e-9);
-        assert!((after.busy_since(&before, 7)).abs() < 1e-9, "an unknown core is not busy");
+        assert!(
+            (after.busy_since(&before, 7)).abs() < 1e-9,
+            "an unknown core is not busy"
+        );
     }
 }

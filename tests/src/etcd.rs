@@ -37,7 +37,12 @@ impl Etcd {
     /// etcd is not installed or does not come up.
     pub fn start(namespace: NetNs) -> Result<Self> {
         let (server, client) = (find("etcd")?, find("etcdctl")?);
-        let mut etcd = Self { namespace, server, client, running: None };
+        let mut etcd = Self {
+            namespace,
+            server,
+            client,
+            running: None,
+        };
         etcd.resume()?;
         Ok(etcd)
     }
@@ -53,7 +58,9 @@ impl Etcd {
         let mut command = self.namespace.command(&self.server.to_string_lossy());
         command
             .arg(format!("--data-dir={}", files.join("etcd").display()))
-            .arg(format!("--listen-client-urls={ENDPOINT},http://127.0.0.1:2379"))
+            .arg(format!(
+                "--listen-client-urls={ENDPOINT},http://127.0.0.1:2379"
+            ))
             .arg(format!("--advertise-client-urls={ENDPOINT}"))
             .args(["--listen-peer-urls=http://127.0.0.1:2380", "--logger=zap"])
             .stdout(Stdio::from(log.try_clone()?))
@@ -61,7 +68,10 @@ impl Etcd {
         let mut running = command::spawn(command)?;
         wait::until("etcd to answer", START_LIMIT, || {
             if let Some(status) = running.ended()? {
-                bail!("etcd ended: {status}\n{}", self.log());
+                bail!(wait::Hopeless(format!(
+                    "etcd ended: {status}\n{}",
+                    self.log()
+                )));
             }
             self.client(&["get", "ready"]).map(Some)
         })?;
@@ -87,7 +97,10 @@ impl Etcd {
     /// # Errors
     /// etcd does not answer.
     pub fn get(&self, key: &str) -> Result<String> {
-        Ok(self.client(&["get", "--print-value-only", key])?.trim_end().to_owned())
+        Ok(self
+            .client(&["get", "--print-value-only", key])?
+            .trim_end()
+            .to_owned())
     }
 
     /// All keys that begin with `prefix`.
@@ -96,7 +109,11 @@ impl Etcd {
     /// etcd does not answer.
     pub fn keys(&self, prefix: &str) -> Result<Vec<String>> {
         let text = self.client(&["get", "--prefix", "--keys-only", prefix])?;
-        Ok(text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect())
+        Ok(text
+            .lines()
+            .filter(|line| !line.is_empty())
+            .map(str::to_owned)
+            .collect())
     }
 
     /// Deletes a key.
@@ -109,14 +126,23 @@ impl Etcd {
 
     fn client(&self, args: &[&str]) -> Result<String> {
         let mut command = self.namespace.command(&self.client.to_string_lossy());
-        command.env("ETCDCTL_API", "3").env_remove("ETCDCTL_ENDPOINTS");
-        command.args(["--command-timeout=2s", "--dial-timeout=1s"]).args(args);
+        command
+            .env("ETCDCTL_API", "3")
+            .env_remove("ETCDCTL_ENDPOINTS");
+        command
+            .args(["--command-timeout=2s", "--dial-timeout=1s"])
+            .args(args);
         command::output(command, None)
     }
 
     fn log(&self) -> String {
-        let path = self.namespace.mounts().outside(&Path::new(FILES).join("etcd.log"));
-        path.ok().and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default()
+        let path = self
+            .namespace
+            .mounts()
+            .outside(&Path::new(FILES).join("etcd.log"));
+        path.ok()
+            .and_then(|path| fs::read_to_string(path).ok())
+            .unwrap_or_default()
     }
 }
 

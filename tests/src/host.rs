@@ -57,10 +57,15 @@ impl SubnetEnv {
     pub fn parse(text: &str) -> Result<Self> {
         let variables: HashMap<_, _> = text.lines().filter_map(|l| l.split_once('=')).collect();
         let variable = |name: &str| {
-            variables.get(name).copied().with_context(|| format!("{name} is not in:\n{text}"))
+            variables
+                .get(name)
+                .copied()
+                .with_context(|| format!("{name} is not in:\n{text}"))
         };
         Ok(Self {
-            bridge: variable("FLANNEL_SUBNET")?.parse().context("FLANNEL_SUBNET")?,
+            bridge: variable("FLANNEL_SUBNET")?
+                .parse()
+                .context("FLANNEL_SUBNET")?,
             mtu: variable("FLANNEL_MTU")?.parse().context("FLANNEL_MTU")?,
         })
     }
@@ -133,7 +138,9 @@ impl Pod {
 pub fn mac(ns: &NetNs, device: &str) -> Result<[u8; 6]> {
     let text = ns.run("ip", &["-json", "link", "show", "dev", device])?;
     let links: serde_json::Value = serde_json::from_str(&text)?;
-    let address = links[0]["address"].as_str().with_context(|| format!("no MAC in {text}"))?;
+    let address = links[0]["address"]
+        .as_str()
+        .with_context(|| format!("no MAC in {text}"))?;
     parse_mac(address)
 }
 
@@ -142,8 +149,10 @@ pub fn mac(ns: &NetNs, device: &str) -> Result<[u8; 6]> {
 /// # Errors
 /// Not six hexadecimal octets.
 pub fn parse_mac(text: &str) -> Result<[u8; 6]> {
-    let octets: Result<Vec<u8>, _> =
-        text.split(':').map(|octet| u8::from_str_radix(octet, 16)).collect();
+    let octets: Result<Vec<u8>, _> = text
+        .split(':')
+        .map(|octet| u8::from_str_radix(octet, 16))
+        .collect();
     let octets = octets.with_context(|| format!("MAC {text}"))?;
     octets.try_into().map_err(|_| anyhow::anyhow!("MAC {text}"))
 }

@@ -36,25 +36,39 @@ fn push_host(text: &mut String, host: &Host, agent: &Agent, remote: &str) -> Res
         }
     };
     section(
-        &format!("host {}: {} on {}, subnet {}", host.name, host.address, host.external, status.lease.subnet),
+        &format!(
+            "host {}: {} on {}, subnet {}",
+            host.name, host.address, host.external, status.lease.subnet
+        ),
         &[format!("{inside} bash")],
     );
     for pod in &host.pods {
         let enter = format!("nsenter --net={}", pod.ns.path());
         section(
-            &format!("pod {} of host {}: a shell, a ping to the other host", pod.address, host.name),
-            &[format!("{enter} bash"), format!("{enter} ping -c 3 {remote}")],
+            &format!(
+                "pod {} of host {}: a shell, a ping to the other host",
+                pod.address, host.name
+            ),
+            &[
+                format!("{enter} bash"),
+                format!("{enter} ping -c 3 {remote}"),
+            ],
         );
         let mut stages = vec![pod.veth.as_str(), BRIDGE];
         stages.extend(status.device.as_ref().map(|device| device.name.as_str()));
         stages.push(&host.external);
-        let lines: Vec<String> =
-            stages.iter().map(|stage| format!("{inside} tcpdump -lni {stage}")).collect();
+        let lines: Vec<String> = stages
+            .iter()
+            .map(|stage| format!("{inside} tcpdump -lni {stage}"))
+            .collect();
         section("the way of a packet, stage by stage", &lines);
     }
     let binary = agent.binary().display();
     let run_dir = agent.places.run_dir.display();
-    section("status", &[format!("{inside} {binary} status --run-dir {run_dir}")]);
+    section(
+        "status",
+        &[format!("{inside} {binary} status --run-dir {run_dir}")],
+    );
     let pins = agent.outside(&agent.places.pins)?;
     let maps: Vec<String> = pinned_files(&pins)?
         .iter()
@@ -75,7 +89,9 @@ fn push_host(text: &mut String, host: &Host, agent: &Agent, remote: &str) -> Res
 /// Files below a directory of pins.
 pub(crate) fn pinned_files(directory: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
-    let Ok(entries) = fs::read_dir(directory) else { return Ok(files) };
+    let Ok(entries) = fs::read_dir(directory) else {
+        return Ok(files);
+    };
     for entry in entries {
         let path = entry?.path();
         if path.is_dir() {
@@ -90,5 +106,6 @@ pub(crate) fn pinned_files(directory: &Path) -> Result<Vec<PathBuf>> {
 
 /// Pins of other kinds lie in directories of their own.
 fn is_link_or_program(path: &Path) -> bool {
-    path.iter().any(|part| part == "links" || part == "programs")
+    path.iter()
+        .any(|part| part == "links" || part == "programs")
 }

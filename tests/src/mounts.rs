@@ -49,7 +49,9 @@ impl Mounts {
         mount(Some("bed"), FILES, Some("tmpfs"), MsFlags::empty(), none)
             .with_context(|| format!("mount tmpfs on {FILES}"))?;
         let open = |path: &str| -> Result<OwnedFd> {
-            Ok(File::open(path).with_context(|| format!("open {path}"))?.into())
+            Ok(File::open(path)
+                .with_context(|| format!("open {path}"))?
+                .into())
         };
         Ok(Self {
             namespace: open("/proc/thread-self/ns/mnt")?,
@@ -63,7 +65,11 @@ impl Mounts {
     /// # Errors
     /// `inside` is elsewhere.
     pub fn outside(&self, inside: &Path) -> Result<PathBuf> {
-        let Self { namespace: _, files, bpffs } = self;
+        let Self {
+            namespace: _,
+            files,
+            bpffs,
+        } = self;
         for (root, fd) in [(FILES, files), (BPFFS, bpffs)] {
             if let Ok(rest) = inside.strip_prefix(root) {
                 let base = format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd());

@@ -39,7 +39,10 @@ impl NetNs {
         let net = thread::spawn(make)
             .join()
             .map_err(|_| anyhow!("make network namespace: thread panicked"))??;
-        let namespace = Self { net: Arc::new(net), mounts: Arc::clone(mounts) };
+        let namespace = Self {
+            net: Arc::new(net),
+            mounts: Arc::clone(mounts),
+        };
         // Router solicitations and duplicate address detection would show up in packet counts.
         for scope in ["all", "default"] {
             namespace.sysctl(&format!("net/ipv6/conf/{scope}/disable_ipv6"), "1")?;
@@ -109,7 +112,9 @@ impl NetNs {
     pub fn ip(&self, lines: &str) -> Result<()> {
         let mut command = self.command("ip");
         command.args(["-batch", "-"]);
-        command::output(command, Some(lines)).with_context(|| format!("ip:\n{lines}")).map(drop)
+        command::output(command, Some(lines))
+            .with_context(|| format!("ip:\n{lines}"))
+            .map(drop)
     }
 
     /// Sets a sysctl, named by its path below `/proc/sys`.
@@ -117,7 +122,10 @@ impl NetNs {
     /// # Errors
     /// The kernel has no such setting or refuses the value.
     pub fn sysctl(&self, name: &str, value: &str) -> Result<()> {
-        ensure!(name.starts_with("net/"), "sysctl {name} is not one of a network namespace");
+        ensure!(
+            name.starts_with("net/"),
+            "sysctl {name} is not one of a network namespace"
+        );
         self.enter(|| fs::write(format!("/proc/sys/{name}"), value))?
             .with_context(|| format!("set sysctl {name} to {value}"))
     }

@@ -89,7 +89,13 @@ impl<'bed> Source<'bed> {
         let mut nft = target.ns.command("nft");
         nft.args(["-f", "-"]);
         command::output(nft, Some(&rules))?;
-        Ok(Self { host, target, program, frame, ifindex: host.device_index(&pod.veth)? })
+        Ok(Self {
+            host,
+            target,
+            program,
+            frame,
+            ifindex: host.device_index(&pod.veth)?,
+        })
     }
 
     /// Injects on `core` in one call of about `time`, which should be a second or so.
@@ -97,8 +103,12 @@ impl<'bed> Source<'bed> {
     /// # Errors
     /// A packet cannot be injected.
     pub fn measure(&self, core: usize, time: Duration) -> Result<Rate> {
-        let Injected { count, elapsed, times, arrived } =
-            self.host.ns.enter(|| self.inject(core, time))??;
+        let Injected {
+            count,
+            elapsed,
+            times,
+            arrived,
+        } = self.host.ns.enter(|| self.inject(core, time))??;
         let after = Times::now()?;
         let others = (0..cpu::count()).filter(|&other| other != core);
         Ok(Rate {
@@ -106,7 +116,9 @@ impl<'bed> Source<'bed> {
             arrived,
             kpps: arrived as f64 / elapsed.as_secs_f64() / 1000.0,
             busy: after.busy_since(&times, core),
-            others_busy: others.map(|c| after.busy_since(&times, c)).fold(0.0, f64::max),
+            others_busy: others
+                .map(|c| after.busy_since(&times, c))
+                .fold(0.0, f64::max),
         })
     }
 
@@ -120,14 +132,24 @@ impl<'bed> Source<'bed> {
         let (start, times) = (Instant::now(), Times::now()?);
         self.program.inject(&self.frame, self.ifindex, count)?;
         let elapsed = start.elapsed();
-        Ok(Injected { count: count.into(), elapsed, times, arrived: self.arrived()? - before })
+        Ok(Injected {
+            count: count.into(),
+            elapsed,
+            times,
+            arrived: self.arrived()? - before,
+        })
     }
 
     fn arrived(&self) -> Result<u64> {
-        let text = self.target.ns.run("nft", &["-j", "list", "table", "netdev", "sink"])?;
+        let text = self
+            .target
+            .ns
+            .run("nft", &["-j", "list", "table", "netdev", "sink"])?;
         let ruleset: Value = serde_json::from_str(&text)?;
         let objects = ruleset["nftables"].as_array().into_iter().flatten();
-        let mut statements = objects.filter_map(|o| o["rule"]["expr"].as_array()).flatten();
+        let mut statements = objects
+            .filter_map(|o| o["rule"]["expr"].as_array())
+            .flatten();
         let count = statements.find_map(|s| s["counter"]["packets"].as_u64());
         count.with_context(|| format!("no counter in {text}"))
     }
@@ -158,7 +180,9 @@ fn build_frame(pod: &Pod, bridge: [u8; 6], to: Ipv4Addr) -> Result<[u8; FRAME]> 
 
 /// Internet checksum, RFC 1071.
 fn header_checksum(header: &[u8]) -> u16 {
-    let words = header.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1]));
+    let words = header
+        .chunks(2)
+        .map(|word| u32::from(word[0]) << 8 | u32::from(word[1]));
     let mut sum: u32 = words.sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);

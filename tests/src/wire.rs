@@ -41,8 +41,12 @@ impl Wire {
             Self::SuperPacket => "on",
         };
         let mut args = vec!["-K", device];
-        let features =
-            ["tso", "gso", "tx-udp_tnl-segmentation", "tx-udp_tnl-csum-segmentation"];
+        let features = [
+            "tso",
+            "gso",
+            "tx-udp_tnl-segmentation",
+            "tx-udp_tnl-csum-segmentation",
+        ];
         for feature in features {
             args.extend([feature, state]);
         }

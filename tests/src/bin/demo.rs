@@ -22,8 +22,8 @@ struct Options {
     /// Leave the eBPF hosts up until Enter, and print what to type to look around.
     #[arg(long)]
     keep: bool,
-    /// Seconds to measure for, both paths and both kinds of wire together.
-    #[arg(long, default_value_t = 35, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    /// Seconds to measure for, about; more seconds are more samples, and never fewer than three.
+    #[arg(long, default_value_t = 33, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
     /// Print the figures as JSON.
     #[arg(long)]
@@ -47,16 +47,25 @@ fn run(options: &Options) -> Result<()> {
         anyhow::bail!("namespaces and BPF need root: run it with sudo");
     }
     let start_pair = |datapath: Datapath| -> Result<Cluster> {
-        progress(&format!("two hosts, etcd, two agents with --datapath={datapath}, two pods"));
+        progress(&format!(
+            "two hosts, etcd, two agents with --datapath={datapath}, two pods"
+        ));
         Cluster::new(BedOptions::default(), &[datapath; 2])
             .with_context(|| format!("start the hosts with --datapath={datapath}"))
     };
     let kernel = start_pair(Datapath::Kernel)?;
     let ebpf = start_pair(Datapath::Ebpf)?;
-    let sides = [("kernel", &kernel), ("eBPF", &ebpf)]
-        .map(|(name, cluster)| Side { name, bed: &cluster.bed, agents: &cluster.agents });
-    let report =
-        compare(sides[0], sides[1], Duration::from_secs(options.seconds), &mut progress)?;
+    let sides = [("kernel", &kernel), ("eBPF", &ebpf)].map(|(name, cluster)| Side {
+        name,
+        bed: &cluster.bed,
+        agents: &cluster.agents,
+    });
+    let report = compare(
+        sides[0],
+        sides[1],
+        Duration::from_secs(options.seconds),
+        &mut progress,
+    )?;
     progress("measured");
 
     let mut stdout = io::stdout().lock();
@@ -80,5 +89,8 @@ fn wait_for_enter() -> Result<()> {
     if io::stdin().is_terminal() {
         eprintln!("Enter ends the demo and removes everything.");
     }
-    io::stdin().read_line(&mut String::new()).context("read standard input").map(drop)
+    io::stdin()
+        .read_line(&mut String::new())
+        .context("read standard input")
+        .map(drop)
 }

@@ -34,13 +34,19 @@ impl Server {
     pub fn start(pod: &Pod, placement: Placement) -> Result<Self> {
         let mut command = command_in(pod, placement);
         command.args(["--server", "--forceflush"]);
-        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        command
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null());
         let running = command::spawn(command)?;
         wait::until("iperf3 to listen", Duration::from_secs(5), || {
             let sockets = pod.ns.run("ss", &["-Hltn", "sport", "=", ":5201"])?;
             Ok((!sockets.is_empty()).then_some(()))
         })?;
-        Ok(Self { _running: running, placement, target: pod.address.to_string() })
+        Ok(Self {
+            _running: running,
+            placement,
+            target: pod.address.to_string(),
+        })
     }
 
     /// Sends from `pod` for `time` and gives the Gbit/s that arrived.

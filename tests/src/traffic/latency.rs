@@ -38,9 +38,13 @@ pub struct RoundTrips {
 /// # Errors
 /// The connection fails.
 pub fn measure(from: &Pod, to: &Pod, core: usize, time: Duration) -> Result<RoundTrips> {
-    let listener = to.ns.enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)))??;
+    let listener = to
+        .ns
+        .enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)))??;
     let target = (to.address, listener.local_addr()?.port());
-    let client = from.ns.enter(|| TcpStream::connect_timeout(&target.into(), STALL))??;
+    let client = from
+        .ns
+        .enter(|| TcpStream::connect_timeout(&target.into(), STALL))??;
     let (server, _) = listener.accept()?;
     for socket in [&client, &server] {
         socket.set_nodelay(true)?;
@@ -85,12 +89,21 @@ fn ask(mut socket: TcpStream, core: usize, time: Duration) -> Result<Vec<Duratio
 }
 
 fn percentiles(mut times: Vec<Duration>) -> Result<RoundTrips> {
-    ensure!(times.len() > WARM_UP + ENOUGH, "only {} round trips", times.len());
+    ensure!(
+        times.len() > WARM_UP + ENOUGH,
+        "only {} round trips",
+        times.len()
+    );
     times.drain(..WARM_UP);
     times.sort_unstable();
     let at = |share: f64| {
         let index = (times.len() as f64 * share) as usize;
         times[index.min(times.len() - 1)].as_secs_f64() * 1e6
     };
-    Ok(RoundTrips { count: times.len(), p50_us: at(0.5), p99_us: at(0.99), p999_us: at(0.999) })
+    Ok(RoundTrips {
+        count: times.len(),
+        p50_us: at(0.5),
+        p99_us: at(0.99),
+        p999_us: at(0.999),
+    })
 }

@@ -31,7 +31,12 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { count: 3, size: 56, interval_ms: 10, fragmentation: Fragmentation::Allowed }
+        Self {
+            count: 3,
+            size: 56,
+            interval_ms: 10,
+            fragmentation: Fragmentation::Allowed,
+        }
     }
 }
 
@@ -61,7 +66,12 @@ impl Answer {
 /// # Errors
 /// `ping` did not run; lost requests are an answer.
 pub fn ping(from: &NetNs, to: Ipv4Addr, options: Options) -> Result<Answer> {
-    let Options { count, size, interval_ms, fragmentation } = options;
+    let Options {
+        count,
+        size,
+        interval_ms,
+        fragmentation,
+    } = options;
     let discovery = match fragmentation {
         Fragmentation::Allowed => "dont",
         Fragmentation::Forbidden => "do",
@@ -83,11 +93,16 @@ fn parse(text: String) -> Result<Answer> {
         .with_context(|| format!("no summary of ping in:\n{text}"))?;
     let number = |before: &str| -> Result<u32> {
         let words: Vec<&str> = summary.split_whitespace().collect();
-        let end = words.iter().position(|word| word.starts_with(before)).context("summary")?;
+        let end = words
+            .iter()
+            .position(|word| word.starts_with(before))
+            .context("summary")?;
         let start = words[..end].iter().rev().find_map(|word| word.parse().ok());
         start.with_context(|| format!("summary of ping: {summary}"))
     };
-    let times = text.lines().find_map(|line| line.strip_prefix("rtt min/avg/max/mdev = "));
+    let times = text
+        .lines()
+        .find_map(|line| line.strip_prefix("rtt min/avg/max/mdev = "));
     let mean_ms: Option<f64> = times.and_then(|line| line.split('/').nth(1)?.parse().ok());
     Ok(Answer {
         sent: number("packets")?,

@@ -75,7 +75,14 @@ impl Flow {
             let (done, received) = (Arc::clone(&done), Arc::clone(&received));
             thread::spawn(move || receive(&receiving, &done, &received))
         };
-        Ok(Self { stop, sent, received, done, sender, receiver })
+        Ok(Self {
+            stop,
+            sent,
+            received,
+            done,
+            sender,
+            receiver,
+        })
     }
 
     /// Datagrams sent so far.
@@ -89,7 +96,14 @@ impl Flow {
     /// # Errors
     /// The sender could not send.
     pub fn finish(self) -> Result<Tally> {
-        let Self { stop, sent, received, done, sender, receiver } = self;
+        let Self {
+            stop,
+            sent,
+            received,
+            done,
+            sender,
+            receiver,
+        } = self;
         stop.store(true, Ordering::Relaxed);
         sender.join().map_err(|_| anyhow!("sender panicked"))??;
         let sent = sent.load(Ordering::Relaxed);
@@ -105,7 +119,9 @@ impl Flow {
 }
 
 fn bind(pod: &Pod) -> Result<UdpSocket> {
-    let socket = pod.ns.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))?;
+    let socket = pod
+        .ns
+        .enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))?;
     let socket = socket.context("open UDP socket in pod")?;
     setsockopt(&socket, sockopt::RcvBufForce, &BUFFER_BYTES).context("receive buffer")?;
     setsockopt(&socket, sockopt::SndBuf, &BUFFER_BYTES).context("send buffer")?;
@@ -133,7 +149,9 @@ fn send(
     while !stop.load(Ordering::Relaxed) {
         let number = sent.load(Ordering::Relaxed);
         fill(&mut buffer, number);
-        socket.send(&buffer).with_context(|| format!("send datagram {number}"))?;
+        socket
+            .send(&buffer)
+            .with_context(|| format!("send datagram {number}"))?;
         sent.store(number + 1, Ordering::Relaxed);
         next += gap;
         thread::sleep(next.saturating_duration_since(Instant::now()));
@@ -143,17 +161,26 @@ fn send(
 
 /// Counts all but what was sent and lost; `received` is the number of different datagrams.
 fn receive(socket: &UdpSocket, done: &AtomicBool, received: &AtomicU64) -> Tally {
-    let mut tally = Tally { sent: 0, lost: 0, duplicated: 0, reordered: 0, damaged: 0 };
+    let mut tally = Tally {
+        sent: 0,
+        lost: 0,
+        duplicated: 0,
+        reordered: 0,
+        damaged: 0,
+    };
     let mut seen: Vec<bool> = Vec::new();
     let (mut buffer, mut expected) = (vec![0; 65536], vec![0; 65536]);
     while !done.load(Ordering::Relaxed) {
-        let Ok(length) = socket.recv(&mut buffer) else { continue };
-        let Some(head) = buffer[..length].first_chunk::<8>() else { continue };
+        let Ok(length) = socket.recv(&mut buffer) else {
+            continue;
+        };
+        let Some(head) = buffer[..length].first_chunk::<8>() else {
+            continue;
+        };
         let number = u64::from_be_bytes(*head);
         fill(&mut expected[..length], number);
         let intact = buffer[..length] == expected[..length];
-        let Some(index) = usize::try_from(number).ok().filter(|_| intact)
-        else {
+        let Some(index) = usize::try_from(number).ok().filter(|_| intact) else {
             tally.damaged += 1;
             continue;
         };

@@ -1,12 +1,14 @@
-//! TCP streams whose content is checked octet by octet.
+//! TCP streams: content checked octet by octet, or throughput on one core.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
+use nix::sys::socket::{setsockopt, sockopt};
 
+use crate::cpu;
 use crate::host::Pod;
 
 /// A stream that makes no progress for this long has failed.
@@ -19,7 +21,9 @@ const CHUNK: usize = 64 << 10;
 /// # Errors
 /// A connection fails or stalls, or an octet differs.
 pub fn check(from: &Pod, to: &Pod, streams: usize, bytes: usize) -> Result<()> {
-    let listener = to.ns.enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)))??;
+    let listener = to
+        .ns
+        .enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)))??;
     let target = (to.address, listener.local_addr()?.port());
     thread::scope(|scope| {
         let accepting = scope.spawn(|| -> Result<Vec<TcpStream>> {
@@ -33,7 +37,9 @@ pub fn check(from: &Pod, to: &Pod, streams: usize, bytes: usize) -> Result<()> {
                 })
                 .collect::<Result<_>>()
         })??;
-        let servers = accepting.join().map_err(|_| anyhow!("accepting thread panicked"))??;
+        let servers = accepting
+            .join()
+            .map_err(|_| anyhow!("accepting thread panicked"))??;
         let mut workers = Vec::new();
         for client in clients {
             workers.push(scope.spawn(move || send(client, bytes)));
@@ -42,9 +48,53 @@ pub fn check(from: &Pod, to: &Pod, streams: usize, bytes: usize) -> Result<()> {
             workers.push(scope.spawn(move || receive(server, bytes)));
         }
         for worker in workers {
-            worker.join().map_err(|_| anyhow!("stream thread panicked"))??;
+            worker
+                .join()
+                .map_err(|_| anyhow!("stream thread panicked"))??;
         }
         Ok(())
+    })
+}
+
+/// Gbit/s of one stream whose two ends, and so all that lies between, share `core`.
+///
+/// # Errors
+/// The connection fails.
+pub fn throughput(from: &Pod, to: &Pod, core: usize, time: Duration) -> Result<f64> {
+    let listener = to
+        .ns
+        .enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)))??;
+    let target = (to.address, listener.local_addr()?.port());
+    let mut client = from
+        .ns
+        .enter(|| TcpStream::connect_timeout(&target.into(), STALL))??;
+    let (mut server, _) = listener.accept()?;
+    setsockopt(&client, sockopt::TcpCongestion, &"cubic".into()).context("choose cubic")?;
+    client.set_write_timeout(Some(STALL))?;
+    server.set_read_timeout(Some(STALL))?;
+    thread::scope(|scope| {
+        let sending = scope.spawn(move || -> Result<()> {
+            cpu::claim(core)?;
+            let (buffer, end) = (vec![0; 2 * CHUNK], Instant::now() + time);
+            while Instant::now() < end {
+                client.write_all(&buffer)?;
+            }
+            Ok(())
+        });
+        let receiving = scope.spawn(move || -> Result<f64> {
+            cpu::claim(core)?;
+            let (mut buffer, mut bytes) = (vec![0; 2 * CHUNK], 0_u64);
+            let start = Instant::now();
+            loop {
+                let length = server.read(&mut buffer)?;
+                if length == 0 {
+                    return Ok(bytes as f64 * 8.0 / start.elapsed().as_secs_f64() / 1e9);
+                }
+                bytes += length as u64;
+            }
+        });
+        sending.join().map_err(|_| anyhow!("sender panicked"))??;
+        receiving.join().map_err(|_| anyhow!("receiver panicked"))?
     })
 }
 
@@ -59,7 +109,9 @@ fn send(mut stream: TcpStream, bytes: usize) -> Result<()> {
     while place < bytes {
         let end = bytes.min(place + CHUNK);
         let chunk: Vec<u8> = (place..end).map(octet).collect();
-        stream.write_all(&chunk).with_context(|| format!("send at octet {place}"))?;
+        stream
+            .write_all(&chunk)
+            .with_context(|| format!("send at octet {place}"))?;
         place = end;
     }
     Ok(stream.shutdown(Shutdown::Write)?)
@@ -70,14 +122,19 @@ fn receive(mut stream: TcpStream, bytes: usize) -> Result<()> {
     let mut buffer = vec![0; CHUNK];
     let mut place = 0;
     loop {
-        let length =
-            stream.read(&mut buffer).with_context(|| format!("receive at octet {place}"))?;
+        let length = stream
+            .read(&mut buffer)
+            .with_context(|| format!("receive at octet {place}"))?;
         if length == 0 {
             ensure!(place == bytes, "stream ended at octet {place} of {bytes}");
             return Ok(());
         }
         let wrong = (0..length).find(|&index| buffer[index] != octet(place + index));
-        ensure!(wrong.is_none(), "octet {} differs", place + wrong.unwrap_or(0));
+        ensure!(
+            wrong.is_none(),
+            "octet {} differs",
+            place + wrong.unwrap_or(0)
+        );
         place += length;
     }
 }
