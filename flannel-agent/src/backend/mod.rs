@@ -1,0 +1,3 @@
+//! Backends: how packets for a peer's subnet get to the peer over the kernel path.
+
+pub mod vxlan;

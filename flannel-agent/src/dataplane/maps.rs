@@ -1,0 +1,215 @@
+//! The maps, typed: the desired content is written as a difference to what stands there.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::hash::Hash;
+
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
+use aya::{Ebpf, Pod};
+use flannel_ebpf::abi::{
+    Config, EgressCounters, EgressOutcome, IngressCounters, IngressOutcome, Peer, Remote, map_name,
+};
+
+use crate::status::Counter;
+
+/// An IPv4 address as maps have it: four octets.
+pub type Key = [u8; 4];
+
+/// Handles of all maps.
+pub struct Maps {
+    config: Array<MapData, Config>,
+    peers: Table<Peer>,
+    remotes: Table<Remote>,
+    egress: PerCpuArray<MapData, EgressCounters>,
+    ingress: PerCpuArray<MapData, IngressCounters>,
+}
+
+/// Why a map could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The object has no map of this name.
+    #[error("the BPF object has no map {0:?}")]
+    Absent(&'static str),
+    /// The kernel refused.
+    #[error("map {map}: {operation}")]
+    Map {
+        /// Which map.
+        map: &'static str,
+        /// What was tried.
+        operation: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: MapError,
+    },
+}
+
+impl Maps {
+    /// Takes the maps out of a loaded object.
+    ///
+    /// # Errors
+    /// A map that is missing or has another type.
+    pub fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
+        fn open<T>(ebpf: &mut Ebpf, map: &'static str) -> Result<T, Error>
+        where
+            T: TryFrom<aya::maps::Map, Error = MapError>,
+        {
+            let taken = ebpf.take_map(map).ok_or(Error::Absent(map))?;
+            taken.try_into().map_err(|source| Error::Map {
+                map,
+                operation: "open",
+                source,
+            })
+        }
+        Ok(Self {
+            config: open(ebpf, map_name::CONFIG)?,
+            peers: Table::read(map_name::PEERS, open(ebpf, map_name::PEERS)?)?,
+            remotes: Table::read(map_name::REMOTES, open(ebpf, map_name::REMOTES)?)?,
+            egress: open(ebpf, map_name::EGRESS)?,
+            ingress: open(ebpf, map_name::INGRESS)?,
+        })
+    }
+
+    /// Writes the node's own entry, if it differs.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn set_config(&mut self, config: &Config) -> Result<(), Error> {
+        let map = map_name::CONFIG;
+        let at = |operation| {
+            move |source| Error::Map {
+                map,
+                operation,
+                source,
+            }
+        };
+        if self.config.get(&0, 0).map_err(at("read"))? != *config {
+            self.config.set(0, config, 0).map_err(at("write"))?;
+        }
+        Ok(())
+    }
+
+    /// Makes the peers what they should be; returns the number of entries written and removed.
+    ///
+    /// # Errors
+    /// What the kernel said to the first entry that failed; the others are done all the same.
+    pub fn sync_peers(&mut self, desired: &BTreeMap<Key, Peer>) -> Result<usize, Error> {
+        self.peers.sync(desired)
+    }
+
+    /// Makes the accepted senders what they should be; as [`sync_peers`](Self::sync_peers).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn sync_remotes(&mut self, desired: &BTreeMap<Key, Remote>) -> Result<usize, Error> {
+        self.remotes.sync(desired)
+    }
+
+    /// All counters, summed over CPUs.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn counters(&self) -> Result<Vec<Counter>, Error> {
+        let at = |map| {
+            move |source| Error::Map {
+                map,
+                operation: "read",
+                source,
+            }
+        };
+        let egress = self.egress.get(&0, 0).map_err(at(map_name::EGRESS))?;
+        let ingress = self.ingress.get(&0, 0).map_err(at(map_name::INGRESS))?;
+        let egress = EgressOutcome::ALL.iter().map(|outcome| {
+            let values = egress.iter().map(|cpu| cpu.get(*outcome));
+            counter("egress", outcome.name(), outcome.is_handled(), values)
+        });
+        let ingress = IngressOutcome::ALL.iter().map(|outcome| {
+            let values = ingress.iter().map(|cpu| cpu.get(*outcome));
+            counter("ingress", outcome.name(), outcome.is_handled(), values)
+        });
+        Ok(egress.chain(ingress).collect())
+    }
+}
+
+fn counter(
+    direction: &str,
+    outcome: &str,
+    handled: bool,
+    cpus: impl Iterator<Item = flannel_ebpf::abi::Counter>,
+) -> Counter {
+    let (packets, bytes) = cpus.fold((0, 0), |(packets, bytes), cpu| {
+        (packets + cpu.packets, bytes + cpu.bytes)
+    });
+    Counter {
+        direction: direction.into(),
+        outcome: outcome.into(),
+        handled,
+        packets,
+        bytes,
+    }
+}
+
+/// A hash map with a copy of what it holds, so that a change costs only its difference.
+struct Table<V: Pod> {
+    name: &'static str,
+    map: HashMap<MapData, Key, V>,
+    actual: BTreeMap<Key, V>,
+}
+
+impl<V: Pod + PartialEq + Debug> Table<V>
+where
+    Key: Pod + Ord + Hash,
+{
+    fn read(name: &'static str, map: HashMap<MapData, Key, V>) -> Result<Self, Error> {
+        let mut table = Self {
+            name,
+            map,
+            actual: BTreeMap::new(),
+        };
+        table.reread()?;
+        Ok(table)
+    }
+
+    fn reread(&mut self) -> Result<(), Error> {
+        self.actual = self
+            .map
+            .iter()
+            .collect::<Result<_, _>>()
+            .map_err(|source| Error::Map {
+                map: self.name,
+                operation: "read",
+                source,
+            })?;
+        Ok(())
+    }
+
+    fn sync(&mut self, desired: &BTreeMap<Key, V>) -> Result<usize, Error> {
+        let (name, mut changes, mut failed) = (self.name, 0, None);
+        let mut note = |operation, result: Result<(), MapError>| {
+            match result {
+                Ok(()) => changes += 1,
+                Err(source) => {
+                    failed.get_or_insert(Error::Map {
+                        map: name,
+                        operation,
+                        source,
+                    });
+                }
+            };
+        };
+        // Stale entries first: in a full map they make room.
+        for key in self.actual.keys().filter(|key| !desired.contains_key(*key)) {
+            note("remove", self.map.remove(key));
+        }
+        for (key, value) in desired {
+            if self.actual.get(key) != Some(value) {
+                note("write", self.map.insert(key, value, 0));
+            }
+        }
+        if failed.is_some() {
+            self.reread()?;
+        } else if changes > 0 {
+            self.actual.clone_from(desired);
+        }
+        failed.map_or(Ok(changes), Err)
+    }
+}

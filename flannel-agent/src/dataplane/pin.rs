@@ -1,0 +1,181 @@
+//! Every path in bpffs. Nothing else joins them.
+//!
+//! ```text
+//! /sys/fs/bpf/flannel/links/<program>    attachments: what keeps packets moving without an agent
+//! /sys/fs/bpf/flannel/maps-v1/<map>      maps of ABI version 1
+//! ```
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use flannel_ebpf::abi;
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+/// The pins below one root, `--bpf-pin-path`.
+#[derive(Debug, Clone)]
+pub struct Pins {
+    root: PathBuf,
+}
+
+impl Pins {
+    /// Pins below `root`, which need not exist.
+    #[must_use]
+    pub fn new(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+        }
+    }
+
+    /// The root.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where the link of a program is pinned.
+    #[must_use]
+    pub fn link(&self, program: &str) -> PathBuf {
+        self.links().join(program)
+    }
+
+    /// Where a map of this ABI version is pinned.
+    #[must_use]
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.maps().join(name)
+    }
+
+    fn links(&self) -> PathBuf {
+        self.root.join("links")
+    }
+
+    fn maps(&self) -> PathBuf {
+        self.root.join(format!("maps-v{}", abi::VERSION))
+    }
+
+    /// Makes the directories.
+    ///
+    /// # Errors
+    /// As `mkdir` does.
+    pub fn ensure_dirs(&self) -> io::Result<()> {
+        std::fs::create_dir_all(self.links())?;
+        std::fs::create_dir_all(self.maps())
+    }
+
+    /// Whether the root is, or would be made, on a BPF file system.
+    #[must_use]
+    pub fn is_on_bpffs(&self) -> bool {
+        // The nearest ancestor that exists decides.
+        let existing = self.root.ancestors().find(|path| path.exists());
+        existing
+            .and_then(|path| statfs(path).ok())
+            .is_some_and(|stat| stat.filesystem_type() == BPF_FS_MAGIC)
+    }
+
+    /// Removes map pins of other ABI versions, which an earlier agent left.
+    ///
+    /// # Errors
+    /// As the file system does.
+    pub fn remove_other_versions(&self) -> io::Result<Vec<PathBuf>> {
+        let mut removed = Vec::new();
+        for dir in self.dirs() {
+            if dir != self.links() && dir != self.maps() {
+                removed.extend(remove_dir(&dir)?);
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Every pin below the root, links first; none where the root cannot be read.
+    #[must_use]
+    pub fn list(&self) -> Vec<PathBuf> {
+        self.dirs().iter().flat_map(|dir| entries(dir)).collect()
+    }
+
+    /// Removes every pin below the root, and the directories that are empty then. Returns what was
+    /// removed.
+    ///
+    /// # Errors
+    /// As the file system does, a missing root aside.
+    pub fn remove_all(&self) -> io::Result<Vec<PathBuf>> {
+        let mut removed = Vec::new();
+        for dir in self.dirs() {
+            removed.extend(remove_dir(&dir)?);
+        }
+        match std::fs::remove_dir(&self.root) {
+            Ok(()) => removed.push(self.root.clone()),
+            // Somebody else's pins live here as well, the root is the mount point itself, or there
+            // is none.
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::ENOTEMPTY | libc::EBUSY | libc::ENOENT)
+                ) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(removed)
+    }
+
+    /// Our directories below the root, of all versions; links first, so that whoever removes them
+    /// in this order leaves no program running without its maps being visible.
+    fn dirs(&self) -> Vec<PathBuf> {
+        let (links, mut dirs): (Vec<_>, Vec<_>) = entries(&self.root)
+            .into_iter()
+            .filter(|path| {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                name == "links" || name.starts_with("maps-v")
+            })
+            .partition(|dir| *dir == self.links());
+        dirs.splice(0..0, links);
+        dirs
+    }
+}
+
+/// Removes a directory of pins; returns the pins.
+fn remove_dir(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let pins = entries(dir);
+    for pin in &pins {
+        std::fs::remove_file(pin)?;
+    }
+    std::fs::remove_dir(dir)?;
+    Ok(pins)
+}
+
+/// Paths in a directory; none if it cannot be read.
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    let read = std::fs::read_dir(dir);
+    read.into_iter()
+        .flatten()
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_on_disk_is_not_bpffs() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(!Pins::new(&dir.path().join("missing/deeper")).is_on_bpffs());
+    }
+
+    #[test]
+    fn removing_takes_only_what_is_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        let pins = Pins::new(dir.path());
+        pins.ensure_dirs().unwrap();
+        std::fs::write(pins.link("vxlan_encap"), "").unwrap();
+        std::fs::write(pins.map("peers"), "").unwrap();
+        std::fs::write(dir.path().join("foreign"), "").unwrap();
+        let removed = pins.remove_all().unwrap();
+        assert_eq!(removed, [pins.link("vxlan_encap"), pins.map("peers")]);
+        assert!(dir.path().join("foreign").exists());
+    }
+
+    #[test]
+    fn removing_from_nowhere_is_fine() {
+        let pins = Pins::new(Path::new("/nonexistent/flannel"));
+        assert!(pins.remove_all().unwrap().is_empty());
+    }
+}

@@ -1,0 +1,304 @@
+//! Neighbour and FDB entries.
+//!
+//! The tunnel device has permanent ones of both: address of a peer's subnet → VTEP MAC, and VTEP
+//! MAC → underlay address. The underlay has ordinary neighbours, which are read and probed only.
+
+use std::net::Ipv4Addr;
+
+use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::{Error, MacAddr, Netlink, errno, tolerate};
+
+/// Bit of a permanent entry (`NUD_PERMANENT`). bridge(8) sets `NUD_NOARP` with it, flannel does not.
+const PERMANENT: u16 = 0x80;
+
+/// An entry of the IPv4 neighbour table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Interface that it belongs to.
+    pub ifindex: u32,
+    /// Address of the neighbour.
+    pub ip: Ipv4Addr,
+    /// Link-layer address, once known.
+    pub mac: Option<MacAddr>,
+    /// State of the entry.
+    pub state: NeighbourState,
+    /// Flags of the entry.
+    pub flags: NeighbourFlags,
+}
+
+impl Neighbour {
+    /// The link-layer address, in states in which the kernel itself sends to it.
+    #[must_use]
+    pub fn usable_mac(&self) -> Option<MacAddr> {
+        match self.state {
+            NeighbourState::Reachable
+            | NeighbourState::Stale
+            | NeighbourState::Delay
+            | NeighbourState::Probe
+            | NeighbourState::Permanent => self.mac,
+            _ => None,
+        }
+    }
+}
+
+/// An entry of a vxlan device's FDB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FdbEntry {
+    /// Link-layer address inside the tunnel.
+    pub mac: MacAddr,
+    /// Where frames to it are sent.
+    pub remote: Option<Ipv4Addr>,
+    /// Whether it is as flannel makes them: permanent, with port, VNI and lower link of the
+    /// device, set by an administrator and not by a control protocol.
+    pub is_plain: bool,
+}
+
+impl Netlink {
+    /// IPv4 neighbours of the link.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn neighbours(&self, ifindex: u32) -> Result<Vec<Neighbour>, Error> {
+        let mut message = NeighbourMessage::default();
+        message.header.family = AddressFamily::Inet;
+        // Strict checking wants the filter as an attribute and the header empty.
+        message
+            .attributes
+            .push(NeighbourAttribute::IfIndex(ifindex));
+        self.dump(
+            RouteNetlinkMessage::GetNeighbour(message),
+            || format!("list neighbours of interface {ifindex}"),
+            |object| match object {
+                RouteNetlinkMessage::NewNeighbour(message) => {
+                    parse_neighbour(&message).filter(|neighbour| neighbour.ifindex == ifindex)
+                }
+                _ => None,
+            },
+        )
+        .await
+    }
+
+    /// The neighbour entry of one address.
+    ///
+    /// # Kernel
+    /// Linux 5.0.
+    ///
+    /// # Errors
+    /// See [`Error`]; no entry is `Ok(None)`.
+    pub async fn neighbour(&self, ifindex: u32, ip: Ipv4Addr) -> Result<Option<Neighbour>, Error> {
+        let message = neighbour_message(ifindex, ip);
+        let found = self
+            .get(RouteNetlinkMessage::GetNeighbour(message), || {
+                format!("read the neighbour {ip} of interface {ifindex}")
+            })
+            .await;
+        match found {
+            Ok(RouteNetlinkMessage::NewNeighbour(message)) => Ok(parse_neighbour(&message)),
+            Ok(_) => Ok(None),
+            Err(error) if errno(&error) == Some(libc::ENOENT) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Asks the kernel to resolve the address, or to check again what it knows, as if it had a
+    /// packet to send there. The answer comes as a neighbour event.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn probe_neighbour(&self, ifindex: u32, ip: Ipv4Addr) -> Result<(), Error> {
+        let mut message = neighbour_message(ifindex, ip);
+        message.header.flags = NeighbourFlags::Use;
+        self.change(
+            RouteNetlinkMessage::NewNeighbour(message),
+            NLM_F_CREATE,
+            || format!("probe the neighbour {ip} of interface {ifindex}"),
+        )
+        .await
+    }
+
+    /// Sets the permanent neighbour `ip`.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn replace_neighbour(
+        &self,
+        ifindex: u32,
+        ip: Ipv4Addr,
+        mac: MacAddr,
+    ) -> Result<(), Error> {
+        let mut message = neighbour_message(ifindex, ip);
+        message.header.state = NeighbourState::Permanent;
+        message
+            .attributes
+            .push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
+        self.change(
+            RouteNetlinkMessage::NewNeighbour(message),
+            NLM_F_CREATE | NLM_F_REPLACE,
+            || format!("set the neighbour {ip} of interface {ifindex} to {mac}"),
+        )
+        .await
+    }
+
+    /// Removes the neighbour `ip`.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn remove_neighbour(&self, ifindex: u32, ip: Ipv4Addr) -> Result<(), Error> {
+        let removed = self
+            .change(
+                RouteNetlinkMessage::DelNeighbour(neighbour_message(ifindex, ip)),
+                0,
+                || format!("remove the neighbour {ip} of interface {ifindex}"),
+            )
+            .await;
+        // ENOENT: it is not there.
+        tolerate(removed, &[libc::ENOENT])
+    }
+
+    /// Entries of the link's own FDB.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn fdb(&self, ifindex: u32) -> Result<Vec<FdbEntry>, Error> {
+        let mut message = NeighbourMessage::default();
+        message.header.family = AddressFamily::Bridge;
+        // Unlike in a neighbour dump, the filter is in the header.
+        message.header.ifindex = ifindex;
+        self.dump(
+            RouteNetlinkMessage::GetNeighbour(message),
+            || format!("list FDB entries of interface {ifindex}"),
+            |object| match object {
+                RouteNetlinkMessage::NewNeighbour(message) if message.header.ifindex == ifindex => {
+                    parse_fdb(&message)
+                }
+                _ => None,
+            },
+        )
+        .await
+    }
+
+    /// Sets the permanent FDB entry of `mac`.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn replace_fdb(
+        &self,
+        ifindex: u32,
+        mac: MacAddr,
+        remote: Ipv4Addr,
+    ) -> Result<(), Error> {
+        let mut message = fdb_message(ifindex, mac);
+        message
+            .attributes
+            .push(NeighbourAttribute::Destination(remote.into()));
+        self.change(
+            RouteNetlinkMessage::NewNeighbour(message),
+            NLM_F_CREATE | NLM_F_REPLACE,
+            || format!("set the FDB entry {mac} of interface {ifindex} to {remote}"),
+        )
+        .await
+    }
+
+    /// Removes the FDB entry of `mac`.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn remove_fdb(&self, ifindex: u32, mac: MacAddr) -> Result<(), Error> {
+        let removed = self
+            .change(
+                RouteNetlinkMessage::DelNeighbour(fdb_message(ifindex, mac)),
+                0,
+                || format!("remove the FDB entry {mac} of interface {ifindex}"),
+            )
+            .await;
+        // ENOENT: it is not there.
+        tolerate(removed, &[libc::ENOENT])
+    }
+}
+
+fn neighbour_message(ifindex: u32, ip: Ipv4Addr) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.ifindex = ifindex;
+    message
+        .attributes
+        .push(NeighbourAttribute::Destination(ip.into()));
+    message
+}
+
+fn fdb_message(ifindex: u32, mac: MacAddr) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Bridge;
+    message.header.ifindex = ifindex;
+    message.header.state = NeighbourState::Permanent;
+    message.header.flags = NeighbourFlags::Own;
+    message
+        .attributes
+        .push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
+    message
+}
+
+/// The IPv4 neighbour in a message; also used for events.
+pub(super) fn parse_neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
+    if message.header.family != AddressFamily::Inet {
+        return None;
+    }
+    let ip = message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some(*ip),
+            _ => None,
+        })?;
+    Some(Neighbour {
+        ifindex: message.header.ifindex,
+        ip,
+        mac: link_layer_address(message),
+        state: message.header.state,
+        flags: message.header.flags,
+    })
+}
+
+fn parse_fdb(message: &NeighbourMessage) -> Option<FdbEntry> {
+    let mut remote = None;
+    // The kernel names port, VNI and link of an entry only where they differ from the device's.
+    let mut is_plain = u16::from(message.header.state) & PERMANENT != 0
+        && message.header.flags == NeighbourFlags::Own;
+    for attribute in &message.attributes {
+        match attribute {
+            // AF_BRIDGE does not tell the crate the family of the destination.
+            NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => {
+                remote = <[u8; 4]>::try_from(bytes.as_slice())
+                    .ok()
+                    .map(Ipv4Addr::from);
+            }
+            NeighbourAttribute::Port(_)
+            | NeighbourAttribute::Vni(_)
+            | NeighbourAttribute::SourceVni(_)
+            | NeighbourAttribute::IfIndex(_)
+            | NeighbourAttribute::Vlan(_)
+            | NeighbourAttribute::Controller(_) => is_plain = false,
+            _ => {}
+        }
+    }
+    Some(FdbEntry {
+        mac: link_layer_address(message)?,
+        remote,
+        is_plain: is_plain && remote.is_some(),
+    })
+}
+
+fn link_layer_address(message: &NeighbourMessage) -> Option<MacAddr> {
+    message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            NeighbourAttribute::LinkLayerAddress(bytes) => MacAddr::from_slice(bytes),
+            _ => None,
+        })
+}

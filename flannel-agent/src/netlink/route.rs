@@ -1,0 +1,330 @@
+//! IPv4 routes: those to peers' subnets on the tunnel device, and the kernel's answer to where it
+//! would send an outer packet.
+
+use std::net::Ipv4Addr;
+
+use ipnetwork::Ipv4Network;
+use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric,
+    RouteProtocol, RouteScope, RouteType,
+};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::{Error, Netlink, errno, tolerate};
+
+/// Protocol number of UDP (RFC 768).
+const UDP: u8 = 17;
+
+/// A main-table route of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceRoute {
+    /// Destination.
+    pub subnet: Ipv4Network,
+    /// Whether it is exactly as flannel makes them: unicast through the subnet's own network
+    /// address, on-link, global scope, protocol `boot`, and without metric, source or anything.
+    pub is_peer_route: bool,
+}
+
+/// A question to the routing tables: where do packets of the tunnel to `dst` go?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnderlayQuery {
+    /// Underlay address of the peer.
+    pub dst: Ipv4Addr,
+    /// Source address of the tunnel.
+    pub source: Ipv4Addr,
+    /// Lower link of the tunnel device.
+    pub oif: u32,
+    /// UDP destination port.
+    pub port: u16,
+}
+
+/// The answer, in facts; see [`Netlink::underlay_route`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnderlayRoute {
+    /// Kind; anything but unicast is not sent to a next hop.
+    pub kind: RouteType,
+    /// Link that packets leave through.
+    pub oif: u32,
+    /// IPv4 gateway; none if the destination is on the link.
+    pub gateway: Option<Ipv4Addr>,
+    /// Source address that the route prefers; the tunnel's packets have their own.
+    pub prefsrc: Option<Ipv4Addr>,
+    /// MTU of the route or of the path, if it is not that of the link, bytes.
+    pub mtu: Option<u32>,
+    /// Whether the route has several next hops, of which this is the one for one flow.
+    pub has_multipath: bool,
+    /// Whether a light-weight tunnel puts on more headers.
+    pub has_encap: bool,
+    /// Whether the gateway is of another address family.
+    pub has_foreign_gateway: bool,
+    /// Whether no route matches and the kernel only assumes the destination to be on the link,
+    /// which it does when the output link is given, even where a route says `unreachable`.
+    pub is_assumed: bool,
+}
+
+impl UnderlayRoute {
+    /// Whose link-layer address packets to `dst` need.
+    #[must_use]
+    pub fn next_hop(&self, dst: Ipv4Addr) -> Ipv4Addr {
+        self.gateway.unwrap_or(dst)
+    }
+}
+
+impl Netlink {
+    /// Main-table IPv4 routes through the device that compete with a peer route: those without
+    /// metric and TOS. Others live beside it.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn device_routes(&self, ifindex: u32) -> Result<Vec<DeviceRoute>, Error> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet;
+        message.header.table = RouteHeader::RT_TABLE_MAIN;
+        message.attributes.push(RouteAttribute::Oif(ifindex));
+        let found = self
+            .dump(
+                RouteNetlinkMessage::GetRoute(message),
+                || format!("list routes of interface {ifindex}"),
+                |object| match object {
+                    RouteNetlinkMessage::NewRoute(message) => parse_device_route(&message, ifindex),
+                    _ => None,
+                },
+            )
+            .await;
+        match found {
+            // ENOENT: the main table does not exist before its first route.
+            Err(error) if errno(&error) == Some(libc::ENOENT) => Ok(Vec::new()),
+            other => other,
+        }
+    }
+
+    /// Sets the route to a peer's subnet.
+    ///
+    /// # Errors
+    /// See [`Error`]; `ENETDOWN` while the device is down.
+    pub async fn replace_peer_route(&self, ifindex: u32, subnet: Ipv4Network) -> Result<(), Error> {
+        self.change(
+            RouteNetlinkMessage::NewRoute(peer_route_message(ifindex, subnet)),
+            NLM_F_CREATE | NLM_F_REPLACE,
+            || format!("set the route to {subnet} through interface {ifindex}"),
+        )
+        .await
+    }
+
+    /// Removes the route to a peer's subnet; a route of another shape stays.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn remove_peer_route(&self, ifindex: u32, subnet: Ipv4Network) -> Result<(), Error> {
+        let removed = self
+            .change(
+                RouteNetlinkMessage::DelRoute(peer_route_message(ifindex, subnet)),
+                0,
+                || format!("remove the route to {subnet} through interface {ifindex}"),
+            )
+            .await;
+        // ESRCH: it is not there.
+        tolerate(removed, &[libc::ESRCH])
+    }
+
+    /// Asks as the vxlan device does: with the output link, source, protocol and port of the outer
+    /// packet, so that policy rules see what they will see.
+    ///
+    /// # Kernel
+    /// Linux 4.19 for the port.
+    ///
+    /// # Errors
+    /// See [`Error`]; the kernel refuses where it would not send, as from a source that is not
+    /// local.
+    pub async fn underlay_route(&self, query: UnderlayQuery) -> Result<UnderlayRoute, Error> {
+        let operation = || format!("look up the route to {}", query.dst);
+        let ask = |flags| {
+            let message = query_message(query, flags);
+            self.get(RouteNetlinkMessage::GetRoute(message), operation)
+        };
+        let RouteNetlinkMessage::NewRoute(chosen) = ask(RouteFlags::empty()).await? else {
+            return Err(Error::Unexpected {
+                operation: operation(),
+            });
+        };
+        // The choice does not tell what it was chosen from; the entry of the table does.
+        let entry = match ask(RouteFlags::FibMatch).await {
+            Ok(RouteNetlinkMessage::NewRoute(entry)) => Some(entry),
+            Ok(_) => None,
+            // There was a choice, so what is refused is only the entry: there is none, or it is
+            // one that the kernel passes over.
+            Err(error) if errno(&error).is_some() => None,
+            Err(error) => return Err(error),
+        };
+        Ok(parse_underlay(&chosen, entry.as_ref()))
+    }
+}
+
+fn peer_route_message(ifindex: u32, subnet: Ipv4Network) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header = RouteHeader {
+        address_family: AddressFamily::Inet,
+        destination_prefix_length: subnet.prefix(),
+        table: RouteHeader::RT_TABLE_MAIN,
+        protocol: RouteProtocol::Boot,
+        scope: RouteScope::Universe,
+        kind: RouteType::Unicast,
+        flags: RouteFlags::Onlink,
+        ..RouteHeader::default()
+    };
+    message.attributes = vec![
+        RouteAttribute::Destination(RouteAddress::Inet(subnet.network())),
+        RouteAttribute::Gateway(RouteAddress::Inet(subnet.network())),
+        RouteAttribute::Oif(ifindex),
+    ];
+    message
+}
+
+fn parse_device_route(message: &RouteMessage, ifindex: u32) -> Option<DeviceRoute> {
+    let header = &message.header;
+    let mut destination = Ipv4Addr::UNSPECIFIED;
+    let mut gateway = None;
+    let mut oif = None;
+    let mut is_bare = true;
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(ip)) => destination = *ip,
+            RouteAttribute::Gateway(RouteAddress::Inet(ip)) => gateway = Some(*ip),
+            RouteAttribute::Oif(index) => oif = Some(*index),
+            // With a metric it has a key of its own in the table.
+            RouteAttribute::Priority(_) => return None,
+            RouteAttribute::Table(_) | RouteAttribute::CacheInfo(_) => {}
+            _ => is_bare = false,
+        }
+    }
+    if header.table != RouteHeader::RT_TABLE_MAIN || header.tos != 0 {
+        return None;
+    }
+    Some(DeviceRoute {
+        subnet: Ipv4Network::new(destination, header.destination_prefix_length).ok()?,
+        is_peer_route: is_bare
+            && oif == Some(ifindex)
+            && gateway == Some(destination)
+            && header.kind == RouteType::Unicast
+            && header.scope == RouteScope::Universe
+            && header.protocol == RouteProtocol::Boot
+            && header.flags.contains(RouteFlags::Onlink),
+    })
+}
+
+fn query_message(query: UnderlayQuery, flags: RouteFlags) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header = RouteHeader {
+        address_family: AddressFamily::Inet,
+        destination_prefix_length: 32,
+        source_prefix_length: 32,
+        flags,
+        ..RouteHeader::default()
+    };
+    message.attributes = vec![
+        RouteAttribute::Destination(RouteAddress::Inet(query.dst)),
+        RouteAttribute::Source(RouteAddress::Inet(query.source)),
+        RouteAttribute::Oif(query.oif),
+        RouteAttribute::IpProto(UDP),
+        RouteAttribute::Dport(query.port),
+    ];
+    message
+}
+
+fn parse_underlay(chosen: &RouteMessage, entry: Option<&RouteMessage>) -> UnderlayRoute {
+    let mut route = UnderlayRoute {
+        kind: chosen.header.kind,
+        oif: 0,
+        gateway: None,
+        // The choice repeats the source only if it is not the one asked for.
+        prefsrc: entry.and_then(preferred_source),
+        mtu: None,
+        has_multipath: entry.is_some_and(has_multipath),
+        has_encap: false,
+        has_foreign_gateway: false,
+        is_assumed: entry.is_none(),
+    };
+    for attribute in &chosen.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => route.oif = *index,
+            RouteAttribute::Gateway(RouteAddress::Inet(ip)) => route.gateway = Some(*ip),
+            RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => {
+                route.has_foreign_gateway = true;
+            }
+            RouteAttribute::Encap(_) | RouteAttribute::EncapType(_) => route.has_encap = true,
+            RouteAttribute::Metrics(metrics) => {
+                route.mtu = metrics.iter().find_map(|metric| match metric {
+                    RouteMetric::Mtu(mtu) => Some(*mtu),
+                    _ => None,
+                });
+            }
+            _ => {}
+        }
+    }
+    route
+}
+
+fn preferred_source(entry: &RouteMessage) -> Option<Ipv4Addr> {
+    entry
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::PrefSource(RouteAddress::Inet(ip)) => Some(*ip),
+            _ => None,
+        })
+}
+
+/// Several next hops are listed; of a next-hop object the kernel may give the number alone, which
+/// may stand for a group.
+fn has_multipath(entry: &RouteMessage) -> bool {
+    let has = |wanted: fn(&RouteAttribute) -> bool| entry.attributes.iter().any(wanted);
+    has(|attribute| matches!(attribute, RouteAttribute::MultiPath(_)))
+        || has(|attribute| matches!(attribute, RouteAttribute::NhId(_)))
+            && !has(|attribute| matches!(attribute, RouteAttribute::Oif(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_exact_shape_is_a_peer_route() {
+        let subnet = "10.5.34.0/24".parse().unwrap();
+        let made = peer_route_message(7, subnet);
+        let is_peer =
+            |message: &RouteMessage| parse_device_route(message, 7).unwrap().is_peer_route;
+        assert!(is_peer(&made));
+        assert_eq!(parse_device_route(&made, 7).unwrap().subnet, subnet);
+
+        let foreign: [fn(&mut RouteMessage); 7] = [
+            |route| route.header.protocol = RouteProtocol::Static,
+            |route| route.header.scope = RouteScope::Link,
+            |route| route.header.kind = RouteType::BlackHole,
+            |route| route.header.flags = RouteFlags::empty(),
+            |route| route.header.destination_prefix_length = 16,
+            |route| {
+                let mtu = RouteAttribute::Metrics(vec![RouteMetric::Mtu(1400)]);
+                route.attributes.push(mtu);
+            },
+            |route| {
+                route.attributes[1] =
+                    RouteAttribute::Gateway(RouteAddress::Inet([10, 5, 34, 1].into()));
+            },
+        ];
+        for (i, change) in foreign.iter().enumerate() {
+            let mut route = made.clone();
+            change(&mut route);
+            // A wider prefix through the same gateway is the shape of another subnet.
+            let expected = i == 4;
+            assert_eq!(is_peer(&route), expected, "{route:?}");
+        }
+    }
+
+    #[test]
+    fn a_route_with_a_metric_does_not_compete() {
+        let mut route = peer_route_message(7, "10.5.34.0/24".parse().unwrap());
+        route.attributes.push(RouteAttribute::Priority(100));
+        assert_eq!(parse_device_route(&route, 7), None);
+    }
+}

@@ -1,0 +1,104 @@
+//! What the node says of itself.
+
+use tracing::{info, warn};
+
+use super::Node;
+use crate::backend::vxlan::{Ignored, IgnoredReason};
+use crate::status::{Datapath, Device, Interface, KernelPeer, PeerCounts};
+
+/// The node's part of the status document.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// External interface.
+    pub interface: Interface,
+    /// Tunnel device.
+    pub device: Device,
+    /// Peers.
+    pub peers: PeerCounts,
+    /// Attached programs and counters, as far as there is a dataplane.
+    pub datapath: Datapath,
+    /// What is not as it should be.
+    pub problems: Vec<String>,
+}
+
+impl Node {
+    /// The node as it is. `datapath` says what was asked for and why what is in use is in use.
+    #[must_use]
+    pub fn report(&self, mut datapath: Datapath) -> Report {
+        let mut problems: Vec<String> = self.error.iter().cloned().collect();
+        if self.failed > 0 {
+            problems.push(format!(
+                "{} kernel entries of peers could not be made",
+                self.failed
+            ));
+        }
+        if let Some(reason) = &self.given_up {
+            "kernel".clone_into(&mut datapath.active);
+            datapath.reason.clone_from(reason);
+        }
+        if let Some(dataplane) = &self.dataplane {
+            datapath.programs = dataplane.programs().to_vec();
+            match dataplane.counters() {
+                Ok(counters) => datapath.counters = counters,
+                Err(error) => problems.push(crate::error::chain(&error)),
+            }
+        }
+        let kernel: Vec<_> = self
+            .kernel
+            .iter()
+            .map(|(subnet, reason)| KernelPeer {
+                subnet: subnet.to_string(),
+                reason: reason.to_string(),
+            })
+            .collect();
+        let total = self.peers.len();
+        let ebpf = if self.has_dataplane() {
+            total - kernel.len()
+        } else {
+            0
+        };
+        let ignored = self
+            .ignored
+            .iter()
+            .map(|Ignored { subnet, reason }| KernelPeer {
+                subnet: subnet.to_string(),
+                reason: reason.to_string(),
+            });
+        Report {
+            interface: Interface {
+                name: self.spec.external.clone(),
+                index: self.local.ifindex,
+                mtu: self.local.mtu,
+                address: self.local.address,
+            },
+            device: Device {
+                name: self.device.name.clone(),
+                index: self.device.index,
+                mac: self.device.mac.to_string(),
+                mtu: self.device.mtu,
+                vni: self.device.vni,
+                port: self.device.port,
+            },
+            peers: PeerCounts {
+                total,
+                ebpf,
+                kernel,
+                ignored: ignored.collect(),
+            },
+            datapath,
+            problems,
+        }
+    }
+}
+
+/// Says which leases have become unusable: a peer of another backend is a setup that an operator
+/// may want, unusable data is not.
+pub(super) fn log_ignored(before: &[Ignored], now: &[Ignored]) {
+    for ignored in now.iter().filter(|ignored| !before.contains(ignored)) {
+        let Ignored { subnet, reason } = ignored;
+        match reason {
+            IgnoredReason::OtherBackend(_) => info!(%subnet, %reason, "peer is not used"),
+            _ => warn!(%subnet, %reason, "peer is not used"),
+        }
+    }
+}

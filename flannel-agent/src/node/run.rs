@@ -1,0 +1,166 @@
+//! The loop that owns the node: leases, the kernel's notifications and time come in, passes go out.
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::report::Report;
+use super::{Error, Node, Scope};
+use crate::error::chain;
+use crate::lease::LeaseChange;
+use crate::netlink::monitor::Monitor;
+use crate::status::Datapath;
+
+/// How long notifications are gathered before a pass looks at what they are about: one change of
+/// an administrator's makes several.
+const SETTLE: Duration = Duration::from_millis(20);
+/// Before a pass that failed is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+/// Between full comparisons that nothing has asked for.
+const RESYNC: Duration = Duration::from_secs(60);
+/// Between requests to the kernel to look after neighbours in use; below its own 30 s of trust in
+/// a reachable neighbour.
+const KEEP: Duration = Duration::from_secs(10);
+
+/// What others ask of the node.
+#[derive(Debug)]
+pub enum Request {
+    /// The node as it is.
+    Report(Datapath, oneshot::Sender<Report>),
+}
+
+/// Where everything comes from.
+pub struct Inputs {
+    /// Leases as the store reports them.
+    pub leases: mpsc::Receiver<LeaseChange>,
+    /// The kernel's notifications, subscribed to before the node was made.
+    pub monitor: Monitor,
+    /// Requests of other tasks.
+    pub requests: mpsc::Receiver<Request>,
+    /// Told once, after the first pass with all leases.
+    pub ready: oneshot::Sender<()>,
+}
+
+/// What to do when the dataplane cannot be attached at the first pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fallback {
+    /// Go on with the kernel path.
+    Kernel,
+    /// Give up.
+    Refuse,
+}
+
+/// Passes that are due.
+#[derive(Debug, Default)]
+struct Due {
+    scope: Scope,
+    at: Option<Instant>,
+}
+
+impl Due {
+    fn after(&mut self, delay: Duration, scope: Scope) {
+        self.scope |= scope;
+        self.at.get_or_insert_with(|| Instant::now() + delay);
+    }
+
+    async fn wait(&self) {
+        match self.at {
+            Some(at) => sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Runs until cancelled.
+///
+/// # Errors
+/// The dataplane could not be attached at the first pass, and `fallback` is to refuse. Every other
+/// failure is tried again.
+pub async fn run(
+    node: &mut Node,
+    inputs: Inputs,
+    fallback: Fallback,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    let Inputs {
+        mut leases,
+        mut monitor,
+        mut requests,
+        ready,
+    } = inputs;
+    // Gone once the first pass is done. Until then nothing is known of peers, and what an earlier
+    // run left is left alone.
+    let mut ready = Some(ready);
+    let mut due = Due::default();
+    let (mut resync, mut keep) = (interval(RESYNC), interval(KEEP));
+    for ticks in [&mut resync, &mut keep] {
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks.reset();
+    }
+    loop {
+        let is_started = ready.is_none();
+        let scope = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            change = leases.recv() => {
+                let Some(change) = change else { return Ok(()) };
+                let mut has_changed = node.leases().apply(change);
+                while let Ok(change) = leases.try_recv() {
+                    has_changed |= node.leases().apply(change);
+                }
+                if let Some(ready) = ready.take() {
+                    first_pass(node, fallback, &mut due).await?;
+                    // At shutdown nobody waits any more.
+                    let _ = ready.send(());
+                    continue;
+                }
+                if !has_changed {
+                    continue;
+                }
+                Scope::LEASES
+            }
+            Some(event) = monitor.next() => {
+                let (device, external) = node.interfaces();
+                if let Some(scope) = Scope::of(&event, device, external) {
+                    debug!(?event, "kernel changed");
+                    due.after(SETTLE, scope);
+                }
+                continue;
+            }
+            () = due.wait(), if is_started => std::mem::take(&mut due).scope,
+            _ = resync.tick(), if is_started => Scope::ALL,
+            _ = keep.tick() => {
+                node.keep_neighbours().await;
+                continue;
+            }
+            request = requests.recv() => match request {
+                Some(Request::Report(datapath, answer)) => {
+                    let _ = answer.send(node.report(datapath));
+                    continue;
+                }
+                None => return Ok(()),
+            },
+        };
+        if node.reconcile(scope).await.is_err() {
+            due.after(RETRY, Scope::ALL);
+        }
+    }
+}
+
+async fn first_pass(node: &mut Node, fallback: Fallback, due: &mut Due) -> Result<(), Error> {
+    let result = node.reconcile(Scope::ALL).await;
+    match result {
+        Ok(()) => {}
+        Err(error @ Error::Dataplane(_)) if fallback == Fallback::Refuse => return Err(error),
+        Err(Error::Dataplane(error)) => {
+            let reason = format!("eBPF cannot be used here: {}", chain(&error));
+            warn!(reason, "datapath: kernel");
+            node.give_up_dataplane(reason);
+            due.after(SETTLE, Scope::ALL);
+        }
+        Err(_) => due.after(RETRY, Scope::ALL),
+    }
+    Ok(())
+}

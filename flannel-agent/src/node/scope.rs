@@ -1,0 +1,132 @@
+//! How much of the host a pass looks at, and what events ask for.
+
+use std::ops::BitOrAssign;
+
+use crate::netlink::monitor::NetlinkEvent;
+
+/// What may differ from what the agent remembers. Leases are always compared.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Scope {
+    /// Tunnel device, its address, the external interface, attachment of programs.
+    pub device: bool,
+    /// Routes, neighbours and FDB entries of the tunnel device.
+    pub entries: bool,
+    /// Routes of the underlay.
+    pub routes: bool,
+    /// Neighbours on the external interface.
+    pub neighbours: bool,
+}
+
+impl Scope {
+    /// Only the leases have changed.
+    pub const LEASES: Self = Self {
+        device: false,
+        entries: false,
+        routes: false,
+        neighbours: false,
+    };
+    /// Nothing is taken for granted.
+    pub const ALL: Self = Self {
+        device: true,
+        entries: true,
+        routes: true,
+        neighbours: true,
+    };
+
+    /// What an event asks for, on a node with these interfaces; nothing for foreign ones.
+    #[must_use]
+    pub fn of(event: &NetlinkEvent, device: u32, external: u32) -> Option<Self> {
+        let none = Self::LEASES;
+        match event {
+            NetlinkEvent::Overrun => Some(Self::ALL),
+            NetlinkEvent::Link { index, .. } => {
+                [device, external].contains(index).then_some(Self::ALL)
+            }
+            NetlinkEvent::Address { ifindex } => {
+                [device, external].contains(ifindex).then_some(Self::ALL)
+            }
+            // Our own peer routes are among them; those say nothing of the underlay.
+            NetlinkEvent::Route { oif } if *oif == Some(device) => Some(Self {
+                entries: true,
+                ..none
+            }),
+            NetlinkEvent::Route { .. } | NetlinkEvent::Rule => Some(Self {
+                routes: true,
+                ..none
+            }),
+            NetlinkEvent::Neigh { ifindex, .. } if *ifindex == external => Some(Self {
+                neighbours: true,
+                ..none
+            }),
+            NetlinkEvent::Neigh { ifindex, .. } | NetlinkEvent::Fdb { ifindex } => {
+                (*ifindex == device).then_some(Self {
+                    entries: true,
+                    ..none
+                })
+            }
+        }
+    }
+}
+
+impl BitOrAssign for Scope {
+    fn bitor_assign(&mut self, other: Self) {
+        let Self {
+            device,
+            entries,
+            routes,
+            neighbours,
+        } = other;
+        self.device |= device;
+        self.entries |= entries;
+        self.routes |= routes;
+        self.neighbours |= neighbours;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEVICE: u32 = 9;
+    const EXTERNAL: u32 = 3;
+
+    fn of(event: &NetlinkEvent) -> Option<Scope> {
+        Scope::of(event, DEVICE, EXTERNAL)
+    }
+
+    #[test]
+    fn foreign_interfaces_ask_for_nothing() {
+        let ip = [10, 0, 0, 1].into();
+        assert_eq!(of(&NetlinkEvent::Neigh { ifindex: 7, ip }), None);
+        assert_eq!(of(&NetlinkEvent::Fdb { ifindex: EXTERNAL }), None);
+        assert_eq!(of(&NetlinkEvent::Address { ifindex: 7 }), None);
+    }
+
+    #[test]
+    fn own_routes_do_not_touch_the_underlay() {
+        let own = of(&NetlinkEvent::Route { oif: Some(DEVICE) }).unwrap();
+        assert!(own.entries && !own.routes);
+        let other = of(&NetlinkEvent::Route {
+            oif: Some(EXTERNAL),
+        })
+        .unwrap();
+        assert!(other.routes && !other.entries);
+    }
+
+    #[test]
+    fn scopes_add_up() {
+        let mut scope = Scope::LEASES;
+        scope |= of(&NetlinkEvent::Rule).unwrap();
+        scope |= of(&NetlinkEvent::Fdb { ifindex: DEVICE }).unwrap();
+        assert_eq!(
+            scope,
+            Scope {
+                routes: true,
+                entries: true,
+                ..Scope::LEASES
+            }
+        );
+        scope |= of(&NetlinkEvent::Overrun).unwrap();
+        assert_eq!(scope, Scope::ALL);
+    }
+}

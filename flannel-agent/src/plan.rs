@@ -1,0 +1,131 @@
+//! What has to change so that the tunnel device has what the leases ask for. Pure.
+//!
+//! A packet to a peer passes three tables: route → neighbour → FDB, that is subnet → VTEP MAC →
+//! underlay address. The order of a plan keeps every packet on a complete chain while it is
+//! carried out, for peers that stay, also when their MAC or address changes:
+//!
+//! 1. FDB entries, then neighbours, then routes are set: an entry exists before another leads to
+//!    it. Each of these overwrites, so there is no moment without.
+//! 2. Routes, then neighbours, then FDB entries are removed: nothing leads to an entry that goes.
+//!
+//! So a peer that changes its MAC has both MACs in the FDB until its neighbour entry points to the
+//! second one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use ipnetwork::Ipv4Network;
+
+use crate::netlink::MacAddr;
+
+/// Entries of flannel's shape on the tunnel device. What has another shape is no part of it, and
+/// so is never removed; it is overwritten where it has the key of a desired entry.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KernelState {
+    /// Subnets routed through their own network address.
+    pub routes: BTreeSet<Ipv4Network>,
+    /// Permanent neighbours: network address of a subnet → VTEP MAC.
+    pub neighbours: BTreeMap<Ipv4Addr, MacAddr>,
+    /// Permanent FDB entries: VTEP MAC → underlay address.
+    pub fdb: BTreeMap<MacAddr, Ipv4Addr>,
+}
+
+/// One change of one entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Set an FDB entry.
+    ReplaceFdb {
+        /// VTEP MAC of the peer.
+        mac: MacAddr,
+        /// Its underlay address.
+        remote: Ipv4Addr,
+    },
+    /// Set a permanent neighbour.
+    ReplaceNeighbour {
+        /// Network address of the peer's subnet.
+        ip: Ipv4Addr,
+        /// VTEP MAC of the peer.
+        mac: MacAddr,
+    },
+    /// Set a route.
+    ReplaceRoute {
+        /// Subnet of the peer.
+        subnet: Ipv4Network,
+    },
+    /// Remove a route.
+    RemoveRoute {
+        /// Subnet that nobody holds.
+        subnet: Ipv4Network,
+    },
+    /// Remove a neighbour.
+    RemoveNeighbour {
+        /// Network address of a subnet that nobody holds.
+        ip: Ipv4Addr,
+    },
+    /// Remove an FDB entry.
+    RemoveFdb {
+        /// MAC that no peer has.
+        mac: MacAddr,
+    },
+}
+
+impl Action {
+    /// Actions of one class may be carried out in any order, or at once; classes one after the
+    /// other.
+    #[must_use]
+    pub fn class(&self) -> u8 {
+        match self {
+            Self::ReplaceFdb { .. } => 0,
+            Self::ReplaceNeighbour { .. } => 1,
+            Self::ReplaceRoute { .. } => 2,
+            Self::RemoveRoute { .. } => 3,
+            Self::RemoveNeighbour { .. } => 4,
+            Self::RemoveFdb { .. } => 5,
+        }
+    }
+}
+
+/// The actions that lead from `actual` to `desired`, ordered by [class](Action::class).
+#[must_use]
+pub fn plan(desired: &KernelState, actual: &KernelState) -> Vec<Action> {
+    let fdb = differing(&desired.fdb, &actual.fdb);
+    let neighbours = differing(&desired.neighbours, &actual.neighbours);
+    let routes = desired.routes.difference(&actual.routes);
+    let stale_routes = actual.routes.difference(&desired.routes);
+    let stale_neighbours = absent(&actual.neighbours, &desired.neighbours);
+    let stale_fdb = absent(&actual.fdb, &desired.fdb);
+
+    let mut actions = Vec::new();
+    actions.extend(fdb.map(|(mac, remote)| Action::ReplaceFdb { mac, remote }));
+    actions.extend(neighbours.map(|(ip, mac)| Action::ReplaceNeighbour { ip, mac }));
+    actions.extend(routes.map(|&subnet| Action::ReplaceRoute { subnet }));
+    actions.extend(stale_routes.map(|&subnet| Action::RemoveRoute { subnet }));
+    actions.extend(stale_neighbours.map(|ip| Action::RemoveNeighbour { ip }));
+    actions.extend(stale_fdb.map(|mac| Action::RemoveFdb { mac }));
+    actions
+}
+
+/// Entries of `desired` that `actual` does not have, or has with another value.
+fn differing<'a, K: Ord + Copy, V: Eq + Copy>(
+    desired: &'a BTreeMap<K, V>,
+    actual: &'a BTreeMap<K, V>,
+) -> impl Iterator<Item = (K, V)> + 'a {
+    desired
+        .iter()
+        .filter(|(key, value)| actual.get(key) != Some(*value))
+        .map(|(key, value)| (*key, *value))
+}
+
+/// Keys of `actual` that `desired` does not have.
+fn absent<'a, K: Ord + Copy, V>(
+    actual: &'a BTreeMap<K, V>,
+    desired: &'a BTreeMap<K, V>,
+) -> impl Iterator<Item = K> + 'a {
+    actual
+        .keys()
+        .filter(|key| !desired.contains_key(key))
+        .copied()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,97 @@
+//! What the agent remembers about the host: `<run-dir>/state.json`.
+//!
+//! It keeps the VTEP MAC over a lost device, and tells `flannel-agent cleanup` what an agent that
+//! no longer runs has left behind. Losing the file loses nothing that works.
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::netlink::MacAddr;
+
+/// Name of the file in the run directory.
+const FILE: &str = "state.json";
+
+/// What stands in the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// The tunnel device.
+    pub device: String,
+    /// Its link-layer address.
+    pub vtep_mac: MacAddr,
+    /// The external interface.
+    pub external: String,
+    /// Address advertised to peers.
+    pub public_ip: Ipv4Addr,
+    /// Root of the pins.
+    pub bpf_pin_path: PathBuf,
+    /// The environment file.
+    pub subnet_file: PathBuf,
+}
+
+impl State {
+    /// Where the file is.
+    #[must_use]
+    pub fn path(run_dir: &Path) -> PathBuf {
+        run_dir.join(FILE)
+    }
+
+    /// Reads the file; `None` if there is none.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is not what we wrote.
+    pub fn load(run_dir: &Path) -> io::Result<Option<Self>> {
+        match std::fs::read(Self::path(run_dir)) {
+            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes the file, making the directory where it is missing; a reader sees all of it or what
+    /// was there before.
+    ///
+    /// # Errors
+    /// As the file system does.
+    pub fn store(&self, run_dir: &Path) -> io::Result<()> {
+        std::fs::create_dir_all(run_dir)?;
+        let path = Self::path(run_dir);
+        let new = path.with_extension("json.new");
+        std::fs::write(&new, serde_json::to_vec_pretty(self)?)?;
+        std::fs::rename(new, path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> State {
+        State {
+            device: "flannel.1".into(),
+            vtep_mac: MacAddr([2, 0, 0, 0, 0, 1]),
+            external: "eth0".into(),
+            public_ip: [192, 168, 7, 11].into(),
+            bpf_pin_path: "/sys/fs/bpf/flannel".into(),
+            subnet_file: "/run/flannel/subnet.env".into(),
+        }
+    }
+
+    #[test]
+    fn what_is_stored_is_loaded() {
+        let dir = tempfile::tempdir().unwrap();
+        let run_dir = dir.path().join("run");
+        assert_eq!(State::load(&run_dir).unwrap(), None);
+        state().store(&run_dir).unwrap();
+        assert_eq!(State::load(&run_dir).unwrap(), Some(state()));
+    }
+
+    #[test]
+    fn a_damaged_file_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(State::path(dir.path()), "{").unwrap();
+        assert!(State::load(dir.path()).is_err());
+    }
+}

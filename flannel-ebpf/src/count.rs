@@ -1,0 +1,50 @@
+//! Counting: one addition to the packets and one to the bytes of an outcome.
+
+use flannel_ebpf::abi::{EgressOutcome, IngressOutcome};
+
+use crate::maps;
+use crate::packet::Packet;
+
+/// Counts a packet on its way to a peer.
+#[inline(always)]
+pub(crate) fn egress(outcome: EgressOutcome, size: Size) {
+    if let Some(counters) = maps::egress.get_ptr_mut(0) {
+        add(counters.cast(), outcome as usize, size);
+    }
+}
+
+/// Counts a packet that came from a peer.
+#[inline(always)]
+pub(crate) fn ingress(outcome: IngressOutcome, size: Size) {
+    if let Some(counters) = maps::ingress.get_ptr_mut(0) {
+        add(counters.cast(), outcome as usize, size);
+    }
+}
+
+/// What a packet adds to its counter. Taken before the packet is changed.
+#[derive(Clone, Copy)]
+pub(crate) struct Size {
+    packets: u64,
+    bytes: u64,
+}
+
+impl Size {
+    /// Size of a packet: its segments, and the bytes of the frame.
+    #[inline(always)]
+    pub(crate) fn of(packet: &Packet) -> Self {
+        Self {
+            packets: u64::from(packet.segments()),
+            bytes: u64::from(packet.len()),
+        }
+    }
+}
+
+#[inline(always)]
+fn add(counters: *mut flannel_ebpf::abi::Counter, index: usize, size: Size) {
+    // SAFETY: the value is an array of counters in the order of the outcomes (asserted in
+    // `abi::counter`), `index` is one of them, and nobody else writes this CPU's copy: programs
+    // are not preempted by programs of the same hook and direction.
+    let counter = unsafe { &mut *counters.add(index) };
+    counter.packets += size.packets;
+    counter.bytes += size.bytes;
+}

@@ -1,0 +1,36 @@
+//! Every map of the object. The types are the ABI, see [`flannel_ebpf::abi`].
+//!
+//! `static` names are lower case since they are the maps' names in the kernel and in bpffs.
+#![expect(
+    non_upper_case_globals,
+    reason = "a map's static is its name in the kernel"
+)]
+
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray};
+use aya_ebpf::macros::btf_map;
+use flannel_ebpf::abi::{Config, EgressCounters, IngressCounters, MAX_PEERS, Peer, Remote};
+
+/// The node itself. Written by the agent; the programs are attached after the first write.
+#[btf_map]
+pub(crate) static config: Array<Config, 1> = Array::new();
+
+/// Peers by the address of their subnet. Written by the agent; a miss is a destination without a
+/// lease, or with a subnet of unusual size, and goes to the kernel path.
+#[btf_map]
+pub(crate) static peers: HashMap<[u8; 4], Peer, MAX_PEERS, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
+
+/// Nodes by underlay address. Written by the agent; a miss is a sender without a lease, whose
+/// packets go to the kernel path.
+#[btf_map]
+pub(crate) static remotes: HashMap<[u8; 4], Remote, MAX_PEERS, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
+
+/// What became of packets to peers. Written by the egress program.
+#[btf_map]
+pub(crate) static egress: PerCpuArray<EgressCounters, 1> = PerCpuArray::new();
+
+/// What became of packets from peers. Written by the ingress program.
+#[btf_map]
+pub(crate) static ingress: PerCpuArray<IngressCounters, 1> = PerCpuArray::new();

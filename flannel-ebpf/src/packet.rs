@@ -1,0 +1,223 @@
+//! The packet as a traffic-control program meets it: the only place with direct packet access and
+//! helper calls.
+
+use aya_ebpf::bindings::{
+    __sk_buff, BPF_CSUM_LEVEL_DEC, BPF_CSUM_LEVEL_QUERY, BPF_F_ADJ_ROOM_ENCAP_L2_ETH,
+    BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO,
+    BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_INGRESS, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC,
+    bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+};
+use aya_ebpf::helpers::{bpf_csum_level, bpf_get_prandom_u32, bpf_redirect};
+use aya_ebpf::programs::TcContext;
+use bytemuck::AnyBitPattern;
+use flannel_ebpf::wire::{ETHERTYPE_IPV4, Ethernet, Headers};
+
+/// What a program answers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(i32)]
+pub(crate) enum Verdict {
+    /// Not ours, or left to the kernel path: later programs and the stack go on with the packet,
+    /// which is unchanged. The value means "next" to tcx and "continue" to clsact.
+    Kernel = TC_ACT_UNSPEC,
+    /// Sent to another device.
+    Redirected = TC_ACT_REDIRECT,
+    /// Dropped: only ever a packet that could neither be finished nor restored.
+    Dropped = TC_ACT_SHOT,
+}
+
+/// Where a redirected packet goes on.
+#[derive(Clone, Copy)]
+#[repr(u64)]
+pub(crate) enum Side {
+    /// Out of the device.
+    Egress = 0,
+    /// Into the stack, as if the device had received it.
+    Ingress = BPF_F_INGRESS as u64,
+}
+
+/// `pkt_type` of a packet for this host (`include/uapi/linux/if_packet.h`).
+const PACKET_HOST: u32 = 0;
+
+/// Flags of both room adjustments: the size of an aggregate's segments stays what it is, since it
+/// counts inner payload, and what is known of checksums stays known.
+const ROOM: u32 = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET;
+
+/// Flags that describe the room as VXLAN to segmentation and to NICs. The inner link-layer header
+/// alone counts as ENCAP_L2: with the VXLAN header in it, segmentation would look for the inner
+/// frame at the wrong place. Needs Linux 5.13.
+const ENCAP: u64 = (ROOM
+    | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4
+    | BPF_F_ADJ_ROOM_ENCAP_L4_UDP
+    | BPF_F_ADJ_ROOM_ENCAP_L2_ETH) as u64
+    | (Ethernet::LEN as u64) << 56;
+
+/// A socket buffer.
+pub(crate) struct Packet {
+    context: TcContext,
+}
+
+impl Packet {
+    /// Takes the context of a program's invocation.
+    #[inline(always)]
+    pub(crate) fn new(context: TcContext) -> Self {
+        Self { context }
+    }
+
+    #[inline(always)]
+    fn skb(&self) -> &__sk_buff {
+        // SAFETY: the kernel hands every program a context that lives as long as its invocation.
+        unsafe { &*self.context.skb.skb }
+    }
+
+    /// Length of the frame, bytes.
+    #[inline(always)]
+    pub(crate) fn len(&self) -> u32 {
+        self.skb().len
+    }
+
+    /// Payload bytes of each segment of an aggregate; zero for a single packet.
+    #[inline(always)]
+    pub(crate) fn gso_size(&self) -> u32 {
+        self.skb().gso_size
+    }
+
+    /// Packets that this one is on the wire.
+    #[inline(always)]
+    pub(crate) fn segments(&self) -> u32 {
+        let gso_size = self.gso_size();
+        if gso_size == 0 {
+            return 1;
+        }
+        match self.skb().gso_segs {
+            // Not computed yet: the kernel does so when it segments.
+            0 => self.len().div_ceil(gso_size),
+            segments => segments,
+        }
+    }
+
+    /// Whether the frame's protocol is IPv4.
+    #[inline(always)]
+    pub(crate) fn is_ipv4(&self) -> bool {
+        self.skb().protocol == u32::from(u16::from_ne_bytes(ETHERTYPE_IPV4))
+    }
+
+    /// Whether the frame carries a VLAN tag, which the kernel keeps beside the packet.
+    #[inline(always)]
+    pub(crate) fn has_vlan_tag(&self) -> bool {
+        self.skb().vlan_present != 0
+    }
+
+    /// Whether the frame came to this host's own link-layer address.
+    #[inline(always)]
+    pub(crate) fn is_for_host(&self) -> bool {
+        self.skb().pkt_type == PACKET_HOST
+    }
+
+    /// The flow hash that a socket or a NIC has given to the packet; zero if none.
+    #[inline(always)]
+    pub(crate) fn hash(&self) -> u32 {
+        self.skb().hash
+    }
+
+    /// A header at `offset`, if all of it is in the linear part of the packet.
+    #[inline(always)]
+    pub(crate) fn header<T: AnyBitPattern>(&self, offset: usize) -> Option<&T> {
+        const { assert!(align_of::<T>() == 1) };
+        let start = self.context.data() + offset;
+        if start + size_of::<T>() > self.context.data_end() {
+            return None;
+        }
+        // SAFETY: in bounds as just checked, alignment 1, and any bytes are a `T`.
+        Some(unsafe { &*(start as *const T) })
+    }
+
+    /// Brings the first `len` bytes into the linear part. Headers read before are stale after.
+    #[inline(always)]
+    pub(crate) fn pull(&self, len: usize) -> bool {
+        self.context.skb.pull_data(len as u32).is_ok()
+    }
+
+    /// Copies a value out of the packet, wherever in the packet it is.
+    #[inline(always)]
+    pub(crate) fn load<T: AnyBitPattern>(&self, offset: usize) -> Option<T> {
+        self.context.load(offset).ok()
+    }
+
+    /// Overwrites bytes at `offset`; the checksums that the kernel keeps beside the packet are not
+    /// touched, so this is for bytes outside of them or changes that sum to zero.
+    #[inline(always)]
+    pub(crate) fn store<T: bytemuck::NoUninit>(&self, offset: usize, value: &T) -> bool {
+        self.context.store(offset, value, 0).is_ok()
+    }
+
+    /// Grows the packet by the tunnel headers, behind its link-layer header.
+    #[inline(always)]
+    pub(crate) fn add_room(&self) -> bool {
+        let grow = Headers::OVERHEAD as i32;
+        self.context
+            .skb
+            .adjust_room(grow, BPF_ADJ_ROOM_MAC, ENCAP)
+            .is_ok()
+    }
+
+    /// Removes the tunnel headers behind the outer link-layer header.
+    #[inline(always)]
+    pub(crate) fn remove_room(&self) -> bool {
+        let shrink = -(Headers::OVERHEAD as i32);
+        self.context
+            .skb
+            .adjust_room(shrink, BPF_ADJ_ROOM_MAC, u64::from(ROOM))
+            .is_ok()
+    }
+
+    /// Writes the first 64 bytes of the packet.
+    #[inline(always)]
+    pub(crate) fn write_headers(&self, headers: &Headers) -> bool {
+        let start = self.context.data();
+        if start + Headers::LEN > self.context.data_end() {
+            return false;
+        }
+        // SAFETY: in bounds as just checked, alignment 1, and no reference into the packet lives:
+        // those borrow `self` in callers that have finished reading.
+        unsafe { *(start as *mut Headers) = *headers };
+        true
+    }
+
+    /// Whether the NIC, or GRO, has verified the outermost checksum of the packet.
+    #[inline(always)]
+    pub(crate) fn is_checksum_verified(&self) -> bool {
+        // SAFETY: a plain helper call on a valid context; a query changes nothing.
+        unsafe { bpf_csum_level(self.context.skb.skb, u64::from(BPF_CSUM_LEVEL_QUERY)) >= 0 }
+    }
+
+    /// Forgets the verification of the outermost checksum: it went with the outer headers, and
+    /// must not be taken for that of the inner packet.
+    #[inline(always)]
+    pub(crate) fn drop_checksum_level(&self) {
+        // SAFETY: a plain helper call on a valid context; it fails only for unknown levels.
+        unsafe { bpf_csum_level(self.context.skb.skb, u64::from(BPF_CSUM_LEVEL_DEC)) };
+    }
+
+    /// Sends the packet on to a device.
+    #[inline(always)]
+    pub(crate) fn redirect(&self, ifindex: u32, side: Side) -> Verdict {
+        // SAFETY: a plain helper call; it only records where the packet goes.
+        match unsafe { bpf_redirect(ifindex, side as u64) } as i32 {
+            TC_ACT_REDIRECT => Verdict::Redirected,
+            _ => Verdict::Dropped,
+        }
+    }
+
+    /// The context, for log statements.
+    #[inline(always)]
+    pub(crate) fn context(&self) -> &TcContext {
+        &self.context
+    }
+}
+
+/// A random number; not for secrets.
+#[inline(always)]
+pub(crate) fn random() -> u32 {
+    // SAFETY: a plain helper call without arguments.
+    unsafe { bpf_get_prandom_u32() }
+}

@@ -1,0 +1,47 @@
+//! Headers as they are on the wire.
+//!
+//! Every field is an octet array in network order, so a header has alignment 1, can be read at any
+//! offset of a packet, and its `Debug` and its `bpftool` dump show the octets of an address as a
+//! person writes them. Wide loads come from the BPF target's `allows-misaligned-mem-access`.
+
+mod checksum;
+mod ethernet;
+mod ipv4;
+mod udp;
+mod vxlan;
+
+use bytemuck::{Pod, Zeroable};
+
+pub use self::checksum::{checksum, fold, sum};
+pub use self::ethernet::{Addresses, ETHERTYPE_IPV4, Ethernet};
+pub use self::ipv4::{Ipv4, MORE_FRAGMENTS, PROTOCOL_TCP, PROTOCOL_UDP};
+pub use self::udp::Udp;
+pub use self::vxlan::{VXLAN_FLAG_VNI, Vxlan};
+
+/// All that stands in front of the inner IP packet of a VXLAN frame: 64 bytes.
+///
+/// Every tunnel that the dataplane speaks is a prefix of it: 14 bytes for a plain next hop,
+/// 42 for flannel's udp, 64 for vxlan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Headers {
+    /// Outer link-layer header.
+    pub outer: Ethernet,
+    /// Outer IPv4 header, without options.
+    pub ip: Ipv4,
+    /// Outer UDP header.
+    pub udp: Udp,
+    /// VXLAN header.
+    pub vxlan: Vxlan,
+    /// Inner link-layer header.
+    pub inner: Ethernet,
+}
+
+impl Headers {
+    /// Bytes in front of the inner IP packet.
+    pub const LEN: usize = size_of::<Self>();
+    /// Bytes by which encapsulation grows a frame: all but the link-layer header it already has.
+    pub const OVERHEAD: usize = Self::LEN - Ethernet::LEN;
+}
+
+const _: () = assert!(Headers::LEN == 64 && Headers::OVERHEAD == 50);

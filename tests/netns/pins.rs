@@ -1,0 +1,93 @@
+//! Pins: taken over when they are ours, refused with every difference when they are not.
+
+use std::collections::BTreeMap;
+
+use aya::maps::{Array, MapData, PerCpuArray};
+use bytemuck::Zeroable as _;
+use flannel_agent::cli::TcAttach;
+use flannel_agent::dataplane::{Dataplane, Options};
+use flannel_agent::error::chain;
+use flannel_ebpf::abi::{Peer, Remote};
+use flannel_ebpf::wire::Headers;
+
+use super::place::Place;
+
+fn peer(number: u8) -> ([u8; 4], Peer) {
+    let mut headers = Headers::zeroed();
+    headers.ip.destination = [192, 168, 7, number];
+    ([10, 5, number, 0], Peer::new(headers, 1450, 3))
+}
+
+#[test]
+fn peers_of_an_earlier_run_work_on_until_they_are_compared() {
+    let place = Place::new();
+    let desired: BTreeMap<_, _> = [peer(1), peer(2)].into();
+    {
+        let mut first = place.start(TcAttach::Auto);
+        assert_eq!(first.maps().sync_peers(&desired).unwrap(), 2);
+        assert_eq!(first.maps().sync_peers(&desired).unwrap(), 0, "nothing to do");
+    }
+    let mut second = place.start(TcAttach::Auto);
+    assert_eq!(second.maps().sync_peers(&desired).unwrap(), 0, "they are still there");
+    let other: BTreeMap<_, _> = [peer(2), peer(3)].into();
+    assert_eq!(second.maps().sync_peers(&other).unwrap(), 2, "one goes, one comes");
+}
+
+#[test]
+fn a_full_map_is_an_error_that_costs_only_what_did_not_fit() {
+    let place = Place::new();
+    let mut dataplane = place.start(TcAttach::Auto);
+    let many: BTreeMap<_, _> = (0..=65_536_u32)
+        .map(|i| (i.to_be_bytes(), Remote { subnet: i.to_be_bytes(), prefix_len: 24 }))
+        .collect();
+    let error = chain(&dataplane.maps().sync_remotes(&many).unwrap_err());
+    assert!(error.starts_with("map remotes: write: "), "{error}");
+    let fitting: BTreeMap<_, _> = many.into_iter().skip(1).collect();
+    assert_eq!(dataplane.maps().sync_remotes(&fitting).unwrap(), 2, "one goes, the last one comes");
+}
+
+#[test]
+fn a_foreign_map_at_a_pin_is_refused_with_every_difference() {
+    let place = Place::new();
+    let maps = place.pins.join("maps-v1");
+    std::fs::create_dir_all(&maps).unwrap();
+    let foreign: Array<MapData, u64> = Array::create(4, 0).unwrap();
+    foreign.pin(maps.join("peers")).unwrap();
+    let error = place.ns.enter(|| Dataplane::open(&place.options(TcAttach::Auto)).err()).unwrap();
+    let error = chain(&error.expect("refused"));
+    for part in [
+        "/maps-v1/peers is not the map of this agent",
+        "type 2 instead of 1",
+        "value size 8 instead of 80",
+        "capacity 4 instead of 65536",
+        "flannel-agent cleanup",
+    ] {
+        assert!(error.contains(part), "{part:?} is not in: {error}");
+    }
+}
+
+#[test]
+fn maps_of_another_version_go_once_programs_are_replaced() {
+    let place = Place::new();
+    let old = place.pins.join("maps-v0");
+    std::fs::create_dir_all(&old).unwrap();
+    let map: PerCpuArray<MapData, u64> = PerCpuArray::create(1, 0).unwrap();
+    map.pin(old.join("counters")).unwrap();
+    drop(place.start(TcAttach::Auto));
+    assert!(!old.exists());
+    assert!(place.pins.join("maps-v1/peers").exists());
+}
+
+#[test]
+fn a_pin_path_off_bpffs_is_refused_with_the_remedy() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        pin_path: dir.path().join("pins"),
+        tc_attach: TcAttach::Auto,
+        log_level: 0,
+    };
+    let error = chain(&Dataplane::open(&options).err().expect("refused"));
+    assert!(error.contains("is not on a BPF file system"), "{error}");
+    assert!(error.contains("mount -t bpf bpf /sys/fs/bpf"), "{error}");
+    assert!(!options.pin_path.exists(), "nothing was made");
+}

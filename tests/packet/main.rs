@@ -1,0 +1,12 @@
+//! Ring "packet": tables of packets run through the programs by BPF_PROG_TEST_RUN, without any
+//! interface. Each row says what goes in, the verdict, every byte that comes out, and the one
+//! counter that moves.
+//!
+//! Not reachable this way, since the test run cannot make such packets, and covered in the other
+//! rings: VLAN tags beside the packet, flow hashes of sockets, real aggregates, checksums that a
+//! device has verified.
+
+mod decap;
+mod encap;
+mod frame;
+mod program;

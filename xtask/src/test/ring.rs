@@ -1,0 +1,138 @@
+//! The rings of tests: what each contains and needs.
+
+use clap::ValueEnum;
+
+use crate::cargo::Executable;
+
+/// Package of the rings that need a kernel; each of them is one test program.
+const KERNEL_TESTS: &str = "tests/Cargo.toml";
+
+/// Value of `--ring`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Choice {
+    /// Pure code, no privileges
+    Unit,
+    /// Packets through the BPF programs
+    Packet,
+    /// Kernel objects in private namespaces
+    Netns,
+    /// etcd and several agents
+    E2e,
+    /// Every ring
+    All,
+}
+
+/// A ring, from the innermost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ring {
+    Unit,
+    Packet,
+    Netns,
+    E2e,
+}
+
+impl Ring {
+    const ALL: [Self; 4] = [Self::Unit, Self::Packet, Self::Netns, Self::E2e];
+
+    /// As on the command line; for the kernel's rings also the name of the test program.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Unit => "unit",
+            Self::Packet => "packet",
+            Self::Netns => "netns",
+            Self::E2e => "e2e",
+        }
+    }
+
+    pub(crate) fn needs_root(&self) -> bool {
+        *self != Self::Unit
+    }
+
+    /// Tests at once, where fewer than one for each core: every test is a bed of processes.
+    pub(crate) fn threads(self) -> Option<&'static str> {
+        matches!(self, Self::Netns | Self::E2e).then_some("2")
+    }
+
+    /// Whether `program` belongs to this ring. What is no ring of its own is a unit test.
+    pub(crate) fn contains(self, program: &Executable) -> bool {
+        let is_kernel_test = program.manifest_path.ends_with(KERNEL_TESTS)
+            && program.target.kind.iter().any(|kind| kind == "test");
+        match self {
+            Self::Unit => !is_kernel_test,
+            ring => is_kernel_test && program.target.name == ring.name(),
+        }
+    }
+}
+
+/// The rings that were asked for, innermost first, each once.
+pub(crate) fn chosen(choices: &[Choice]) -> Vec<Ring> {
+    let is_chosen = |ring: &Ring| {
+        choices.iter().any(|choice| match choice {
+            Choice::All => true,
+            Choice::Unit => *ring == Ring::Unit,
+            Choice::Packet => *ring == Ring::Packet,
+            Choice::Netns => *ring == Ring::Netns,
+            Choice::E2e => *ring == Ring::E2e,
+        })
+    };
+    Ring::ALL.into_iter().filter(is_chosen).collect()
+}
+
+/// Whether root is needed for one of `rings`.
+pub(crate) fn any_needs_root(rings: &[Ring]) -> bool {
+    rings.iter().any(Ring::needs_root)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cargo::Target;
+
+    fn program(manifest: &str, name: &str, kind: &str) -> Executable {
+        Executable {
+            target: Target {
+                name: name.to_owned(),
+                kind: vec![kind.to_owned()],
+            },
+            manifest_path: manifest.into(),
+            executable: "/t".into(),
+        }
+    }
+
+    #[test]
+    fn rings_run_from_the_inside_and_once() {
+        let chosen = chosen(&[Choice::E2e, Choice::Unit, Choice::E2e]);
+        assert_eq!(chosen, [Ring::Unit, Ring::E2e]);
+        assert_eq!(super::chosen(&[Choice::All]), Ring::ALL);
+    }
+
+    #[test]
+    fn every_program_is_in_one_ring() {
+        let programs = [
+            (
+                Ring::Packet,
+                program("/w/tests/Cargo.toml", "packet", "test"),
+            ),
+            (Ring::E2e, program("/w/tests/Cargo.toml", "e2e", "test")),
+            (
+                Ring::Unit,
+                program("/w/tests/Cargo.toml", "flannel_tests", "lib"),
+            ),
+            (
+                Ring::Unit,
+                program("/w/flannel-agent/Cargo.toml", "flannel_agent", "lib"),
+            ),
+            (
+                Ring::Unit,
+                program("/w/flannel-agent/Cargo.toml", "packet", "test"),
+            ),
+        ];
+        for (ring, program) in programs {
+            let rings: Vec<_> = Ring::ALL
+                .into_iter()
+                .filter(|r| r.contains(&program))
+                .collect();
+            assert_eq!(rings, [ring], "{program:?}");
+        }
+    }
+}
