@@ -3,6 +3,7 @@
 //! An agent leaves everything in place when it ends, so that packets move on while it is restarted
 //! or upgraded. This is for the end of its service on the node.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,7 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use crate::backend::vxlan::device::remove_device;
+use crate::cli::CleanupMode;
 use crate::dataplane;
 use crate::netlink::Netlink;
 use crate::state::State;
@@ -17,29 +19,54 @@ use crate::state::State;
 /// What was, or would be, removed.
 #[derive(Debug, Default, Serialize)]
 pub struct Removed {
+    /// Whether it has been removed, or only would be.
+    pub is_done: bool,
     /// A line each, for example `device flannel.1`.
     pub removed: Vec<String>,
     /// What stays, and why.
     pub kept: Vec<String>,
 }
 
+impl fmt::Display for Removed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            is_done,
+            removed,
+            kept,
+        } = self;
+        let verb = if *is_done { "removed" } else { "would remove" };
+        for line in removed {
+            writeln!(f, "{verb} {line}")?;
+        }
+        if removed.is_empty() {
+            writeln!(f, "nothing to remove")?;
+        }
+        for line in kept {
+            writeln!(f, "kept {line}")?;
+        }
+        Ok(())
+    }
+}
+
 /// Removes pins and filters, the tunnel device with its routes, neighbours and FDB entries, the
-/// environment file and the run directory's files. With `dry_run` it only says so.
+/// environment file and the run directory's files; or only says so.
 ///
 /// The lease stays in the store until it runs out: another node must not get this subnet while
 /// containers with its addresses may be left.
 ///
 /// # Errors
 /// What could not be removed, with the name.
-pub async fn run(run_dir: &Path, pin_path: &Path, dry_run: bool) -> Result<Removed> {
+pub async fn run(run_dir: &Path, pin_path: &Path, mode: CleanupMode) -> Result<Removed> {
     let state =
         State::load(run_dir).with_context(|| format!("read {}", State::path(run_dir).display()))?;
     let mut result = Removed::default();
     let pin_path = state.as_ref().map_or(pin_path, |state| &state.bpf_pin_path);
-    if dry_run {
-        list(run_dir, pin_path, state.as_ref(), &mut result).await?;
-    } else {
-        remove(run_dir, pin_path, state.as_ref(), &mut result).await?;
+    match mode {
+        CleanupMode::DryRun => list(run_dir, pin_path, state.as_ref(), &mut result).await?,
+        CleanupMode::Remove => {
+            result.is_done = true;
+            remove(run_dir, pin_path, state.as_ref(), &mut result).await?;
+        }
     }
     match &state {
         Some(state) => result.kept.push(format!(

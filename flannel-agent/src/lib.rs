@@ -2,14 +2,26 @@
 
 #![deny(unsafe_code)]
 
+pub mod agent;
 pub mod backend;
+pub mod backoff;
 pub mod cleanup;
+pub mod cli;
+pub mod config;
+pub mod control;
 pub mod dataplane;
 pub mod error;
+pub mod iface;
+mod json;
 pub mod lease;
 pub mod netlink;
+pub mod network;
 pub mod node;
+pub mod notify;
 pub mod plan;
 pub mod state;
 pub mod status;
+mod status_source;
+pub mod status_view;
+pub mod subnet;
 pub mod underlay;

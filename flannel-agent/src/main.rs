@@ -1,2 +1,116 @@
-//! x
-fn main() {}
+//! The `flannel-agent` program: command line, logging, exit code.
+//!
+//! Exit codes: 0 done, 1 failed, 2 wrong command line, 3 no agent to ask.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::process::ExitCode;
+
+use flannel_agent::cli::{self, CleanupMode, Command, Output, PlaceArgs, Stop};
+use flannel_agent::config::Config;
+use flannel_agent::control::{ControlError, ControlSocket, request_status};
+use flannel_agent::{agent, cleanup, status_view};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+fn main() -> ExitCode {
+    let parsed = match cli::parse(std::env::args_os().skip(1), |name| std::env::var_os(name)) {
+        Ok(parsed) => parsed,
+        Err(Stop { code, text }) => {
+            // Nobody is left to be told when this fails.
+            let _ = match code {
+                0 => std::io::stdout().write_all(text.as_bytes()),
+                _ => std::io::stderr().write_all(text.as_bytes()),
+            };
+            return ExitCode::from(code);
+        }
+    };
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: start the runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(dispatch(parsed)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            match error.downcast_ref() {
+                Some(ControlError::NotRunning { .. }) => ExitCode::from(3),
+                _ => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+async fn dispatch(parsed: cli::Parsed) -> anyhow::Result<()> {
+    match parsed.command {
+        Command::Run(args) => {
+            let (config, unusual) = Config::new(*args, |name| std::env::var_os(name))?;
+            tracing_subscriber::fmt()
+                .with_writer(std::io::stderr)
+                .with_ansi(std::io::stderr().is_terminal())
+                .with_max_level(config.log_level)
+                .init();
+            for warning in parsed.warnings.into_iter().chain(unusual) {
+                warn!("{warning}");
+            }
+            run(config).await
+        }
+        Command::Status { place, output } => {
+            let status = request_status(&place.run_dir).await?;
+            let text = match output {
+                Output::Text => status_view::render(&status),
+                Output::Json => serde_json::to_string_pretty(&status)? + "\n",
+            };
+            std::io::stdout().write_all(text.as_bytes())?;
+            Ok(())
+        }
+        Command::Cleanup {
+            place,
+            mode,
+            output,
+        } => clean_up(&place, mode, output).await,
+    }
+}
+
+/// Runs the agent until a signal ends it. A second signal has its default effect.
+async fn run(config: Config) -> anyhow::Result<()> {
+    let stop = CancellationToken::new();
+    let (mut term, mut int) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
+    let asked = stop.clone();
+    tokio::spawn(async move {
+        let name = tokio::select! {
+            _ = term.recv() => "SIGTERM",
+            _ = int.recv() => "SIGINT",
+        };
+        info!(signal = name, "stopping; the data path stays as it is");
+        asked.cancel();
+        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+        std::process::exit(1);
+    });
+    agent::run(config, stop).await
+}
+
+async fn clean_up(place: &PlaceArgs, mode: CleanupMode, output: Output) -> anyhow::Result<()> {
+    let PlaceArgs {
+        run_dir,
+        bpf_pin_path,
+    } = place;
+    // Held meanwhile, so that no agent starts in between.
+    let _socket = match mode {
+        CleanupMode::Remove => Some(ControlSocket::bind(run_dir).await?),
+        CleanupMode::DryRun => None,
+    };
+    let done = cleanup::run(run_dir, bpf_pin_path, mode).await?;
+    let text = match output {
+        Output::Text => done.to_string(),
+        Output::Json => serde_json::to_string_pretty(&done)? + "\n",
+    };
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(())
+}

@@ -157,4 +157,16 @@ pub struct Store {
     pub revision: i64,
     /// The last error, while not connected.
     pub error: Option<String>,
+    /// Keys among the leases that are skipped.
+    #[serde(default)]
+    pub unreadable: Vec<UnreadableKey>,
+}
+
+/// A key among the leases that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnreadableKey {
+    /// The key, without the prefix of all leases.
+    pub key: String,
+    /// Why.
+    pub reason: String,
 }

@@ -1,17 +1,28 @@
 //! Attaching: replaced in place, beside others, after a lost device, on the other mechanism.
 
+use aya::programs::SchedClassifier;
+use std::time::Duration;
+
 use aya::programs::TcAttachType::{Egress, Ingress};
 use aya::programs::links::LinkOrder;
 use aya::programs::tc::TcAttachOptions;
-use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
 use flannel_agent::cli::TcAttach;
 use flannel_agent::dataplane::{self, object};
 
+use flannel_tests::wait;
+
 use super::place::{DEVICE, EXTERNAL, Place};
 
 fn ids(dataplane: &dataplane::Dataplane) -> (u32, u32) {
-    let id = |name| dataplane.programs().iter().find(|p| p.name == name).unwrap().id;
+    let id = |name| {
+        dataplane
+            .programs()
+            .iter()
+            .find(|p| p.name == name)
+            .unwrap()
+            .id
+    };
     (id("vxlan_decap"), id("vxlan_encap"))
 }
 
@@ -20,7 +31,12 @@ fn programs_outlive_the_agent_and_are_replaced_in_place() {
     let place = Place::new();
     let first = place.start(TcAttach::Auto);
     let (decap, encap) = ids(&first);
-    assert!(first.programs().iter().all(|program| program.attach == "tcx"));
+    assert!(
+        first
+            .programs()
+            .iter()
+            .all(|program| program.attach == "tcx")
+    );
     drop(first);
     assert_eq!(place.tcx(EXTERNAL, Ingress), [decap]);
     assert_eq!(place.tcx(DEVICE, Egress), [encap]);
@@ -52,7 +68,10 @@ fn a_change_of_mechanism_leaves_one_program_per_hook() {
     for how in [TcAttach::Tcx, TcAttach::Clsact, TcAttach::Tcx] {
         let dataplane = place.start(how);
         let (decap, _) = ids(&dataplane);
-        let (tcx, clsact) = (place.tcx(EXTERNAL, Ingress), place.clsact(EXTERNAL, "ingress"));
+        let (tcx, clsact) = (
+            place.tcx(EXTERNAL, Ingress),
+            place.clsact(EXTERNAL, "ingress"),
+        );
         let expected = vec![decap];
         match how {
             TcAttach::Tcx => assert_eq!((tcx, clsact), (expected, vec![])),
@@ -65,15 +84,17 @@ fn a_change_of_mechanism_leaves_one_program_per_hook() {
 fn a_device_made_anew_gets_its_program_again() {
     let place = Place::new();
     let mut dataplane = place.start(TcAttach::Auto);
-    let is_attached = |dataplane: &dataplane::Dataplane| {
-        place.ns.enter(|| dataplane.is_attached()).unwrap()
-    };
+    let is_attached =
+        |dataplane: &dataplane::Dataplane| place.ns.enter(|| dataplane.is_attached()).unwrap();
     assert!(is_attached(&dataplane));
     place.ns.ip(&format!("link delete {DEVICE}")).unwrap();
     assert!(!is_attached(&dataplane));
     place.add_link(DEVICE);
     assert!(!is_attached(&dataplane));
-    place.ns.enter(|| dataplane.attach(DEVICE, EXTERNAL).unwrap()).unwrap();
+    place
+        .ns
+        .enter(|| dataplane.attach(DEVICE, EXTERNAL).unwrap())
+        .unwrap();
     assert!(is_attached(&dataplane));
     assert_eq!(place.tcx(DEVICE, Egress), [ids(&dataplane).1]);
 }
@@ -85,7 +106,7 @@ fn another_external_interface_takes_the_program_over() {
     place.add_link("eth1");
     let moved = place.start_on(TcAttach::Auto, "eth1");
     assert_eq!(place.tcx("eth1", Ingress), [ids(&moved).0]);
-    assert_eq!(place.tcx(EXTERNAL, Ingress), [0_u32; 0]);
+    expect_tcx(&place, &[]);
 }
 
 /// Some other program on the external interface; it stays as long as this is held.
@@ -97,7 +118,12 @@ fn attach_foreign(place: &Place, order: LinkOrder) -> (Ebpf, u32) {
     let options = TcAttachOptions::TcxOrder(order);
     place
         .ns
-        .enter(|| program.attach_with_options(EXTERNAL, Ingress, options).map(drop).unwrap())
+        .enter(|| {
+            program
+                .attach_with_options(EXTERNAL, Ingress, options)
+                .map(drop)
+                .unwrap()
+        })
         .unwrap();
     let id = program.info().unwrap().id();
     (ebpf, id)
@@ -111,9 +137,25 @@ fn foreign_programs_stay_and_come_first() {
     assert_eq!(place.tcx(EXTERNAL, Ingress), [before, decap]);
     let (_after, after) = attach_foreign(&place, LinkOrder::last());
     let (decap, _) = ids(&place.start(TcAttach::Auto));
-    assert_eq!(place.tcx(EXTERNAL, Ingress), [before, decap, after], "replaced in its place");
-    place.ns.enter(|| dataplane::remove(&place.pins, &[EXTERNAL, DEVICE]).unwrap()).unwrap();
-    assert_eq!(place.tcx(EXTERNAL, Ingress), [before, after]);
+    assert_eq!(
+        place.tcx(EXTERNAL, Ingress),
+        [before, decap, after],
+        "replaced in its place"
+    );
+    place
+        .ns
+        .enter(|| dataplane::remove(&place.pins, &[EXTERNAL, DEVICE]).unwrap())
+        .unwrap();
+    expect_tcx(&place, &[before, after]);
+}
+
+/// Waits for the programs on the external interface: the kernel ends a link some time after its
+/// pin is gone.
+fn expect_tcx(place: &Place, expected: &[u32]) {
+    wait::until("tcx programs", Duration::from_secs(5), || {
+        Ok((place.tcx(EXTERNAL, Ingress) == expected).then_some(()))
+    })
+    .unwrap();
 }
 
 #[test]
@@ -123,11 +165,17 @@ fn removing_leaves_nothing_and_says_what_it_was() {
         drop(place.start(how));
         let remove = || dataplane::remove(&place.pins, &[EXTERNAL, DEVICE]).unwrap();
         let removed = place.ns.enter(remove).unwrap();
-        assert!(removed.iter().any(|line| line.ends_with("/maps-v1/peers")), "{removed:?}");
-        assert_eq!(place.tcx(EXTERNAL, Ingress), [0_u32; 0]);
+        assert!(
+            removed.iter().any(|line| line.ends_with("/maps-v1/peers")),
+            "{removed:?}"
+        );
+        expect_tcx(&place, &[]);
         assert_eq!(place.clsact(EXTERNAL, "ingress"), [0_u32; 0]);
         assert_eq!(place.clsact(DEVICE, "egress"), [0_u32; 0]);
         assert!(!place.pins.exists());
-        assert!(place.ns.enter(remove).unwrap().is_empty(), "a second time there is nothing");
+        assert!(
+            place.ns.enter(remove).unwrap().is_empty(),
+            "a second time there is nothing"
+        );
     }
 }

@@ -25,12 +25,24 @@ fn peers_of_an_earlier_run_work_on_until_they_are_compared() {
     {
         let mut first = place.start(TcAttach::Auto);
         assert_eq!(first.maps().sync_peers(&desired).unwrap(), 2);
-        assert_eq!(first.maps().sync_peers(&desired).unwrap(), 0, "nothing to do");
+        assert_eq!(
+            first.maps().sync_peers(&desired).unwrap(),
+            0,
+            "nothing to do"
+        );
     }
     let mut second = place.start(TcAttach::Auto);
-    assert_eq!(second.maps().sync_peers(&desired).unwrap(), 0, "they are still there");
+    assert_eq!(
+        second.maps().sync_peers(&desired).unwrap(),
+        0,
+        "they are still there"
+    );
     let other: BTreeMap<_, _> = [peer(2), peer(3)].into();
-    assert_eq!(second.maps().sync_peers(&other).unwrap(), 2, "one goes, one comes");
+    assert_eq!(
+        second.maps().sync_peers(&other).unwrap(),
+        2,
+        "one goes, one comes"
+    );
 }
 
 #[test]
@@ -38,12 +50,24 @@ fn a_full_map_is_an_error_that_costs_only_what_did_not_fit() {
     let place = Place::new();
     let mut dataplane = place.start(TcAttach::Auto);
     let many: BTreeMap<_, _> = (0..=65_536_u32)
-        .map(|i| (i.to_be_bytes(), Remote { subnet: i.to_be_bytes(), prefix_len: 24 }))
+        .map(|i| {
+            (
+                i.to_be_bytes(),
+                Remote {
+                    subnet: i.to_be_bytes(),
+                    prefix_len: 24,
+                },
+            )
+        })
         .collect();
     let error = chain(&dataplane.maps().sync_remotes(&many).unwrap_err());
     assert!(error.starts_with("map remotes: write: "), "{error}");
     let fitting: BTreeMap<_, _> = many.into_iter().skip(1).collect();
-    assert_eq!(dataplane.maps().sync_remotes(&fitting).unwrap(), 2, "one goes, the last one comes");
+    assert_eq!(
+        dataplane.maps().sync_remotes(&fitting).unwrap(),
+        2,
+        "one goes, the last one comes"
+    );
 }
 
 #[test]
@@ -53,7 +77,10 @@ fn a_foreign_map_at_a_pin_is_refused_with_every_difference() {
     std::fs::create_dir_all(&maps).unwrap();
     let foreign: Array<MapData, u64> = Array::create(4, 0).unwrap();
     foreign.pin(maps.join("peers")).unwrap();
-    let error = place.ns.enter(|| Dataplane::open(&place.options(TcAttach::Auto)).err()).unwrap();
+    let error = place
+        .ns
+        .enter(|| Dataplane::open(&place.options(TcAttach::Auto)).err())
+        .unwrap();
     let error = chain(&error.expect("refused"));
     for part in [
         "/maps-v1/peers is not the map of this agent",

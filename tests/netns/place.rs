@@ -24,7 +24,10 @@ impl Place {
     pub(crate) fn new() -> Self {
         let mounts = Arc::new(Mounts::new().unwrap());
         let ns = NetNs::new(&mounts).unwrap();
-        let place = Self { ns, pins: mounts.outside(&Path::new(BPFFS).join("flannel")).unwrap() };
+        let place = Self {
+            ns,
+            pins: mounts.outside(&Path::new(BPFFS).join("flannel")).unwrap(),
+        };
         place.add_link(EXTERNAL);
         place.add_link(DEVICE);
         place
@@ -37,7 +40,11 @@ impl Place {
     }
 
     pub(crate) fn options(&self, tc_attach: TcAttach) -> Options {
-        Options { pin_path: self.pins.clone(), tc_attach, log_level: 0 }
+        Options {
+            pin_path: self.pins.clone(),
+            tc_attach,
+            log_level: 0,
+        }
     }
 
     /// Opens and attaches, as an agent that starts does.
@@ -59,17 +66,28 @@ impl Place {
     pub(crate) fn tcx(&self, interface: &str, direction: TcAttachType) -> Vec<u32> {
         let query = || {
             let (_, programs) = SchedClassifier::query_tcx(interface, direction).unwrap();
-            programs.iter().map(aya::programs::ProgramInfo::id).collect()
+            programs
+                .iter()
+                .map(aya::programs::ProgramInfo::id)
+                .collect()
         };
         self.ns.enter(query).unwrap()
     }
 
     /// Ids of our filters on clsact, as tc shows them.
     pub(crate) fn clsact(&self, interface: &str, direction: &str) -> Vec<u32> {
-        let shown =
-            self.ns.run("tc", &["-j", "filter", "show", "dev", interface, direction]).unwrap();
+        let shown = self
+            .ns
+            .run("tc", &["-j", "filter", "show", "dev", interface, direction])
+            .unwrap();
         let filters: serde_json::Value = serde_json::from_str(&shown).unwrap();
         let id = |filter: &serde_json::Value| filter["options"]["prog"]["id"].as_u64();
-        filters.as_array().unwrap().iter().filter_map(id).map(|id| id as u32).collect()
+        filters
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(id)
+            .map(|id| id as u32)
+            .collect()
     }
 }

@@ -15,24 +15,13 @@ use aya::sys::SyscallError;
 use tracing::{debug, info};
 
 use super::pin::Pins;
+use crate::cli::TcAttach;
 
 /// Priority of our filters on clsact: behind what `tc` and other agents choose by themselves
 /// (49 152 and up from there downwards).
 const PRIORITY: u16 = 50_000;
 /// Handle of our filters on clsact.
 const HANDLE: TcHandle = TcHandle::new(0, 1);
-
-/// Which mechanism to use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum TcAttach {
-    /// tcx, or clsact where the kernel has no tcx.
-    #[default]
-    Auto,
-    /// tcx only.
-    Tcx,
-    /// clsact only.
-    Clsact,
-}
 
 /// How a program hangs on its interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -17,9 +17,10 @@ use std::path::{Path, PathBuf};
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfError};
 
-use self::attach::{Hook, Mechanism, TcAttach};
+use self::attach::{Hook, Mechanism};
 use self::maps::Maps;
 use self::pin::Pins;
+use crate::cli::TcAttach;
 use crate::status;
 
 /// The program on the tunnel device's egress.

@@ -1,0 +1,430 @@
+//! The command line as typed: flanneld's flags and `FLANNELD_*` variables, beside our own.
+//!
+//! clap reads the flags, after [`go`] has brought them into one spelling. Settings are text here
+//! unless flannel's own parser types them; [`crate::config`] gives them meaning. The environment
+//! arrives as a function, so nothing here depends on the process.
+
+mod go;
+mod inapplicable;
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use clap::error::ErrorKind;
+use clap::{
+    ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum,
+};
+use thiserror::Error;
+
+use self::inapplicable::Verdict;
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Command {
+    /// Run the agent.
+    Run(Box<RunArgs>),
+    /// Show what a running agent tells about itself.
+    Status {
+        /// Where the agent runs.
+        place: PlaceArgs,
+        /// How to print.
+        output: Output,
+    },
+    /// Remove everything that an agent left on this host.
+    Cleanup {
+        /// Where the agent ran.
+        place: PlaceArgs,
+        /// Whether to remove, or only to say what would be.
+        mode: CleanupMode,
+        /// How to print.
+        output: Output,
+    },
+}
+
+/// How a subcommand prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    /// Tables and sentences.
+    Text,
+    /// One JSON document.
+    Json,
+}
+
+/// What `cleanup` does with what it finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CleanupMode {
+    /// Remove it.
+    Remove,
+    /// Only name it.
+    DryRun,
+}
+
+/// A command line that asks for something, and remarks to be logged.
+#[derive(Debug)]
+pub struct Parsed {
+    /// What is asked for.
+    pub command: Command,
+    /// Variables that were not understood and are not applied.
+    pub warnings: Vec<String>,
+}
+
+/// A command line that ends the program: help, version, or a mistake.
+#[derive(Debug, Error)]
+#[error("{text}")]
+pub struct Stop {
+    /// Exit code: 0 for help and version (standard output), 2 for mistakes (standard error).
+    pub code: u8,
+    /// What to print.
+    pub text: String,
+}
+
+/// Which data path to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DatapathMode {
+    /// eBPF where the kernel can, else the kernel path.
+    Auto,
+    /// eBPF, or refuse to start.
+    Ebpf,
+    /// No BPF at all.
+    Kernel,
+}
+
+/// How TC programs are attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TcAttach {
+    /// tcx where the kernel has it (6.6), else clsact.
+    Auto,
+    /// tcx links.
+    Tcx,
+    /// Filters of a clsact qdisc.
+    Clsact,
+}
+
+/// How much the BPF programs log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum EbpfLogLevel {
+    /// Nothing; the logging code is not even loaded.
+    Off,
+    /// Errors.
+    Error,
+    /// Also warnings.
+    Warn,
+    /// Also what an operator would ask about.
+    Info,
+    /// Also decisions per packet.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+macro_rules! shown_as_typed {
+    ($($name:ty),*) => {$(
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                self.to_possible_value().map_or(Ok(()), |value| f.write_str(value.get_name()))
+            }
+        }
+    )*};
+}
+shown_as_typed!(DatapathMode, TcAttach, EbpfLogLevel);
+
+/// Where an agent keeps what others find it by.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Agent")]
+pub struct PlaceArgs {
+    /// Directory of the control socket and of the kept VTEP MAC
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        default_value = "/run/flannel"
+    )]
+    pub run_dir: PathBuf,
+    /// Directory for pinned BPF objects, on a bpffs
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        default_value = "/sys/fs/bpf/flannel"
+    )]
+    pub bpf_pin_path: PathBuf,
+}
+
+/// Flags of the agent itself.
+#[derive(Debug, Clone, Args)]
+pub struct RunArgs {
+    /// etcd endpoints, separated by commas
+    #[arg(
+        long,
+        help_heading = "etcd",
+        value_name = "URLS",
+        default_value = "http://127.0.0.1:4001,http://127.0.0.1:2379"
+    )]
+    pub etcd_endpoints: String,
+    /// Prefix of all keys of the network
+    #[arg(
+        long,
+        help_heading = "etcd",
+        value_name = "KEY",
+        default_value = "/coreos.com/network"
+    )]
+    pub etcd_prefix: String,
+    /// Key of the client certificate
+    #[arg(
+        long,
+        help_heading = "etcd",
+        value_name = "FILE",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub etcd_keyfile: String,
+    /// Client certificate
+    #[arg(
+        long,
+        help_heading = "etcd",
+        value_name = "FILE",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub etcd_certfile: String,
+    /// Certificates of the authorities that may sign the server's; the system's unless given
+    #[arg(
+        long,
+        help_heading = "etcd",
+        value_name = "FILE",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub etcd_cafile: String,
+    /// User name
+    #[arg(
+        long,
+        help_heading = "etcd",
+        value_name = "NAME",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub etcd_username: String,
+    /// Password; better given as FLANNELD_ETCD_PASSWORD, since others can read command lines
+    #[arg(
+        long,
+        help_heading = "etcd",
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub etcd_password: String,
+
+    /// External interface, by name or by one of its addresses; the first that fits of several
+    #[arg(long, help_heading = "External interface", value_name = "NAME|IP", action = ArgAction::Append)]
+    pub iface: Vec<String>,
+    /// External interface whose address or name matches the expression; may be repeated
+    #[arg(long, help_heading = "External interface", value_name = "REGEX", action = ArgAction::Append)]
+    pub iface_regex: Vec<String>,
+    /// External interface that the kernel would use to reach this address
+    #[arg(
+        long,
+        help_heading = "External interface",
+        value_name = "IP",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub iface_can_reach: String,
+    /// Address to advertise to other nodes, when it is not that of the interface
+    #[arg(
+        long,
+        help_heading = "External interface",
+        value_name = "IP",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub public_ip: String,
+
+    /// File that tells Docker, CNI and scripts about the subnet
+    #[arg(
+        long,
+        help_heading = "Lease",
+        value_name = "FILE",
+        default_value = "/run/flannel/subnet.env"
+    )]
+    pub subnet_file: PathBuf,
+    /// How many minutes before its end the lease is renewed, 1 to 1439
+    #[arg(
+        long,
+        help_heading = "Lease",
+        value_name = "MINUTES",
+        default_value_t = 60,
+        allow_negative_numbers = true
+    )]
+    pub subnet_lease_renew_margin: i64,
+
+    /// Which data path carries the packets
+    #[arg(long, help_heading = "Data path", value_name = "PATH", default_value_t = DatapathMode::Auto)]
+    pub datapath: DatapathMode,
+    /// How TC programs are attached
+    #[arg(long, help_heading = "Data path", value_name = "HOW", default_value_t = TcAttach::Auto)]
+    pub tc_attach: TcAttach,
+    /// What the BPF programs log
+    #[arg(long, help_heading = "Data path", value_name = "LEVEL", default_value_t = EbpfLogLevel::Off)]
+    pub ebpf_log_level: EbpfLogLevel,
+
+    /// Log level: 0 for info, 1 to 3 for debug, from 4 on trace
+    #[arg(short = None, long = "v", help_heading = "Agent", value_name = "LEVEL", default_value_t = 0, allow_negative_numbers = true)]
+    pub v: i64,
+    /// Where the agent keeps what others find it by.
+    #[command(flatten)]
+    pub place: PlaceArgs,
+}
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "flannel-agent",
+    about = "A drop-in for flanneld whose data plane is eBPF",
+    long_about = "A drop-in for flanneld whose data plane is eBPF.\n\n\
+        Without a command the agent runs. Flags may be written with one dash or two, as \
+        --name value or --name=value. Each flag has a variable: FLANNELD_ and its name in \
+        capitals, with - as _ (FLANNELD_ETCD_ENDPOINTS). A flag comes before its variable, an \
+        empty variable counts as unset.",
+    disable_version_flag = true,
+    disable_help_flag = true,
+    disable_help_subcommand = true,
+    args_override_self = true
+)]
+struct Cli {
+    #[command(flatten)]
+    run: RunArgs,
+    /// Print this help
+    #[arg(long, short = 'h', global = true, help_heading = "Agent", action = ArgAction::HelpLong)]
+    help: Option<bool>,
+    /// Print the version
+    #[arg(long, help_heading = "Agent", value_name = "BOOL", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", default_value = "false", hide_default_value = true,
+        value_parser = go::parse_bool, action = ArgAction::Set)]
+    version: bool,
+    #[command(subcommand)]
+    command: Option<Sub>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Sub {
+    /// Show lease, interface, data path, peers and packets of the running agent
+    Status {
+        /// Print the JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove everything that an agent left on this host: devices, routes, programs, pins
+    Cleanup {
+        /// Only say what would be removed
+        #[arg(long)]
+        dry_run: bool,
+        /// Print a JSON document
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Reads the command line (without the program's name) and the variables behind `variable`.
+///
+/// # Errors
+/// Help or version is asked for, or something is wrong with the flags.
+pub fn parse(
+    args: impl IntoIterator<Item = OsString>,
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> Result<Parsed, Stop> {
+    let definition = Cli::command();
+    let mut line = go::normalize(args, &definition)?;
+    for (name, value) in &line.inapplicable {
+        inapplicable::check(name, value).into_result(&format!("--{name}={value}"))?;
+    }
+
+    // Help and version come before the environment, as in flanneld.
+    let early = read(&definition, line.words())?;
+    if early.version {
+        let text = format!("flannel-agent {}\n", env!("CARGO_PKG_VERSION"));
+        return Err(Stop { code: 0, text });
+    }
+
+    let mut warnings = Vec::new();
+    for name in go::flag_names(&definition) {
+        if line.has_flag(&name) || name == "version" || name == "help" {
+            continue;
+        }
+        let Some((variable, value)) = go::lookup(&name, &variable) else {
+            continue;
+        };
+        let word = go::assignment(&name, &value);
+        match definition
+            .clone()
+            .try_get_matches_from([OsStr::new(""), &word])
+        {
+            Ok(_) => line.flags.push(word),
+            Err(_) => warnings.push(format!(
+                "{variable}={} is not a value for --{name}; the default is used",
+                value.display()
+            )),
+        }
+    }
+    for name in inapplicable::names() {
+        if line.inapplicable.iter().any(|(given, _)| given == name) {
+            continue;
+        }
+        if let Some((variable, value)) = go::lookup(name, &variable) {
+            let value = value.to_string_lossy();
+            match inapplicable::check(name, &value) {
+                Verdict::NotBool => warnings.push(format!("{variable}={value} is not a boolean")),
+                verdict => verdict.into_result(&format!("{variable}={value}"))?,
+            }
+        }
+    }
+
+    let cli = read(&definition, line.words())?;
+    Ok(Parsed {
+        command: command(cli),
+        warnings,
+    })
+}
+
+fn read(definition: &clap::Command, words: Vec<OsString>) -> Result<Cli, Stop> {
+    let words = std::iter::once("flannel-agent".into()).chain(words);
+    definition
+        .clone()
+        .try_get_matches_from(words)
+        .and_then(|matches| Cli::from_arg_matches(&matches))
+        .map_err(|error| Stop {
+            code: match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => 0,
+                _ => 2,
+            },
+            text: error.render().to_string(),
+        })
+}
+
+fn command(cli: Cli) -> Command {
+    let Cli {
+        run,
+        help: _,
+        version: _,
+        command,
+    } = cli;
+    let place = run.place.clone();
+    let output = |json| if json { Output::Json } else { Output::Text };
+    match command {
+        None => Command::Run(Box::new(run)),
+        Some(Sub::Status { json }) => Command::Status {
+            place,
+            output: output(json),
+        },
+        Some(Sub::Cleanup { dry_run, json }) => Command::Cleanup {
+            place,
+            mode: match dry_run {
+                true => CleanupMode::DryRun,
+                false => CleanupMode::Remove,
+            },
+            output: output(json),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,233 @@
+use super::*;
+
+fn parse_with(args: &[&str], env: &[(&str, &str)]) -> Result<Parsed, Stop> {
+    let variable = |name: &str| {
+        let found = env.iter().find(|(key, _)| *key == name);
+        found.map(|(_, value)| OsString::from(value))
+    };
+    parse(args.iter().map(OsString::from), variable)
+}
+
+fn run_with(args: &[&str], env: &[(&str, &str)]) -> (RunArgs, Vec<String>) {
+    let Parsed { command, warnings } = parse_with(args, env).unwrap();
+    match command {
+        Command::Run(run) => (*run, warnings),
+        other => panic!("{args:?}: {other:?}"),
+    }
+}
+
+fn run(args: &[&str]) -> RunArgs {
+    run_with(args, &[]).0
+}
+
+fn stop(args: &[&str]) -> Stop {
+    match parse_with(args, &[]) {
+        Err(stop) => stop,
+        Ok(parsed) => panic!("{args:?}: {parsed:?}"),
+    }
+}
+
+#[test]
+fn definitions_are_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn defaults_are_those_of_flannel() {
+    let args = run(&[]);
+    assert_eq!(
+        args.etcd_endpoints,
+        "http://127.0.0.1:4001,http://127.0.0.1:2379"
+    );
+    assert_eq!(args.etcd_prefix, "/coreos.com/network");
+    assert_eq!(args.subnet_file, PathBuf::from("/run/flannel/subnet.env"));
+    assert_eq!(args.subnet_lease_renew_margin, 60);
+    assert_eq!(args.place.run_dir, PathBuf::from("/run/flannel"));
+    assert_eq!(
+        args.place.bpf_pin_path,
+        PathBuf::from("/sys/fs/bpf/flannel")
+    );
+    assert_eq!(args.datapath, DatapathMode::Auto);
+    assert!(args.iface.is_empty() && args.public_ip.is_empty());
+}
+
+#[test]
+fn one_dash_two_dashes_equals_sign_or_next_word_are_the_same() {
+    for args in [
+        &["-etcd-prefix", "/x"][..],
+        &["--etcd-prefix", "/x"],
+        &["-etcd-prefix=/x"],
+        &["--etcd-prefix=/x"],
+        &["--etcd-prefix=/y", "-etcd-prefix", "/x"],
+    ] {
+        assert_eq!(run(args).etcd_prefix, "/x", "{args:?}");
+    }
+    assert_eq!(run(&["-v", "5"]).v, 5);
+    assert_eq!(run(&["-v=-1"]).v, -1);
+    assert_eq!(
+        run(&["-etcd-password", "-secret-"]).etcd_password,
+        "-secret-"
+    );
+    assert_eq!(run(&["--public-ip="]).public_ip, "");
+    assert_eq!(run(&["--etcd-prefix=a=b"]).etcd_prefix, "a=b");
+}
+
+#[test]
+fn repeatable_flags_keep_their_order() {
+    let args = run(&[
+        "-iface=eth0",
+        "--iface",
+        "10.0.0.1",
+        "-iface-regex",
+        "^en",
+        "-iface-regex=wl",
+    ]);
+    assert_eq!(args.iface, ["eth0", "10.0.0.1"]);
+    assert_eq!(args.iface_regex, ["^en", "wl"]);
+}
+
+#[test]
+fn variables_apply_where_the_flag_is_absent() {
+    let env = [
+        ("FLANNELD_ETCD_PREFIX", "/env"),
+        ("FLANNELD_ETCD_ENDPOINTS", "http://10.0.0.1:2379"),
+        ("FLANNELD_IFACE", "eth0,eth1"),
+        ("FLANNELD_PUBLIC_IP", ""),
+        ("FLANNELD_V", "3"),
+        ("FLANNELD_DATAPATH", "kernel"),
+        ("FLANNELD_IP_MASQ", "false"),
+        ("FLANNELD_KUBE_SUBNET_MGR", ""),
+    ];
+    let (args, warnings) = run_with(&["-etcd-prefix=/flag"], &env);
+    assert_eq!(args.etcd_prefix, "/flag");
+    assert_eq!(args.etcd_endpoints, "http://10.0.0.1:2379");
+    assert_eq!(args.iface, ["eth0,eth1"]);
+    assert_eq!(args.v, 3);
+    assert_eq!(args.datapath, DatapathMode::Kernel);
+    assert!(warnings.is_empty(), "{warnings:?}");
+}
+
+#[test]
+fn a_variable_that_does_not_parse_is_reported_and_the_rest_is_applied() {
+    let env = [
+        ("FLANNELD_SUBNET_LEASE_RENEW_MARGIN", "soon"),
+        ("FLANNELD_DATAPATH", "magic"),
+        ("FLANNELD_IP_MASQ", "perhaps"),
+        ("FLANNELD_TC_ATTACH", "clsact"),
+    ];
+    let (args, warnings) = run_with(&[], &env);
+    assert_eq!(args.subnet_lease_renew_margin, 60);
+    assert_eq!(args.datapath, DatapathMode::Auto);
+    assert_eq!(args.tc_attach, TcAttach::Clsact);
+    assert_eq!(warnings.len(), 3, "{warnings:?}");
+    assert!(
+        warnings[0].starts_with("FLANNELD_SUBNET_LEASE_RENEW_MARGIN=soon"),
+        "{warnings:?}"
+    );
+}
+
+#[test]
+fn what_asks_for_nothing_is_accepted_of_flags_that_are_not_there_yet() {
+    run(&[
+        "-ip-masq=false",
+        "--healthz-port=0",
+        "--healthz-port",
+        "-1",
+        "-healthz-ip",
+        "127.0.0.1",
+        "-kube-subnet-mgr=F",
+        "-iptables-forward-rules",
+        "-iptables-resync=7",
+        "-log_backtrace_at=",
+        "-networks=",
+    ]);
+}
+
+#[test]
+fn what_asks_for_something_that_is_not_there_is_refused_by_name() {
+    for (args, setting) in [
+        (&["--ip-masq"][..], "--ip-masq=true"),
+        (&["-ip-masq=1"], "--ip-masq=1"),
+        (&["-healthz-port", "8080"], "--healthz-port=8080"),
+        (&["-kube-subnet-mgr"], "--kube-subnet-mgr=true"),
+        (&["-networks=blue"], "flannel v0.8.0 has dropped it"),
+        (&["-ip-masq=perhaps"], "true or false"),
+    ] {
+        let Stop { code, text } = stop(args);
+        assert_eq!(code, 2);
+        assert!(text.contains(setting), "{args:?}: {text}");
+    }
+    let by_variable = parse_with(&[], &[("FLANNELD_IP_MASQ", "true")]).unwrap_err();
+    assert!(
+        by_variable.text.contains("FLANNELD_IP_MASQ=true"),
+        "{by_variable}"
+    );
+}
+
+#[test]
+fn mistakes_end_with_code_2_and_name_the_flag() {
+    for (args, expected) in [
+        (&["--etcd-endpoint=x"][..], "--etcd-endpoints"),
+        (&["-no-such-flag"], "--no-such-flag"),
+        (&["-etcd-prefix"], "--etcd-prefix needs a value"),
+        (&["--datapath=fast"], "auto, ebpf, kernel"),
+        (
+            &["-subnet-lease-renew-margin=1h"],
+            "--subnet-lease-renew-margin",
+        ),
+        (&["stats"], "status"),
+        (&["-version=maybe"], "true or false"),
+    ] {
+        let Stop { code, text } = stop(args);
+        assert_eq!(code, 2, "{args:?}: {text}");
+        assert!(text.contains(expected), "{args:?}: {text}");
+    }
+}
+
+#[test]
+fn help_and_version_end_with_code_0() {
+    for args in [&["-h"][..], &["--help"], &["-help"], &["status", "-h"]] {
+        assert_eq!(stop(args).code, 0, "{args:?}");
+    }
+    let help = stop(&["--help"]).text;
+    for part in [
+        "etcd:",
+        "External interface:",
+        "Lease:",
+        "Data path:",
+        "--etcd-endpoints",
+        "status",
+    ] {
+        assert!(help.contains(part), "{part} in {help}");
+    }
+    let version = stop(&["-version"]);
+    assert_eq!(version.code, 0);
+    assert!(version.text.starts_with("flannel-agent "), "{version}");
+    run(&["-version=false"]);
+}
+
+#[test]
+fn subcommands_take_the_place_from_either_side_or_from_the_environment() {
+    for args in [
+        &["-run-dir=/a", "status", "-json"][..],
+        &["status", "--json", "-run-dir", "/a"],
+    ] {
+        let Command::Status { place, output } = parse_with(args, &[]).unwrap().command else {
+            panic!("{args:?}");
+        };
+        assert_eq!((place.run_dir, output), (PathBuf::from("/a"), Output::Json));
+    }
+    let env = [("FLANNELD_RUN_DIR", "/a"), ("FLANNELD_BPF_PIN_PATH", "/b")];
+    let parsed = parse_with(&["cleanup", "-dry-run", "-run-dir=/c"], &env).unwrap();
+    let Command::Cleanup {
+        place,
+        mode,
+        output,
+    } = parsed.command
+    else {
+        panic!("{parsed:?}");
+    };
+    assert_eq!(place.run_dir, PathBuf::from("/c"));
+    assert_eq!(place.bpf_pin_path, PathBuf::from("/b"));
+    assert_eq!((mode, output), (CleanupMode::DryRun, Output::Text));
+}

@@ -1,0 +1,320 @@
+//! The control socket `<run-dir>/agent.sock`: how `flannel-agent status` asks a running agent.
+//!
+//! A client sends one line, `{"request":"status"}`, and gets one line of JSON back: the document
+//! of [`crate::status`], or `{"error":"…"}`. Only root can connect.
+//! The socket also makes sure that one agent runs per run directory: a socket that nobody answers
+//! is left over from an agent that died and is replaced.
+
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::status::Status;
+
+/// How long either side waits for the other.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Longest request.
+const REQUEST_LIMIT: u64 = 4096;
+
+/// Clients that are served at once.
+const CLIENTS: usize = 16;
+
+/// What can be asked for.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "lowercase")]
+enum Request {
+    Status,
+}
+
+/// An answer that is no document.
+#[derive(Debug, Serialize, Deserialize)]
+struct Refusal {
+    error: String,
+}
+
+/// The control socket cannot be served or asked.
+#[derive(Debug, Error)]
+pub enum ControlError {
+    /// An agent answers on the socket already.
+    #[error(
+        "another agent runs with this run directory ({} is in use): stop it, or give this one \
+         its own --run-dir", path.display()
+    )]
+    InUse {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// Nobody answers on the socket.
+    #[error(
+        "no agent is running here: nobody listens on {} (an agent with another --run-dir has \
+         another socket)", path.display()
+    )]
+    NotRunning {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// A file or socket operation failed.
+    #[error("{operation} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// The socket or its directory.
+        path: PathBuf,
+        /// What failed.
+        source: io::Error,
+    },
+    /// The agent did not answer in time.
+    #[error("the agent does not answer on {}", path.display())]
+    Silent {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// The agent refused, or its answer is not understood.
+    #[error("the agent answers: {0}")]
+    Answer(String),
+}
+
+/// The socket of an agent with this run directory.
+#[must_use]
+pub fn socket_path(run_dir: &Path) -> PathBuf {
+    run_dir.join("agent.sock")
+}
+
+/// The listening socket; its file is removed on drop.
+#[derive(Debug)]
+pub struct ControlSocket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl ControlSocket {
+    /// Takes the socket of this run directory, which is made if need be.
+    ///
+    /// # Errors
+    /// Another agent answers there, or a file operation failed.
+    pub async fn bind(run_dir: &Path) -> Result<Self, ControlError> {
+        let path = socket_path(run_dir);
+        let made = DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(run_dir);
+        made.map_err(failed("create", run_dir))?;
+        match fs::symlink_metadata(&path) {
+            Ok(found) if found.file_type().is_socket() => match UnixStream::connect(&path).await {
+                Ok(_) => return Err(ControlError::InUse { path }),
+                Err(_) => fs::remove_file(&path).map_err(failed("remove", &path))?,
+            },
+            Ok(_) => {
+                let source = io::Error::from(io::ErrorKind::AlreadyExists);
+                return Err(failed("listen on", &path)(source));
+            }
+            Err(_) => {}
+        }
+        let listener = UnixListener::bind(&path).map_err(failed("listen on", &path))?;
+        let only_root = fs::set_permissions(&path, Permissions::from_mode(0o600));
+        only_root.map_err(failed("protect", &path))?;
+        Ok(Self { listener, path })
+    }
+
+    /// Answers requests until cancellation. `status` makes the document, once per request, or says
+    /// why there is none.
+    pub async fn serve<F>(
+        self,
+        status: impl Fn() -> F + Send + Sync + 'static,
+        cancel: CancellationToken,
+    ) where
+        F: Future<Output = Result<Status, String>> + Send + 'static,
+    {
+        let status = Arc::new(status);
+        let slots = Arc::new(Semaphore::new(CLIENTS));
+        let mut clients = JoinSet::new();
+        loop {
+            let accepted = tokio::select! {
+                () = cancel.cancelled() => return,
+                accepted = self.listener.accept() => accepted,
+            };
+            // Reaps what is done.
+            while clients.try_join_next().is_some() {}
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of descriptors, for example: do not spin.
+                    warn!(%error, "a client of the control socket is lost");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+                debug!("too many clients on the control socket");
+                continue;
+            };
+            let status = Arc::clone(&status);
+            clients.spawn(async move {
+                let _slot = slot;
+                match timeout(PATIENCE, answer(stream, &*status)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => debug!(%error, "a client of the control socket went away"),
+                    Err(_) => debug!("a client of the control socket says nothing"),
+                }
+            });
+        }
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        // Nothing is lost if it stays: the next agent replaces it.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+async fn answer<F>(stream: UnixStream, status: &impl Fn() -> F) -> io::Result<()>
+where
+    F: Future<Output = Result<Status, String>>,
+{
+    let (reader, mut writer) = stream.into_split();
+    let mut line = String::new();
+    let mut reader = BufReader::new(reader.take(REQUEST_LIMIT));
+    reader.read_line(&mut line).await?;
+    let answer = match serde_json::from_str(&line) {
+        Ok(Request::Status) => match status().await {
+            Ok(status) => serde_json::to_string(&status),
+            Err(error) => serde_json::to_string(&Refusal { error }),
+        },
+        Err(error) => serde_json::to_string(&Refusal {
+            error: format!("request not understood: {error}"),
+        }),
+    };
+    let answer = answer.map_err(io::Error::other)? + "\n";
+    writer.write_all(answer.as_bytes()).await?;
+    writer.shutdown().await
+}
+
+/// Asks the agent of this run directory for its status.
+///
+/// # Errors
+/// No agent runs there, or it does not answer as expected.
+pub async fn request_status(run_dir: &Path) -> Result<Status, ControlError> {
+    let path = socket_path(run_dir);
+    let stream = match UnixStream::connect(&path).await {
+        Ok(stream) => stream,
+        Err(error) => {
+            return Err(match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                    ControlError::NotRunning { path }
+                }
+                _ => failed("connect to", &path)(error),
+            });
+        }
+    };
+    let line = timeout(PATIENCE, exchange(stream)).await;
+    let line = line.map_err(|_| ControlError::Silent { path: path.clone() })?;
+    let line = line.map_err(failed("ask the agent on", &path))?;
+    serde_json::from_str(&line).map_err(|error| {
+        let refusal: Option<Refusal> = serde_json::from_str(&line).ok();
+        let text = refusal.map(|refusal| refusal.error);
+        ControlError::Answer(text.unwrap_or_else(|| format!("not a status document: {error}")))
+    })
+}
+
+async fn exchange(stream: UnixStream) -> io::Result<String> {
+    let (mut reader, mut writer) = stream.into_split();
+    let request = serde_json::to_string(&Request::Status).map_err(io::Error::other)? + "\n";
+    writer.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    reader.read_to_string(&mut answer).await?;
+    Ok(answer)
+}
+
+fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ControlError {
+    let path = path.to_owned();
+    move |source| ControlError::Io {
+        operation,
+        path,
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status_view::example;
+
+    async fn serve(run_dir: &Path) -> (CancellationToken, tokio::task::JoinHandle<()>) {
+        let socket = ControlSocket::bind(run_dir).await.unwrap();
+        let cancel = CancellationToken::new();
+        let served = socket.serve(async || Ok(example()), cancel.clone());
+        (cancel, tokio::spawn(served))
+    }
+
+    #[tokio::test]
+    async fn a_running_agent_answers_and_a_stopped_one_is_said_to_be_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let run_dir = dir.path().join("flannel");
+        let (cancel, task) = serve(&run_dir).await;
+        let status = request_status(&run_dir).await.unwrap();
+        assert_eq!(status.lease.subnet, "10.5.34.0/24");
+        let mode = fs::metadata(socket_path(&run_dir))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+        cancel.cancel();
+        task.await.unwrap();
+        assert!(!socket_path(&run_dir).exists());
+        let error = request_status(&run_dir).await.unwrap_err();
+        assert!(matches!(error, ControlError::NotRunning { .. }), "{error}");
+        assert!(error.to_string().contains("agent.sock"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn one_agent_per_run_directory_and_the_socket_of_a_dead_one_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        // Dropped without its file being removed, as by a kill.
+        drop(std::os::unix::net::UnixListener::bind(socket_path(dir.path())).unwrap());
+        let (_cancel, _task) = serve(dir.path()).await;
+        let second = ControlSocket::bind(dir.path()).await.unwrap_err();
+        assert!(matches!(second, ControlError::InUse { .. }), "{second}");
+        assert!(request_status(dir.path()).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn an_unknown_request_is_answered_with_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_cancel, _task) = serve(dir.path()).await;
+        let mut stream = UnixStream::connect(socket_path(dir.path())).await.unwrap();
+        stream
+            .write_all(b"{\"request\":\"dance\"}\n")
+            .await
+            .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(
+            answer.starts_with(r#"{"error":"request not understood"#),
+            "{answer}"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_is_no_socket_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(socket_path(dir.path()), "mine").unwrap();
+        let error = ControlSocket::bind(dir.path()).await.unwrap_err();
+        assert!(matches!(error, ControlError::Io { .. }), "{error}");
+        assert_eq!(fs::read(socket_path(dir.path())).unwrap(), b"mine");
+    }
+}

@@ -1,0 +1,97 @@
+//! Where the answer to `flannel-agent status` comes from.
+
+use std::time::Instant;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::node::NodeSpec;
+use crate::node::run::Request;
+use crate::status::{Datapath, OwnLease, Status, Store};
+use crate::subnet::acquire::Term;
+
+/// How far the agent has come.
+#[derive(Debug, Clone)]
+pub(crate) enum Phase {
+    /// It waits for something, as said.
+    Starting(&'static str),
+    /// It has a lease and a node.
+    Running(Box<StatusSource>),
+}
+
+impl Phase {
+    /// The document, or why there is none.
+    pub(crate) async fn status(self) -> Result<Status, String> {
+        match self {
+            Self::Starting(waits_for) => Err(format!("starting: waiting for {waits_for}")),
+            Self::Running(source) => source.status().await.ok_or_else(|| "ending".into()),
+        }
+    }
+}
+
+/// Views of every part that has something to say.
+#[derive(Debug, Clone)]
+pub(crate) struct StatusSource {
+    pub(crate) started: Instant,
+    pub(crate) ready: watch::Receiver<bool>,
+    pub(crate) datapath: Datapath,
+    pub(crate) spec: NodeSpec,
+    pub(crate) term: watch::Receiver<Term>,
+    pub(crate) store: watch::Receiver<Store>,
+    pub(crate) node: mpsc::Sender<Request>,
+}
+
+impl StatusSource {
+    /// The document, now; `None` when the node has ended.
+    async fn status(self) -> Option<Status> {
+        let Self {
+            started,
+            ready,
+            datapath,
+            spec,
+            term,
+            store,
+            node,
+        } = self;
+        let (answer, report) = oneshot::channel();
+        node.send(Request::Report(datapath, answer)).await.ok()?;
+        let report = report.await.ok()?;
+        let (is_ready, store, term) = (*ready.borrow(), store.borrow().clone(), *term.borrow());
+        let mut problems = report.problems;
+        if !is_ready {
+            problems.push("the peers are not programmed yet".into());
+        }
+        if !store.connected {
+            let reason = store.error.as_deref().unwrap_or("not connected yet");
+            problems.push(format!("leases are not followed: {reason}"));
+        }
+        let expires_in_secs = match term {
+            Term::Reserved => None,
+            Term::Until(end) => Some(
+                end.saturating_duration_since(tokio::time::Instant::now())
+                    .as_secs(),
+            ),
+        };
+        if expires_in_secs == Some(0) {
+            problems.push("the lease has run out".into());
+        }
+        Some(Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            uptime_secs: started.elapsed().as_secs(),
+            ready: is_ready && problems.is_empty(),
+            problems,
+            backend: crate::backend::vxlan::BACKEND_TYPE.into(),
+            interface: report.interface,
+            lease: OwnLease {
+                subnet: spec.subnet.to_string(),
+                network: spec.network.to_string(),
+                public_ip: spec.public_ip,
+                expires_in_secs,
+            },
+            device: Some(report.device),
+            datapath: report.datapath,
+            peers: report.peers,
+            store,
+        })
+    }
+}

@@ -1,0 +1,337 @@
+//! The status document as a table for people.
+
+use std::fmt::Write as _;
+
+use crate::status::{Counter, Datapath, KernelPeer, PeerCounts, Status, Store};
+
+/// Peers that are listed by name; the rest is counted.
+const LISTED: usize = 10;
+
+/// Renders the document; ends with a line break.
+#[must_use]
+pub fn render(status: &Status) -> String {
+    let Status {
+        version,
+        pid,
+        uptime_secs,
+        ready,
+        problems,
+        backend,
+        interface,
+        lease,
+        device,
+        datapath,
+        peers,
+        store,
+    } = status;
+    let mut view = View::default();
+    let up = duration(*uptime_secs);
+    view.row(
+        "agent",
+        format!("flannel-agent {version}, pid {pid}, up {up}"),
+    );
+    view.row("ready", if *ready { "yes" } else { "no" });
+    view.rows("problems", problems);
+    let until = match lease.expires_in_secs {
+        Some(secs) => format!("ends in {} unless renewed", duration(secs)),
+        None => "reserved".into(),
+    };
+    view.row(
+        "lease",
+        format!("{} of {}, {until}", lease.subnet, lease.network),
+    );
+    let nat = match lease.public_ip == interface.address {
+        true => String::new(),
+        false => format!(", advertised as {}", lease.public_ip),
+    };
+    view.row(
+        "interface",
+        format!(
+            "{} ({}), MTU {}{nat}",
+            interface.name, interface.address, interface.mtu
+        ),
+    );
+    view.row("backend", backend);
+    if let Some(device) = device {
+        view.row(
+            "device",
+            format!(
+                "{}, MAC {}, MTU {}, VNI {}, port {}",
+                device.name, device.mac, device.mtu, device.vni, device.port
+            ),
+        );
+    }
+    view.datapath(datapath);
+    view.peers(peers);
+    view.store(store);
+    view.counters(&datapath.counters);
+    view.0
+}
+
+#[derive(Default)]
+struct View(String);
+
+impl View {
+    fn row(&mut self, name: &str, text: impl AsRef<str>) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(self.0, "{name:<11}{}", text.as_ref());
+    }
+
+    /// One row per text; the name stands before the first.
+    fn rows(&mut self, name: &str, texts: &[String]) {
+        for (n, text) in texts.iter().enumerate() {
+            self.row(if n == 0 { name } else { "" }, text);
+        }
+    }
+
+    fn datapath(&mut self, datapath: &Datapath) {
+        let Datapath {
+            requested,
+            active,
+            reason,
+            programs,
+            counters: _,
+        } = datapath;
+        self.row(
+            "data path",
+            format!("{active} ({requested} asked for): {reason}"),
+        );
+        let program = |program: &crate::status::Program| {
+            let crate::status::Program {
+                name,
+                id,
+                interface,
+                direction,
+                attach,
+            } = program;
+            format!("{name} (id {id}) on {interface} {direction}, {attach}")
+        };
+        self.rows(
+            "programs",
+            &programs.iter().map(program).collect::<Vec<_>>(),
+        );
+    }
+
+    fn peers(&mut self, peers: &PeerCounts) {
+        let PeerCounts {
+            total,
+            ebpf,
+            kernel,
+            ignored,
+        } = peers;
+        let by_kernel = total.saturating_sub(*ebpf);
+        self.row(
+            "peers",
+            format!("{total}: {ebpf} by eBPF, {by_kernel} by the kernel path"),
+        );
+        self.list("kernel path for", kernel);
+        self.list("ignored", ignored);
+    }
+
+    fn list(&mut self, what: &str, peers: &[KernelPeer]) {
+        for KernelPeer { subnet, reason } in peers.iter().take(LISTED) {
+            self.row("", format!("{what} {subnet}: {reason}"));
+        }
+        if let Some(more) = peers.len().checked_sub(LISTED).filter(|more| *more > 0) {
+            self.row("", format!("{what} {more} more, see --json"));
+        }
+    }
+
+    fn store(&mut self, store: &Store) {
+        let Store {
+            endpoints,
+            connected,
+            revision,
+            error,
+            unreadable,
+        } = store;
+        let endpoints = endpoints.join(", ");
+        let state = match (connected, error) {
+            (true, _) => format!("followed, revision {revision}"),
+            (false, Some(error)) => format!("not followed since revision {revision}: {error}"),
+            (false, None) => "not followed yet".into(),
+        };
+        self.row("etcd", format!("{endpoints}: {state}"));
+        for key in unreadable.iter().take(LISTED) {
+            self.row("", format!("skipped key {}: {}", key.key, key.reason));
+        }
+    }
+
+    fn counters(&mut self, counters: &[Counter]) {
+        for direction in ["egress", "ingress"] {
+            let of_direction = || {
+                counters
+                    .iter()
+                    .filter(|counter| counter.direction == direction)
+            };
+            if of_direction().next().is_none() {
+                continue;
+            }
+            let sum = |handled_only: bool| {
+                let counted = of_direction().filter(|counter| counter.handled || !handled_only);
+                counted.map(|counter| counter.packets).sum::<u64>()
+            };
+            let share = match share(sum(true), sum(false)) {
+                Some(share) => format!("{share} of the packets by eBPF"),
+                None => "no packets".into(),
+            };
+            let _ = writeln!(self.0, "\n{direction}: {share}");
+            let mut rows: Vec<_> = of_direction()
+                .filter(|counter| counter.packets > 0)
+                .collect();
+            rows.sort_by_key(|counter| (!counter.handled, std::cmp::Reverse(counter.packets)));
+            let width = rows
+                .iter()
+                .map(|counter| counter.outcome.len())
+                .max()
+                .unwrap_or(0);
+            for counter in rows {
+                let Counter {
+                    outcome,
+                    handled,
+                    packets,
+                    bytes,
+                    direction: _,
+                } = counter;
+                let by = if *handled { "eBPF" } else { "kernel" };
+                let _ = writeln!(
+                    self.0,
+                    "  {outcome:<width$}  {by:<6}  {packets:>14} packets  {bytes:>16} bytes"
+                );
+            }
+        }
+    }
+}
+
+/// A share in per cent; not 100 % while anything is missing.
+fn share(part: u64, whole: u64) -> Option<String> {
+    if whole == 0 {
+        return None;
+    }
+    let hundredths = u128::from(part) * 10_000 / u128::from(whole);
+    Some(format!("{}.{:02} %", hundredths / 100, hundredths % 100))
+}
+
+fn duration(secs: u64) -> String {
+    let (days, hours, minutes) = (secs / 86_400, secs / 3600 % 24, secs / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{secs} s"),
+        (0, 0, minutes) => format!("{minutes} min"),
+        (0, hours, minutes) => format!("{hours} h {minutes} min"),
+        (days, hours, _) => format!("{days} d {hours} h"),
+    }
+}
+
+/// A document for tests.
+#[cfg(test)]
+pub(crate) fn example() -> Status {
+    use crate::status::{Device, Interface, OwnLease, Program};
+
+    let counter = |direction: &str, outcome: &str, handled, packets| Counter {
+        direction: direction.into(),
+        outcome: outcome.into(),
+        handled,
+        packets,
+        bytes: packets * 100,
+    };
+    Status {
+        version: "0.1.0".into(),
+        pid: 4711,
+        uptime_secs: 3 * 3600 + 60,
+        ready: false,
+        problems: vec!["the watch is down".into(), "a peer is missing".into()],
+        backend: "vxlan".into(),
+        interface: Interface {
+            name: "eth0".into(),
+            index: 2,
+            mtu: 1500,
+            address: [192, 168, 7, 11].into(),
+        },
+        lease: OwnLease {
+            subnet: "10.5.34.0/24".into(),
+            network: "10.5.0.0/16".into(),
+            public_ip: [203, 0, 113, 9].into(),
+            expires_in_secs: Some(80_000),
+        },
+        device: Some(Device {
+            name: "flannel.1".into(),
+            index: 7,
+            mac: "5e:1a:0b:33:9c:02".into(),
+            mtu: 1450,
+            vni: 1,
+            port: 8472,
+        }),
+        datapath: Datapath {
+            requested: "auto".into(),
+            active: "ebpf".into(),
+            reason: "the kernel has what is needed".into(),
+            programs: vec![Program {
+                name: "vxlan_encap".into(),
+                id: 42,
+                interface: "flannel.1".into(),
+                direction: "egress".into(),
+                attach: "tcx".into(),
+            }],
+            counters: vec![
+                counter("egress", "fragment", false, 1),
+                counter("egress", "encapsulated", true, 99_999),
+                counter("egress", "oversize", false, 0),
+                counter("ingress", "decapsulated", true, 0),
+            ],
+        },
+        peers: PeerCounts {
+            total: 3,
+            ebpf: 2,
+            kernel: vec![KernelPeer {
+                subnet: "10.5.2.0/24".into(),
+                reason: "several next hops".into(),
+            }],
+            ignored: Vec::new(),
+        },
+        store: Store {
+            endpoints: vec!["http://10.0.0.1:2379".into()],
+            connected: false,
+            revision: 12,
+            error: Some("connection refused".into()),
+            unreadable: Vec::new(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_tells_all_in_order() {
+        let expected = "\
+agent      flannel-agent 0.1.0, pid 4711, up 3 h 1 min
+ready      no
+problems   the watch is down
+           a peer is missing
+lease      10.5.34.0/24 of 10.5.0.0/16, ends in 22 h 13 min unless renewed
+interface  eth0 (192.168.7.11), MTU 1500, advertised as 203.0.113.9
+backend    vxlan
+device     flannel.1, MAC 5e:1a:0b:33:9c:02, MTU 1450, VNI 1, port 8472
+data path  ebpf (auto asked for): the kernel has what is needed
+programs   vxlan_encap (id 42) on flannel.1 egress, tcx
+peers      3: 2 by eBPF, 1 by the kernel path
+           kernel path for 10.5.2.0/24: several next hops
+etcd       http://10.0.0.1:2379: not followed since revision 12: connection refused
+
+egress: 99.99 % of the packets by eBPF
+  encapsulated  eBPF             99999 packets           9999900 bytes
+  fragment      kernel               1 packets               100 bytes
+
+ingress: no packets
+";
+        assert_eq!(render(&example()), expected);
+    }
+
+    #[test]
+    fn a_share_is_whole_only_when_nothing_is_missing() {
+        assert_eq!(share(99_999, 100_000).as_deref(), Some("99.99 %"));
+        assert_eq!(share(5, 5).as_deref(), Some("100.00 %"));
+        assert_eq!(share(0, 0), None);
+    }
+}

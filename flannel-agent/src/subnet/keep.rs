@@ -1,0 +1,243 @@
+//! Keeping the own lease: renewal before its end, and notice of its loss.
+//!
+//! A renewal compares with the own last write, so a key that somebody else has written is never
+//! overwritten by it. A renewal that fails is repeated for as long as it takes, past the end of
+//! the lease too: only the store says that a lease is gone.
+
+use std::net::Ipv4Addr;
+
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use thiserror::Error;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::Timing;
+use super::acquire::{HeldLease, Term, Written, replace};
+use super::follow::{KeyChange, Range, follow};
+use super::store::{Record, Store};
+use super::value::{format_value, parse_value};
+use crate::backoff::Backoff;
+use crate::status;
+
+/// How a lease was lost.
+#[derive(Debug, Clone, Error, PartialEq, Eq)]
+pub enum Loss {
+    /// The key is gone: deleted, or expired while the store could not be reached.
+    #[error("the lease of {subnet} was deleted or has expired")]
+    Gone {
+        /// Subnet that was leased.
+        subnet: String,
+    },
+    /// Another node wrote itself into the key.
+    #[error("the lease of {subnet} was taken by {by}")]
+    Taken {
+        /// Subnet that was leased.
+        subnet: String,
+        /// Public IP of the other node.
+        by: Ipv4Addr,
+    },
+    /// Another node uses the same public IP (flannel issues 805, 1289).
+    #[error(
+        "another node has written the lease of {subnet} with the public IP of this one, {ip}: give \
+         each node its own with --public-ip"
+    )]
+    SharedPublicIp {
+        /// Subnet that was leased.
+        subnet: String,
+        /// The address of both.
+        ip: Ipv4Addr,
+    },
+}
+
+/// Keeps a lease until it is lost; `None` after cancellation.
+///
+/// `term` tells the status document how long the lease lasts.
+pub async fn keep(
+    store: &Store,
+    lease: HeldLease,
+    timing: &Timing,
+    term: &watch::Sender<Term>,
+    cancel: &CancellationToken,
+) -> Option<Loss> {
+    let range = Range::Key(lease.key.clone());
+    let (raw, changes) = mpsc::channel(16);
+    // The health of the store is told by the watch of all leases.
+    let (health, _) = watch::channel(status::Store::default());
+    let keeper = Keeper {
+        store,
+        timing,
+        term,
+        lease,
+    };
+    tokio::select! {
+        () = follow(store, &range, timing, raw, &health, cancel) => None,
+        loss = keeper.run(changes) => Some(loss),
+    }
+}
+
+struct Keeper<'a> {
+    store: &'a Store,
+    timing: &'a Timing,
+    term: &'a watch::Sender<Term>,
+    lease: HeldLease,
+}
+
+/// What a look at the own key means.
+#[derive(Debug, PartialEq, Eq)]
+enum Finding {
+    /// It is as this node wrote it.
+    Own,
+    /// Somebody changed it, and it is to be written again.
+    Rewrite,
+    /// It is lost.
+    Lost(Loss),
+}
+
+impl Keeper<'_> {
+    async fn run(mut self, mut changes: mpsc::Receiver<KeyChange>) -> Loss {
+        let mut rng = StdRng::from_os_rng();
+        let mut backoff = Backoff::new(self.timing.backoff_first, self.timing.backoff_limit);
+        let mut renew_at = self.renewal();
+        loop {
+            let finding = tokio::select! {
+                change = changes.recv() => match change {
+                    Some(change) => self.look(change),
+                    // The follower ends only by cancellation, which ends this too.
+                    None => std::future::pending().await,
+                },
+                () = sleep_until(renew_at) => match self.renew().await {
+                    Ok(Finding::Own) => {
+                        backoff.reset();
+                        renew_at = self.renewal();
+                        info!(subnet = %self.lease.subnet, "the lease is renewed");
+                        continue;
+                    }
+                    Ok(finding) => finding,
+                    Err(error) => {
+                        let pause = backoff.next_delay(&mut rng);
+                        let left = self.time_left();
+                        warn!(%error, ?pause, ?left, "the lease is not renewed, trying again");
+                        renew_at = Some(Instant::now() + pause);
+                        continue;
+                    }
+                },
+            };
+            match finding {
+                Finding::Own => {}
+                Finding::Rewrite => renew_at = Some(Instant::now()),
+                Finding::Lost(loss) => return loss,
+            }
+        }
+    }
+
+    /// When to renew: never for a reservation, else the margin before the end.
+    fn renewal(&self) -> Option<Instant> {
+        let Term::Until(end) = self.lease.term else {
+            return None;
+        };
+        let soonest = Instant::now() + self.timing.backoff_first;
+        let wanted = end.checked_sub(self.timing.renew_margin);
+        Some(wanted.map_or(soonest, |wanted| wanted.max(soonest)))
+    }
+
+    fn time_left(&self) -> Option<std::time::Duration> {
+        match self.lease.term {
+            Term::Reserved => None,
+            Term::Until(end) => Some(end.saturating_duration_since(Instant::now())),
+        }
+    }
+
+    async fn renew(&mut self) -> Result<Finding, String> {
+        let HeldLease {
+            key,
+            attrs,
+            revision,
+            term,
+            ..
+        } = &self.lease;
+        let value = format_value(attrs).map_err(|error| error.to_string())?;
+        let ttl = (*term != Term::Reserved).then_some(self.timing.lease_ttl);
+        let written = replace(self.store, key, &value, *revision, ttl).await;
+        match written.map_err(|error| error.to_string())? {
+            Written::Done { revision, term } => {
+                self.lease.revision = revision;
+                self.set_term(term);
+                Ok(Finding::Own)
+            }
+            Written::Lost(record) => Ok(match record {
+                Some(record) => self.judge(&record),
+                None => Finding::Lost(self.gone()),
+            }),
+        }
+    }
+
+    fn look(&mut self, change: KeyChange) -> Finding {
+        match change {
+            KeyChange::Snapshot(records, revision) => match records.first() {
+                Some(record) => self.judge(record),
+                None if revision < self.lease.revision => Finding::Own,
+                None => Finding::Lost(self.gone()),
+            },
+            KeyChange::Put(record) => self.judge(&record),
+            KeyChange::Deleted(_, revision) if revision < self.lease.revision => Finding::Own,
+            KeyChange::Deleted(..) => Finding::Lost(self.gone()),
+        }
+    }
+
+    /// Judges the key as it is in the store, and adopts what is as good as the own write.
+    fn judge(&mut self, record: &Record) -> Finding {
+        if record.mod_revision <= self.lease.revision {
+            return Finding::Own;
+        }
+        let subnet = self.lease.subnet.to_string();
+        let ip = self.lease.attrs.public_ip;
+        match parse_value(&record.value) {
+            Ok(attrs) if attrs.public_ip != ip => {
+                let by = attrs.public_ip;
+                return Finding::Lost(Loss::Taken { subnet, by });
+            }
+            Ok(attrs) if attrs != self.lease.attrs => {
+                return Finding::Lost(Loss::SharedPublicIp { subnet, ip });
+            }
+            Ok(_) => {}
+            Err(error) => warn!(subnet, %error, "the own lease was overwritten, writing it again"),
+        }
+        // An own write whose answer was lost, or an operator who set or removed the lease time.
+        self.lease.revision = record.mod_revision;
+        if record.lease == 0 {
+            if self.lease.term != Term::Reserved {
+                info!(subnet, "the lease has become a reservation");
+                self.set_term(Term::Reserved);
+            }
+            return match parse_value(&record.value) {
+                Ok(_) => Finding::Own,
+                Err(_) => Finding::Rewrite,
+            };
+        }
+        debug!(subnet, "the lease was written again, renewing it");
+        if self.lease.term == Term::Reserved {
+            self.set_term(Term::Until(Instant::now()));
+        }
+        Finding::Rewrite
+    }
+
+    fn set_term(&mut self, term: Term) {
+        self.lease.term = term;
+        self.term.send_replace(term);
+    }
+
+    fn gone(&self) -> Loss {
+        let subnet = self.lease.subnet.to_string();
+        Loss::Gone { subnet }
+    }
+}
+
+async fn sleep_until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}
