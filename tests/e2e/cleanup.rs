@@ -7,23 +7,21 @@ use flannel_tests::host::Host;
 
 /// All that an agent could leave in the kernel.
 fn state(host: &Host) -> String {
-    // Names and addresses; whether a far end is up yet is none of the agent's doing.
-    let links = host
-        .ns
-        .run("ip", &["-br", "link", "show"])
-        .expect("ip link");
-    let links = links.lines().filter_map(|line| {
-        let mut words = line.split_whitespace();
-        Some(format!("{} {}\n", words.next()?, words.nth(1)?))
-    });
-    let commands: [&[&str]; 4] = [
-        &["ip", "-4", "route", "show", "table", "all"],
-        &["ip", "rule", "show"],
-        &["nft", "list", "ruleset"],
-        &["bpftool", "net", "show"],
-    ];
-    let outputs = commands.map(|words| host.ns.run(words[0], &words[1..]).expect(words[0]));
-    links.collect::<String>() + &outputs.join("--\n")
+    let run = |words: &[&str]| host.ns.run(words[0], &words[1..]).expect(words[0]);
+    let links = run(&["ip", "-json", "link", "show"]);
+    let links: serde_json::Value = serde_json::from_str(&links).expect("links");
+    let links = links
+        .as_array()
+        .expect("links")
+        .iter()
+        .map(|link| link["ifname"].to_string());
+    // Names only, and routes without their carrier: links of a fresh bed are still coming up.
+    let mut parts = vec![links.collect::<Vec<_>>().join(" ")];
+    parts.push(run(&["ip", "-4", "route", "show", "table", "all"]).replace(" linkdown", ""));
+    parts.push(run(&["ip", "rule", "show"]));
+    parts.push(run(&["nft", "list", "ruleset"]));
+    parts.push(run(&["bpftool", "net", "show"]));
+    parts.join("\n--\n")
 }
 
 fn leaves_nothing(datapath: Datapath) {

@@ -10,14 +10,25 @@ use flannel_tests::traffic::sequence::Flow;
 fn pair(a: Datapath, b: Datapath) {
     let cluster = Cluster::new(BedOptions::default(), &[a, b]).expect("cluster");
     exercise::everything(&cluster);
-    for (agent, datapath) in cluster.agents.iter().zip([a, b]) {
+    for (agent, (datapath, peer)) in cluster.agents.iter().zip([(a, b), (b, a)]) {
         let status = agent.status().expect("status");
         assert_eq!(status.datapath.active, datapath.to_string());
         let (egress, ingress) = (packets(&status, "egress"), packets(&status, "ingress"));
         println!("{datapath}: carried by eBPF: egress {egress:?}, ingress {ingress:?}");
+        for counter in &status.datapath.counters {
+            if !counter.handled && counter.packets > 0 {
+                println!(
+                    "  {} {}: {}",
+                    counter.direction, counter.outcome, counter.packets
+                );
+            }
+        }
         if datapath == Datapath::Ebpf {
+            assert!(egress.0 > 0, "eBPF carries packets: {status:?}");
+            // The kernel's device fills in the outer UDP checksum, and what has one may be left
+            // to the kernel, which alone can tell whether hardware has checked it.
             assert!(
-                egress.0 > 0 && ingress.0 > 0,
+                ingress.0 > 0 || peer == Datapath::Kernel,
                 "eBPF carries packets: {status:?}"
             );
         }

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use flannel_agent::status::Status;
 use nix::sys::signal::Signal;
 
@@ -148,7 +148,7 @@ impl Agent {
             self.check_running()?;
             Ok(Some(SubnetEnv::parse(&fs::read_to_string(&file)?)?))
         })
-        .with_context(|| self.log_tail())
+        .map_err(|error| self.with_log(&error))
     }
 
     /// Waits until the agent is ready and reaches `peers` peers, by eBPF where that is in use.
@@ -176,7 +176,7 @@ impl Agent {
                 status.ready
             )
         })
-        .with_context(|| self.log_tail())
+        .map_err(|error| self.with_log(&error))
     }
 
     /// What the running agent says about itself.
@@ -224,13 +224,17 @@ impl Agent {
     pub fn terminate(&mut self) -> Result<()> {
         let mut running = self.running.take().context("the agent does not run")?;
         running.signal(Signal::SIGTERM)?;
-        let status = running.wait(LIMIT).with_context(|| self.log_tail())?;
+        let status = running.wait(LIMIT).map_err(|error| self.with_log(&error))?;
         ensure!(
             status.success(),
             "after SIGTERM: {status}\n{}",
             self.log_tail()
         );
         Ok(())
+    }
+
+    fn with_log(&self, error: &anyhow::Error) -> anyhow::Error {
+        anyhow!("{error:#}\n{}", self.log_tail())
     }
 
     /// The end of its log.
@@ -260,7 +264,7 @@ impl Agent {
     fn check_running(&mut self) -> Result<()> {
         let running = self.running.as_mut().context("the agent does not run")?;
         if let Some(status) = running.ended()? {
-            bail!("the agent ended: {status}");
+            bail!(wait::Hopeless(format!("the agent ended: {status}")));
         }
         Ok(())
     }

@@ -68,7 +68,10 @@ impl Etcd {
         let mut running = command::spawn(command)?;
         wait::until("etcd to answer", START_LIMIT, || {
             if let Some(status) = running.ended()? {
-                bail!("etcd ended: {status}\n{}", self.log());
+                bail!(wait::Hopeless(format!(
+                    "etcd ended: {status}\n{}",
+                    self.log()
+                )));
             }
             self.client(&["get", "ready"]).map(Some)
         })?;

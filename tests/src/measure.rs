@@ -1,27 +1,38 @@
 //! The comparison of two data paths, side by side in one run.
 //!
-//! Both beds are up all the time and samples alternate between them, each round in the opposite
-//! order of the one before, so that a machine that gets faster or slower meanwhile favours neither.
-//! Medians are compared, never single samples.
+//! Both beds are up all the time. Each figure is sampled on one and right after on the other, in
+//! turn first on this and first on that, so that a machine that gets faster or slower meanwhile
+//! favours neither. Ratios are of such pairs; see [`Ratios`].
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use flannel_agent::status::{Counter, Status};
 
 use crate::agent::Agent;
 use crate::bed::Bed;
 use crate::cpu;
+use crate::host::{Host, Pod};
 use crate::report::{PathReport, QUIET, Ratios, Reason, Report, Share, Spread, WireReport};
 use crate::source::{Rate, Source};
 use crate::traffic::iperf::{Placement, Server};
-use crate::traffic::{latency, ping};
+use crate::traffic::{latency, ping, stream};
 use crate::wire::Wire;
 
-/// Samples behind each median.
-const REPETITIONS: usize = 3;
 /// Wire modes.
 const WIRES: [Wire; 2] = [Wire::Mtu1500, Wire::SuperPacket];
+/// Least number of samples behind a median.
+const MIN_REPETITIONS: u64 = 3;
+/// About how long one repetition takes: all figures, both paths, both wire modes.
+const REPETITION_SECS: u64 = 11;
+/// Length of a TCP stream on free cores; iperf3 takes whole seconds.
+const TCP: Duration = Duration::from_secs(1);
+/// Length of a TCP stream on one core.
+const TCP_ONE_CORE: Duration = Duration::from_millis(300);
+/// Length of a flow of small packets.
+const SMALL: Duration = Duration::from_millis(700);
+/// Length of a request-response run.
+const RESPONSE: Duration = Duration::from_millis(250);
 
 /// Two hosts with one data path.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +51,7 @@ struct Samples {
     path: PathReport,
     ping_us: Vec<f64>,
     tcp: Vec<f64>,
+    tcp_one_core: Vec<f64>,
     small: Vec<f64>,
     p50: Vec<f64>,
     p99: Vec<f64>,
@@ -47,12 +59,24 @@ struct Samples {
     arrived: u64,
 }
 
-/// Lengths of the parts of a sample.
-#[derive(Debug, Clone, Copy)]
-struct Lengths {
-    tcp: Duration,
-    small: Duration,
-    response: Duration,
+/// Takes a sample of one figure.
+type Take = fn(&Ends<'_>, &mut Samples) -> Result<()>;
+
+/// What is measured, by the name that progress and errors use.
+const FIGURES: [(&str, Take); 5] = [
+    ("ping", take_ping),
+    ("TCP", take_tcp),
+    ("TCP on one core", take_tcp_one_core),
+    ("64-byte packets", take_small),
+    ("request-response", take_response),
+];
+
+/// Where traffic goes from and to.
+struct Ends<'a> {
+    host: &'a Host,
+    from: &'a Pod,
+    to: &'a Pod,
+    core: usize,
 }
 
 /// Measures both sides over both kinds of wire, in about `time`.
@@ -65,10 +89,10 @@ pub fn compare(
     time: Duration,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Report> {
-    let lengths = Lengths::for_total(time);
+    let repetitions = MIN_REPETITIONS.max(time.as_secs() / REPETITION_SECS) as usize;
     let wires = WIRES
         .into_iter()
-        .map(|wire| compare_on(wire, [kernel, ebpf], lengths, progress))
+        .map(|wire| compare_on(wire, [kernel, ebpf], repetitions, progress))
         .collect::<Result<_>>()?;
     let kernel_release = nix::sys::utsname::uname()?
         .release()
@@ -77,30 +101,15 @@ pub fn compare(
     Ok(Report {
         kernel_release,
         cores: cpu::count(),
-        repetitions: REPETITIONS,
+        repetitions,
         wires,
     })
-}
-
-impl Lengths {
-    /// iperf3 takes whole seconds; the rest of the time is shared between the other two.
-    fn for_total(time: Duration) -> Self {
-        let samples = u32::try_from(WIRES.len() * 2 * REPETITIONS).unwrap_or(u32::MAX);
-        let slot = time / samples;
-        let tcp = Duration::from_secs((slot.as_secs_f64() * 0.35).round().max(1.0) as u64);
-        let rest = slot.saturating_sub(tcp).max(Duration::from_secs(1));
-        Self {
-            tcp,
-            small: rest.mul_f64(0.6),
-            response: rest.mul_f64(0.2),
-        }
-    }
 }
 
 fn compare_on(
     wire: Wire,
     sides: [Side<'_>; 2],
-    lengths: Lengths,
+    repetitions: usize,
     progress: &mut dyn FnMut(&str),
 ) -> Result<WireReport> {
     let mut samples = [Samples::default(), Samples::default()];
@@ -108,17 +117,15 @@ fn compare_on(
     for side in sides {
         side.bed.set_wire(wire)?;
     }
-    for round in 0..REPETITIONS {
-        let order = if round % 2 == 0 { [0, 1] } else { [1, 0] };
-        for index in order {
-            let side = sides[index];
-            progress(&format!(
-                "{wire}: {} path, {} of {REPETITIONS}",
-                side.name,
-                round + 1
-            ));
-            sample(side, lengths, &mut samples[index])
-                .with_context(|| format!("measure the {} path over {wire}", side.name))?;
+    for round in 0..repetitions {
+        progress(&format!("{wire}: round {} of {repetitions}", round + 1));
+        for (figure, take) in FIGURES {
+            let order = if round % 2 == 0 { [0, 1] } else { [1, 0] };
+            for index in order {
+                let side = sides[index];
+                take(&Ends::of(side)?, &mut samples[index])
+                    .with_context(|| format!("{figure} on the {} path over {wire}", side.name))?;
+            }
         }
     }
     let [mut kernel, mut ebpf] = samples.map(Samples::finish);
@@ -134,33 +141,51 @@ fn compare_on(
     })
 }
 
-fn sample(side: Side<'_>, lengths: Lengths, samples: &mut Samples) -> Result<()> {
-    let (a, b) = (&side.bed.hosts[0], &side.bed.hosts[1]);
-    let (from, to) = (
-        a.pods.first().context("no pod")?,
-        b.pods.first().context("no pod")?,
-    );
-    // The core that does least else: interrupts and start-up work favour the first.
-    let core = cpu::count() - 1;
+impl<'a> Ends<'a> {
+    fn of(side: Side<'a>) -> Result<Self> {
+        let [host, remote, ..] = side.bed.hosts.as_slice() else {
+            bail!("two hosts are needed")
+        };
+        let from = host.pods.first().context("no pod on the first host")?;
+        let to = remote.pods.first().context("no pod on the second host")?;
+        // The last core: interrupts and start-up work favour the first.
+        Ok(Self {
+            host,
+            from,
+            to,
+            core: cpu::count() - 1,
+        })
+    }
+}
 
-    let answer = ping::ping(
-        &from.ns,
-        to.address,
-        ping::Options {
-            count: 10,
-            ..Default::default()
-        },
-    )?;
+fn take_ping(ends: &Ends<'_>, samples: &mut Samples) -> Result<()> {
+    let options = ping::Options {
+        count: 10,
+        ..ping::Options::default()
+    };
+    let answer = ping::ping(&ends.from.ns, ends.to.address, options)?;
     samples.path.pings_sent += answer.sent;
     samples.path.pings_received += answer.received;
     samples.ping_us.extend(answer.mean_us);
     ensure!(answer.received > 0, "no echo reply:\n{}", answer.text);
+    Ok(())
+}
 
-    let server = Server::start(to, Placement::Free)?;
-    samples.tcp.push(server.measure(from, lengths.tcp)?);
-    drop(server);
+fn take_tcp(ends: &Ends<'_>, samples: &mut Samples) -> Result<()> {
+    let server = Server::start(ends.to, Placement::Free)?;
+    samples.tcp.push(server.measure(ends.from, TCP)?);
+    Ok(())
+}
 
-    let rate = undisturbed(&Source::new(a, from, to)?, core, lengths.small)?;
+fn take_tcp_one_core(ends: &Ends<'_>, samples: &mut Samples) -> Result<()> {
+    let gbps = stream::throughput(ends.from, ends.to, ends.core, TCP_ONE_CORE)?;
+    samples.tcp_one_core.push(gbps);
+    Ok(())
+}
+
+fn take_small(ends: &Ends<'_>, samples: &mut Samples) -> Result<()> {
+    let source = Source::new(ends.host, ends.from, ends.to)?;
+    let rate = undisturbed(&source, ends.core, SMALL)?;
     samples.small.push(rate.kpps);
     samples.injected += rate.injected;
     samples.arrived += rate.arrived;
@@ -171,8 +196,11 @@ fn sample(side: Side<'_>, lengths: Lengths, samples: &mut Samples) -> Result<()>
         path.core_busy.min(rate.busy)
     };
     path.others_busy = path.others_busy.max(rate.others_busy);
+    Ok(())
+}
 
-    let times = latency::measure(from, to, core, lengths.response)?;
+fn take_response(ends: &Ends<'_>, samples: &mut Samples) -> Result<()> {
+    let times = latency::measure(ends.from, ends.to, ends.core, RESPONSE)?;
     samples.p50.push(times.p50_us);
     samples.p99.push(times.p99_us);
     Ok(())
@@ -199,6 +227,7 @@ impl Samples {
             path,
             ping_us,
             tcp,
+            tcp_one_core,
             small,
             p50,
             p99,
@@ -206,12 +235,13 @@ impl Samples {
             arrived,
         } = self;
         PathReport {
-            ping_us: Spread::of(&ping_us),
-            tcp_gbps: Spread::of(&tcp),
-            small_kpps: Spread::of(&small),
+            ping_us: Spread::of(ping_us),
+            tcp_gbps: Spread::of(tcp),
+            tcp_one_core_gbps: Spread::of(tcp_one_core),
+            small_kpps: Spread::of(small),
             small_arrived: arrived as f64 / injected.max(1) as f64,
-            response_p50_us: Spread::of(&p50),
-            response_p99_us: Spread::of(&p99),
+            response_p50_us: Spread::of(p50),
+            response_p99_us: Spread::of(p99),
             ..path
         }
     }

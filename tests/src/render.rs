@@ -15,7 +15,7 @@ pub fn table(report: &Report) -> String {
     } = report;
     let mut text = format!(
         "Linux {kernel_release}, {cores} cores; medians (least–greatest) of {repetitions} samples, \
-         alternating\n"
+         taken in turn\n"
     );
     for wire in wires {
         push_wire(&mut text, wire);
@@ -47,9 +47,14 @@ fn push_wire(text: &mut String, report: &WireReport) {
         format!("{pings_received}/{pings_sent}, {:.0} µs", ping_us.median)
     };
     push_row(text, "  ping", &pings(kernel), &pings(ebpf), "");
-    let mut row = |name: &str, pick: fn(&PathReport) -> Spread, digits: usize, ratio: f64| {
+    let mut row = |name: &str, pick: fn(&PathReport) -> &Spread, digits: usize, ratio: f64| {
         let cell = |path: &PathReport| {
-            let Spread { median, min, max } = pick(path);
+            let Spread {
+                median,
+                min,
+                max,
+                samples: _,
+            } = pick(path);
             format!("{median:.digits$} ({min:.digits$}–{max:.digits$})")
         };
         push_row(
@@ -62,25 +67,31 @@ fn push_wire(text: &mut String, report: &WireReport) {
     };
     row(
         "  TCP, one stream, Gbit/s",
-        |path| path.tcp_gbps,
+        |path| &path.tcp_gbps,
         2,
         ratios.tcp,
     );
     row(
+        "  TCP, one core, Gbit/s",
+        |path| &path.tcp_one_core_gbps,
+        2,
+        ratios.tcp_one_core,
+    );
+    row(
         "  64-byte packets, one core, kpps",
-        |path| path.small_kpps,
+        |path| &path.small_kpps,
         0,
         ratios.small,
     );
     row(
         "  request-response p50, µs",
-        |path| path.response_p50_us,
+        |path| &path.response_p50_us,
         1,
         ratios.response_p50,
     );
     row(
         "  request-response p99, µs",
-        |path| path.response_p99_us,
+        |path| &path.response_p99_us,
         1,
         ratios.response_p99,
     );
@@ -168,6 +179,7 @@ mod tests {
         };
         let ratios = Ratios {
             tcp: 1.0,
+            tcp_one_core: 1.0,
             small: 1.15,
             response_p50: 0.93,
             response_p99: 0.9,

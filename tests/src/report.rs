@@ -46,6 +46,8 @@ pub struct PathReport {
     pub ping_us: Spread,
     /// One TCP stream on free cores.
     pub tcp_gbps: Spread,
+    /// One TCP stream whose whole path, two hosts and two pods, shares one core.
+    pub tcp_one_core_gbps: Spread,
     /// 64-octet frames through both hosts on one core, thousands per second.
     pub small_kpps: Spread,
     /// Share of injected frames that arrived.
@@ -85,7 +87,7 @@ pub struct Reason {
 }
 
 /// Median and range of samples.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     /// The middle one, or the mean of the two in the middle.
     pub median: f64,
@@ -93,13 +95,20 @@ pub struct Spread {
     pub min: f64,
     /// The greatest.
     pub max: f64,
+    /// All of them, in the order in which they were taken.
+    pub samples: Vec<f64>,
 }
 
 /// eBPF path divided by kernel path. Above 1 is better for rates, below 1 for times.
+///
+/// Each is the median of the ratios of samples that were taken one right after the other, so that
+/// what the machine does meanwhile cancels out. It can differ from the ratio of the medians.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Ratios {
-    /// Of TCP throughput.
+    /// Of TCP throughput on free cores.
     pub tcp: f64,
+    /// Of TCP throughput on one core.
+    pub tcp_one_core: f64,
     /// Of the rate of small packets.
     pub small: f64,
     /// Of the median request-response time.
@@ -119,8 +128,8 @@ impl Share {
 impl Spread {
     /// Summary of samples; all zero without any.
     #[must_use]
-    pub fn of(samples: &[f64]) -> Self {
-        let mut sorted = samples.to_vec();
+    pub fn of(samples: Vec<f64>) -> Self {
+        let mut sorted = samples.clone();
         sorted.sort_unstable_by(f64::total_cmp);
         let (Some(&min), Some(&max)) = (sorted.first(), sorted.last()) else {
             return Self::default();
@@ -131,20 +140,33 @@ impl Spread {
         } else {
             f64::midpoint(sorted[middle - 1], sorted[middle])
         };
-        Self { median, min, max }
+        Self {
+            median,
+            min,
+            max,
+            samples,
+        }
+    }
+
+    /// Median of the ratios of its samples to those of `other`, pair by pair.
+    #[must_use]
+    pub fn ratio_to(&self, other: &Self) -> f64 {
+        let pairs = self.samples.iter().zip(&other.samples);
+        Self::of(pairs.map(|(own, other)| own / other).collect()).median
     }
 }
 
 impl Ratios {
-    /// Compares medians.
+    /// Compares the samples of both paths.
     #[must_use]
     pub fn between(kernel: &PathReport, ebpf: &PathReport) -> Self {
-        let ratio = |pick: fn(&PathReport) -> Spread| pick(ebpf).median / pick(kernel).median;
+        let ratio = |pick: fn(&PathReport) -> &Spread| pick(ebpf).ratio_to(pick(kernel));
         Self {
-            tcp: ratio(|path| path.tcp_gbps),
-            small: ratio(|path| path.small_kpps),
-            response_p50: ratio(|path| path.response_p50_us),
-            response_p99: ratio(|path| path.response_p99_us),
+            tcp: ratio(|path| &path.tcp_gbps),
+            tcp_one_core: ratio(|path| &path.tcp_one_core_gbps),
+            small: ratio(|path| &path.small_kpps),
+            response_p50: ratio(|path| &path.response_p50_us),
+            response_p99: ratio(|path| &path.response_p99_us),
         }
     }
 }
@@ -155,16 +177,16 @@ mod tests {
 
     #[test]
     fn median_of_even_and_odd_counts() {
-        let odd = Spread::of(&[3.0, 1.0, 2.0]);
-        assert_eq!(
-            odd,
-            Spread {
-                median: 2.0,
-                min: 1.0,
-                max: 3.0
-            }
-        );
-        assert_eq!(Spread::of(&[1.0, 2.0, 4.0, 9.0]).median, 3.0);
-        assert_eq!(Spread::of(&[]), Spread::default());
+        let odd = Spread::of(vec![3.0, 1.0, 2.0]);
+        assert_eq!((odd.median, odd.min, odd.max), (2.0, 1.0, 3.0));
+        assert_eq!(Spread::of(vec![1.0, 2.0, 4.0, 9.0]).median, 3.0);
+        assert_eq!(Spread::of(Vec::new()), Spread::default());
+    }
+
+    #[test]
+    fn ratio_pairs_samples_of_the_same_moment() {
+        let slow_then_fast = Spread::of(vec![1.0, 2.0, 4.0]);
+        let twice = Spread::of(vec![2.0, 4.0, 8.0]);
+        assert_eq!(twice.ratio_to(&slow_then_fast), 2.0);
     }
 }

@@ -22,8 +22,8 @@ struct Options {
     /// Leave the eBPF hosts up until Enter, and print what to type to look around.
     #[arg(long)]
     keep: bool,
-    /// Seconds to measure for, both paths and both kinds of wire together.
-    #[arg(long, default_value_t = 35, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    /// Seconds to measure for, about; more seconds are more samples, and never fewer than three.
+    #[arg(long, default_value_t = 33, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
     /// Print the figures as JSON.
     #[arg(long)]

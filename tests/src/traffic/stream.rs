@@ -1,12 +1,14 @@
-//! TCP streams whose content is checked octet by octet.
+//! TCP streams: content checked octet by octet, or throughput on one core.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
+use nix::sys::socket::{setsockopt, sockopt};
 
+use crate::cpu;
 use crate::host::Pod;
 
 /// A stream that makes no progress for this long has failed.
@@ -51,6 +53,48 @@ pub fn check(from: &Pod, to: &Pod, streams: usize, bytes: usize) -> Result<()> {
                 .map_err(|_| anyhow!("stream thread panicked"))??;
         }
         Ok(())
+    })
+}
+
+/// Gbit/s of one stream whose two ends, and so all that lies between, share `core`.
+///
+/// # Errors
+/// The connection fails.
+pub fn throughput(from: &Pod, to: &Pod, core: usize, time: Duration) -> Result<f64> {
+    let listener = to
+        .ns
+        .enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)))??;
+    let target = (to.address, listener.local_addr()?.port());
+    let mut client = from
+        .ns
+        .enter(|| TcpStream::connect_timeout(&target.into(), STALL))??;
+    let (mut server, _) = listener.accept()?;
+    setsockopt(&client, sockopt::TcpCongestion, &"cubic".into()).context("choose cubic")?;
+    client.set_write_timeout(Some(STALL))?;
+    server.set_read_timeout(Some(STALL))?;
+    thread::scope(|scope| {
+        let sending = scope.spawn(move || -> Result<()> {
+            cpu::claim(core)?;
+            let (buffer, end) = (vec![0; 2 * CHUNK], Instant::now() + time);
+            while Instant::now() < end {
+                client.write_all(&buffer)?;
+            }
+            Ok(())
+        });
+        let receiving = scope.spawn(move || -> Result<f64> {
+            cpu::claim(core)?;
+            let (mut buffer, mut bytes) = (vec![0; 2 * CHUNK], 0_u64);
+            let start = Instant::now();
+            loop {
+                let length = server.read(&mut buffer)?;
+                if length == 0 {
+                    return Ok(bytes as f64 * 8.0 / start.elapsed().as_secs_f64() / 1e9);
+                }
+                bytes += length as u64;
+            }
+        });
+        sending.join().map_err(|_| anyhow!("sender panicked"))??;
+        receiving.join().map_err(|_| anyhow!("receiver panicked"))?
     })
 }
 
