@@ -93,11 +93,6 @@ pub(crate) fn udp(source: u16, destination: u16, payload: &[u8]) -> Vec<u8> {
     .concat()
 }
 
-/// VXLAN header of a network in front of a frame.
-pub(crate) fn vxlan(vni: u32, frame: &[u8]) -> Vec<u8> {
-    [&[8, 0, 0, 0][..], &(vni << 8).to_be_bytes(), frame].concat()
-}
-
 /// The inner packet of most rows: UDP from a pod of A to a pod of B, or back.
 pub(crate) fn pod_packet(source: [u8; 4], destination: [u8; 4], payload: &[u8]) -> Vec<u8> {
     Ip {
