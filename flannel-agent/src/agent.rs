@@ -274,10 +274,7 @@ fn open_dataplane(config: &Config) -> Result<(Option<Dataplane>, status::Datapat
             if options.log_level > 0 {
                 dataplane.start_logging();
             }
-            let reason = match config.datapath {
-                DatapathMode::Ebpf => "asked for by --datapath=ebpf",
-                _ => "the kernel can",
-            };
+            let reason = "the kernel can";
             Ok((Some(dataplane), datapath("ebpf", reason.into())))
         }
         Err(error) if config.datapath == DatapathMode::Ebpf => {
@@ -377,7 +374,7 @@ fn require_net_admin() -> Result<()> {
         .find_map(|line| line.strip_prefix("CapEff:"))
         .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
         .unwrap_or(0);
-    if effective >> CAP_NET_ADMIN & 1 == 0 {
+    if (effective >> CAP_NET_ADMIN) & 1 == 0 {
         bail!("flannel-agent changes the host's network and needs CAP_NET_ADMIN: run it as root");
     }
     Ok(())

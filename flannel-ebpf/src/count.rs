@@ -42,9 +42,11 @@ impl Size {
 #[inline(always)]
 fn add(counters: *mut flannel_ebpf::abi::Counter, index: usize, size: Size) {
     // SAFETY: the value is an array of counters in the order of the outcomes (asserted in
-    // `abi::counter`), `index` is one of them, and nobody else writes this CPU's copy: programs
-    // are not preempted by programs of the same hook and direction.
-    let counter = unsafe { &mut *counters.add(index) };
+    // `abi::counter`), and `index` is one of them.
+    let counter = unsafe { counters.add(index) };
+    // SAFETY: in bounds, and nobody else writes this CPU's copy: programs of one hook and direction
+    // do not preempt each other.
+    let counter = unsafe { &mut *counter };
     counter.packets += size.packets;
     counter.bytes += size.bytes;
 }

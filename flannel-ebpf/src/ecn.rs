@@ -34,7 +34,7 @@ pub const fn decapsulate(outer_tos: u8, inner_tos: u8) -> Option<u8> {
     match (outer_tos & MASK, inner_tos & MASK) {
         (CE, NOT_ECT) => None,
         (CE, _) => Some(inner_tos | CE),
-        (ECT_1, ECT_0) => Some(inner_tos & !MASK | ECT_1),
+        (ECT_1, ECT_0) => Some((inner_tos & !MASK) | ECT_1),
         _ => Some(inner_tos),
     }
 }

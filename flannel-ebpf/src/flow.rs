@@ -15,12 +15,12 @@ pub const fn hash(ip: &Ipv4, ports: [u8; 4]) -> u32 {
     // Multiply-xorshift over the two halves of the flow key: a few cycles, and every input bit
     // reaches the high bits that choose the port. Constants: splitmix64 (Steele et al., 2014).
     let addresses =
-        (u32::from_ne_bytes(ip.source) as u64) << 32 | u32::from_ne_bytes(ip.destination) as u64;
-    let rest = (ip.protocol as u64) << 32 | u32::from_ne_bytes(ports) as u64;
+        ((u32::from_ne_bytes(ip.source) as u64) << 32) | u32::from_ne_bytes(ip.destination) as u64;
+    let rest = ((ip.protocol as u64) << 32) | u32::from_ne_bytes(ports) as u64;
     let mut mixed =
         (addresses ^ rest.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     mixed ^= mixed >> 29;
-    (mixed.wrapping_mul(0x94d0_49bb_1331_11eb) >> 32) as u32 | 1
+    ((mixed.wrapping_mul(0x94d0_49bb_1331_11eb) >> 32) as u32) | 1
 }
 
 /// The outer source port for a flow hash: what the kernel's `udp_flow_src_port` (Linux 6.12) gives
@@ -29,8 +29,8 @@ pub const fn hash(ip: &Ipv4, ports: [u8; 4]) -> u32 {
 #[inline(always)]
 #[must_use]
 pub const fn source_port(hash: u32) -> [u8; 2] {
-    let hash = (hash ^ hash << 16) as u64;
-    let port = (hash * (PORT_END - PORT_FIRST) as u64 >> 32) as u32 + PORT_FIRST;
+    let hash = (hash ^ (hash << 16)) as u64;
+    let port = ((hash * (PORT_END - PORT_FIRST) as u64) >> 32) as u32 + PORT_FIRST;
     (port as u16).to_be_bytes()
 }
 
@@ -69,7 +69,7 @@ mod tests {
         for base in [(0x0a05_0102, 0x0a05_0203), (0x0a05_0103, 0x0a05_0204)] {
             let mut buckets = [0_u32; 16];
             for port in 0..4_096 {
-                let port = source_port(flow(base.0, base.1, 32_768 << 16 | port));
+                let port = source_port(flow(base.0, base.1, (32_768 << 16) | port));
                 let offset = u32::from(u16::from_be_bytes(port)) - PORT_FIRST;
                 buckets[(offset * 16 / (PORT_END - PORT_FIRST)) as usize] += 1;
             }

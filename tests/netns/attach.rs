@@ -121,8 +121,7 @@ fn attach_foreign(place: &Place, order: LinkOrder) -> (Ebpf, u32) {
         .enter(|| {
             program
                 .attach_with_options(EXTERNAL, Ingress, options)
-                .map(drop)
-                .unwrap()
+                .unwrap();
         })
         .unwrap();
     let id = program.info().unwrap().id();

@@ -1,5 +1,10 @@
 //! Ring "netns": kernel objects, each test in namespaces and on a bpffs of its own.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on stops where it is"
+)]
+
 mod attach;
 mod pins;
 mod place;

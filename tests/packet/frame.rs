@@ -18,7 +18,7 @@ pub(crate) const HOP_MAC: [u8; 6] = [2, 0, 0, 0, 0, 11];
 pub(crate) fn checksum(bytes: &[u8]) -> [u8; 2] {
     let mut sum = 0_u32;
     for word in bytes.chunks(2) {
-        sum += u32::from(word[0]) << 8 | u32::from(word.get(1).copied().unwrap_or(0));
+        sum += (u32::from(word[0]) << 8) | u32::from(word.get(1).copied().unwrap_or(0));
     }
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);

@@ -104,6 +104,14 @@ pub(crate) struct Executable {
     /// The package's `Cargo.toml`.
     pub(crate) manifest_path: PathBuf,
     pub(crate) executable: PathBuf,
+    pub(crate) profile: BuiltFor,
+}
+
+/// What a program was built for.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub(crate) struct BuiltFor {
+    /// It runs tests, rather than being a program that tests run.
+    pub(crate) test: bool,
 }
 
 /// The target a program was built from.
@@ -194,7 +202,7 @@ mod tests {
     fn tells_cargos_messages_apart() {
         let artifact = concat!(
             r#"{"reason":"compiler-artifact","manifest_path":"/w/agent/Cargo.toml","#,
-            r#""target":{"name":"flannel-agent","kind":["bin"]},"executable":"/w/t/flannel-agent"}"#,
+            r#""target":{"name":"flannel-agent","kind":["bin"]},"profile":{"test":false},"executable":"/w/t/flannel-agent"}"#,
         );
         let Message::Executable(found) = Message::parse(artifact) else {
             panic!("{artifact}")

@@ -143,6 +143,7 @@ fn build(tools: &Tools) -> Result<Built> {
     let agent = agent
         .context("cargo named no executable for flannel-agent")?
         .executable;
+    programs.retain(|program| program.profile.test);
     // Cargo names them in the order in which they were ready.
     programs.sort_by(|a, b| {
         a.manifest_path

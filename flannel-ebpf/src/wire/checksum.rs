@@ -42,7 +42,7 @@ mod tests {
     fn oracle(bytes: &[u8]) -> u16 {
         let mut sum = 0_u64;
         for word in bytes.chunks(2) {
-            sum += u64::from(word[0]) << 8 | u64::from(word[1]);
+            sum += (u64::from(word[0]) << 8) | u64::from(word[1]);
         }
         while sum > 0xffff {
             sum = (sum & 0xffff) + (sum >> 16);

@@ -14,7 +14,7 @@ pub(crate) enum Choice {
     Unit,
     /// Packets through the BPF programs
     Packet,
-    /// Kernel objects in private namespaces
+    /// Kernel objects in private namespaces, and leases in a real etcd
     Netns,
     /// etcd and several agents
     E2e,
@@ -53,13 +53,15 @@ impl Ring {
         matches!(self, Self::Netns | Self::E2e).then_some("2")
     }
 
-    /// Whether `program` belongs to this ring. What is no ring of its own is a unit test.
+    /// Whether `program` belongs to this ring. What is no ring of its own, but a test program of
+    /// another package, talks to the kernel or to etcd; everything else is a unit test.
     pub(crate) fn contains(self, program: &Executable) -> bool {
-        let is_kernel_test = program.manifest_path.ends_with(KERNEL_TESTS)
-            && program.target.kind.iter().any(|kind| kind == "test");
+        let is_test_program = program.target.kind.iter().any(|kind| kind == "test");
+        let is_ring = program.manifest_path.ends_with(KERNEL_TESTS);
         match self {
-            Self::Unit => !is_kernel_test,
-            ring => is_kernel_test && program.target.name == ring.name(),
+            Self::Unit => !is_test_program,
+            Self::Netns if is_test_program && !is_ring => true,
+            ring => is_test_program && is_ring && program.target.name == ring.name(),
         }
     }
 }
@@ -86,7 +88,7 @@ pub(crate) fn any_needs_root(rings: &[Ring]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cargo::Target;
+    use crate::cargo::{BuiltFor, Target};
 
     fn program(manifest: &str, name: &str, kind: &str) -> Executable {
         Executable {
@@ -96,6 +98,7 @@ mod tests {
             },
             manifest_path: manifest.into(),
             executable: "/t".into(),
+            profile: BuiltFor { test: true },
         }
     }
 
@@ -123,7 +126,7 @@ mod tests {
                 program("/w/flannel-agent/Cargo.toml", "flannel_agent", "lib"),
             ),
             (
-                Ring::Unit,
+                Ring::Netns,
                 program("/w/flannel-agent/Cargo.toml", "packet", "test"),
             ),
         ];
