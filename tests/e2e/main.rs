@@ -11,6 +11,7 @@ mod flows;
 mod pairings;
 mod path_mtu;
 mod peers;
+mod refusals;
 mod restart;
 mod store;
 mod underlay;

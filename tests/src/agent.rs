@@ -46,6 +46,15 @@ impl fmt::Display for Datapath {
     }
 }
 
+/// Whether the kernel lets an agent use bpf(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bpf {
+    /// As root.
+    Allowed,
+    /// As on a host without BPF: the process lacks `CAP_BPF` and `CAP_SYS_ADMIN`.
+    Refused,
+}
+
 /// Where an agent keeps what it leaves on a host, as processes of the bed see it.
 #[derive(Debug, Clone)]
 pub struct Places {
@@ -66,6 +75,8 @@ pub struct Agent {
     pub places: Places,
     /// Data path that the next start asks for.
     pub datapath: Datapath,
+    /// Whether the next start may use bpf(2).
+    pub bpf: Bpf,
     binary: PathBuf,
     ns: NetNs,
     external: String,
@@ -88,6 +99,7 @@ impl Agent {
         Ok(Self {
             places,
             datapath,
+            bpf: Bpf::Allowed,
             binary: binary()?,
             ns: host.ns.clone(),
             external: host.external.clone(),
@@ -111,7 +123,15 @@ impl Agent {
             .create(true)
             .append(true)
             .open(self.outside(log)?)?;
-        let mut command = self.ns.command(&self.binary.to_string_lossy());
+        let binary = self.binary.to_string_lossy();
+        let mut command = match self.bpf {
+            Bpf::Allowed => self.ns.command(&binary),
+            Bpf::Refused => {
+                let mut command = self.ns.command("setpriv");
+                command.args(["--bounding-set=-bpf,-sys_admin", "--inh-caps=-all", &binary]);
+                command
+            }
+        };
         command
             .arg(format!("--etcd-endpoints={}", etcd::ENDPOINT))
             .arg(format!("--etcd-prefix={PREFIX}"))
