@@ -219,8 +219,4 @@ fn without_bpf_auto_takes_the_kernel_path_and_ebpf_refuses() {
             .then_some(()))
     })
     .expect("refused");
-    assert!(
-        agents[0].wait_for_subnet().is_ok() || agents[0].status().is_err(),
-        "it has ended"
-    );
 }
