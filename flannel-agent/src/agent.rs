@@ -1,7 +1,7 @@
 //! One run of the agent, from its settings to its end.
 //!
 //! The order can be seen from outside, and is flannel's: network config, external interface,
-//! device, lease, `subnet.env`, peers, `READY=1`. What is new is the dataplane: it is opened first,
+//! device, lease, traffic rules, `subnet.env`, peers, `READY=1`. What is new is the dataplane: it is opened first,
 //! so that `--datapath=ebpf` refuses before anything is touched, and attached last, when its maps
 //! know the peers. An earlier run's programs and entries work on until then.
 
@@ -19,7 +19,7 @@ use tracing::{info, warn};
 use crate::backend::vxlan::device::{Device, DeviceSpec, ensure_device};
 use crate::backend::vxlan::{BackendData, VxlanConfig};
 use crate::cli::DatapathMode;
-use crate::config::Config;
+use crate::config::{Config, RulesConfig};
 use crate::control::ControlSocket;
 use crate::dataplane::{self, Dataplane};
 use crate::error::chain;
@@ -31,6 +31,7 @@ use crate::network::{Backend, NetworkConfig};
 use crate::node::run::{Fallback, Inputs};
 use crate::node::{self, Node, NodeSpec};
 use crate::notify::Notifier;
+use crate::rules::{self, Rules};
 use crate::state::State;
 use crate::status;
 use crate::status_source::{Phase, StatusSource};
@@ -97,6 +98,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
     };
     let lease = lease?;
     info!(subnet = %lease.subnet, "lease held");
+    let rules = set_rules(&config, &netlink, overlay.network, &lease).await?;
     write_subnet_file(&config, overlay.network, &lease, device.mtu, &mut rng)?;
 
     let spec = NodeSpec {
@@ -115,6 +117,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
         timing,
         spec,
         lease,
+        rules,
         end,
     };
     let outcome = serve(&config, &notifier, &phase, run).await;
@@ -162,6 +165,7 @@ struct Run {
     timing: Timing,
     spec: NodeSpec,
     lease: HeldLease,
+    rules: Rules,
     end: CancellationToken,
 }
 
@@ -180,6 +184,7 @@ async fn serve(
         timing,
         spec,
         lease,
+        rules,
         end,
     } = run;
     let (changes, leases) = mpsc::channel(LEASE_QUEUE);
@@ -201,6 +206,7 @@ async fn serve(
         spec: spec.clone(),
         term: lease_term,
         store: store_health,
+        rules: rules.problems(),
         node: request,
     })));
 
@@ -230,6 +236,7 @@ async fn serve(
             Err(anyhow::Error::from(loss).context("the lease is lost"))
         }),
         () = watch_leases(&store, &timing, changes, health, &end) => Ok(()),
+        never = rules.keep(config.rules.resync) => match never {},
         never = announce => never,
     }
 }
@@ -346,6 +353,30 @@ async fn set_up_device(
     Ok((DeviceSpec { mac, ..spec }, data))
 }
 
+/// Sets the traffic rules, and takes over what stock flannel has left of its own.
+async fn set_rules(
+    config: &Config,
+    netlink: &Netlink,
+    network: Ipv4Network,
+    lease: &HeldLease,
+) -> Result<Rules> {
+    let RulesConfig {
+        masquerade,
+        forward,
+        blackhole,
+        resync: _,
+    } = config.rules;
+    let spec = rules::Spec {
+        network,
+        subnet: lease.subnet.v4,
+        masquerade,
+        forward,
+        blackhole,
+    };
+    let rules = Rules::start(spec, netlink.clone()).await;
+    rules.context("--ip-masq is asked for, and traffic cannot be masqueraded")
+}
+
 fn write_subnet_file(
     config: &Config,
     network: Ipv4Network,
@@ -357,7 +388,7 @@ fn write_subnet_file(
         v4: Some((network, lease.subnet.v4)),
         v6: None,
         mtu,
-        ip_masq: false,
+        ip_masq: config.rules.masquerade.is_some(),
     };
     env.write(&config.subnet_file, rng)?;
     info!(file = %config.subnet_file.display(), "wrote the environment file");

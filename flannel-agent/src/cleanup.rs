@@ -14,6 +14,7 @@ use crate::backend::vxlan::device::remove_device;
 use crate::cli::CleanupMode;
 use crate::dataplane;
 use crate::netlink::Netlink;
+use crate::rules;
 use crate::state::State;
 
 /// What was, or would be, removed.
@@ -48,8 +49,8 @@ impl fmt::Display for Removed {
     }
 }
 
-/// Removes pins and filters, the tunnel device with its routes, neighbours and FDB entries, the
-/// environment file and the run directory's files; or only says so.
+/// Removes pins and filters, the tunnel device with its routes, neighbours and FDB entries, our
+/// traffic rules (not those of stock flannel), the environment file and the run directory's files; or only says so.
 ///
 /// The lease stays in the store until it runs out: another node must not get this subnet while
 /// containers with its addresses may be left.
@@ -99,6 +100,11 @@ async fn remove(
         remove_device(&netlink, &state.device).await?;
         result.removed.push(device_line(state));
     }
+    // After the device: without it nothing needs them any more.
+    let rules = rules::remove_ours(&netlink).await;
+    result
+        .removed
+        .extend(rules.context("remove the traffic rules")?);
     for file in files(run_dir, state) {
         match std::fs::remove_file(&file) {
             Ok(()) => result.removed.push(format!("file {}", file.display())),
@@ -122,9 +128,14 @@ async fn list(
         .removed
         .extend(pins.into_iter().map(|pin| format!("pin {}", pin.display())));
     let Some(state) = state else { return Ok(()) };
-    if is_our_device(&Netlink::open()?, state).await? {
+    let netlink = Netlink::open()?;
+    if is_our_device(&netlink, state).await? {
         result.removed.push(device_line(state));
     }
+    let rules = rules::list_ours(&netlink).await;
+    result
+        .removed
+        .extend(rules.context("list the traffic rules")?);
     let files = files(run_dir, state)
         .into_iter()
         .filter(|file| file.exists());

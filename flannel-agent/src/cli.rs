@@ -258,6 +258,36 @@ pub struct RunArgs {
     )]
     pub subnet_lease_renew_margin: i64,
 
+    /// Masquerade what leaves the overlay
+    #[arg(long, help_heading = "Traffic rules", value_name = "BOOL", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", default_value = "false", hide_default_value = true,
+        value_parser = go::parse_bool, action = ArgAction::Set)]
+    pub ip_masq: bool,
+    /// Let masqueraded traffic keep its source port where it is free
+    #[arg(long, help_heading = "Traffic rules", value_name = "BOOL", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", default_value = "false", hide_default_value = true,
+        value_parser = go::parse_bool, action = ArgAction::Set)]
+    pub ip_masq_fully_random_disable: bool,
+    /// Accept forwarding from and to the overlay where iptables would drop it
+    #[arg(long, help_heading = "Traffic rules", value_name = "BOOL", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", default_value = "true",
+        value_parser = go::parse_bool, action = ArgAction::Set)]
+    pub iptables_forward_rules: bool,
+    /// Drop packets to pods that do not exist
+    #[arg(long, help_heading = "Traffic rules", value_name = "BOOL", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", default_value = "false", hide_default_value = true,
+        value_parser = go::parse_bool, action = ArgAction::Set)]
+    pub ip_blackhole_route: bool,
+    /// How many seconds lie between two checks of the rules
+    #[arg(
+        long,
+        help_heading = "Traffic rules",
+        value_name = "SECONDS",
+        default_value_t = 5,
+        allow_negative_numbers = true
+    )]
+    pub iptables_resync: i64,
+
     /// Which data path carries the packets
     #[arg(long, help_heading = "Data path", value_name = "PATH", default_value_t = DatapathMode::Auto)]
     pub datapath: DatapathMode,

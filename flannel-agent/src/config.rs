@@ -16,6 +16,7 @@ use tracing::Level;
 pub use self::endpoint::Endpoint;
 use crate::cli::{DatapathMode, EbpfLogLevel, PlaceArgs, RunArgs, TcAttach};
 use crate::iface::Selection;
+use crate::rules::{Blackhole, Forward, SourcePorts};
 
 /// Length of a lease in minutes; the margin of its renewal lies within.
 const LEASE_MINUTES: i64 = 24 * 60;
@@ -31,6 +32,8 @@ pub struct Config {
     pub subnet_file: PathBuf,
     /// How long before its end a lease is renewed.
     pub renew_margin: Duration,
+    /// Which traffic rules are wanted.
+    pub rules: RulesConfig,
     /// Which data path carries the packets.
     pub datapath: DatapathMode,
     /// How TC programs are attached.
@@ -45,6 +48,19 @@ pub struct Config {
     pub log_level: Level,
     /// Socket of the service manager, from `NOTIFY_SOCKET`.
     pub notify_socket: Option<OsString>,
+}
+
+/// Traffic rules, as far as they do not depend on the lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RulesConfig {
+    /// Whether, and how, traffic that leaves the overlay is masqueraded.
+    pub masquerade: Option<SourcePorts>,
+    /// Whether forwarding from and to the network is accepted.
+    pub forward: Forward,
+    /// Whether packets to pods that do not exist are dropped.
+    pub blackhole: Blackhole,
+    /// Longest time between two checks.
+    pub resync: Duration,
 }
 
 /// How to reach etcd.
@@ -115,6 +131,7 @@ impl Config {
     ) -> Result<(Self, Vec<String>), ConfigError> {
         let mut warnings = Vec::new();
         let etcd = etcd(&args, &mut warnings)?;
+        let rules = rules(&args, &mut warnings);
         let RunArgs {
             iface,
             iface_regex,
@@ -164,6 +181,7 @@ impl Config {
             },
             subnet_file,
             renew_margin: Duration::from_secs(margin.unsigned_abs() * 60),
+            rules,
             datapath,
             tc_attach,
             ebpf_log_level,
@@ -222,6 +240,36 @@ fn etcd(args: &RunArgs, warnings: &mut Vec<String>) -> Result<EtcdConfig, Config
         tls,
         credentials,
     })
+}
+
+fn rules(args: &RunArgs, warnings: &mut Vec<String>) -> RulesConfig {
+    let resync = match args.iptables_resync {
+        seconds @ 1.. => seconds.unsigned_abs(),
+        // Flannel takes it and checks without a pause.
+        seconds => {
+            warnings.push(format!(
+                "--iptables-resync={seconds}: a number of seconds from 1 is expected; the rules \
+                 are checked each second"
+            ));
+            1
+        }
+    };
+    let ports = match args.ip_masq_fully_random_disable {
+        true => SourcePorts::Kept,
+        false => SourcePorts::FullyRandom,
+    };
+    RulesConfig {
+        masquerade: args.ip_masq.then_some(ports),
+        forward: match args.iptables_forward_rules {
+            true => Forward::Accept,
+            false => Forward::Leave,
+        },
+        blackhole: match args.ip_blackhole_route {
+            true => Blackhole::Route,
+            false => Blackhole::None,
+        },
+        resync: Duration::from_secs(resync),
+    }
 }
 
 fn tls_files(args: &RunArgs) -> Result<TlsFiles, ConfigError> {

@@ -19,6 +19,7 @@ pub mod network;
 pub mod node;
 pub mod notify;
 pub mod plan;
+pub mod rules;
 pub mod state;
 pub mod status;
 mod status_source;

@@ -37,6 +37,7 @@ pub(crate) struct StatusSource {
     pub(crate) spec: NodeSpec,
     pub(crate) term: watch::Receiver<Term>,
     pub(crate) store: watch::Receiver<Store>,
+    pub(crate) rules: watch::Receiver<Vec<String>>,
     pub(crate) node: mpsc::Sender<Request>,
 }
 
@@ -50,6 +51,7 @@ impl StatusSource {
             spec,
             term,
             store,
+            rules,
             node,
         } = self;
         let (answer, report) = oneshot::channel();
@@ -57,6 +59,7 @@ impl StatusSource {
         let report = report.await.ok()?;
         let (is_ready, store, term) = (*ready.borrow(), store.borrow().clone(), *term.borrow());
         let mut problems = report.problems;
+        problems.extend(rules.borrow().iter().cloned());
         if !is_ready {
             problems.push("the peers are not programmed yet".into());
         }

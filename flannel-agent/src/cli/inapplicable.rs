@@ -29,13 +29,8 @@ enum Accepts {
 pub(super) struct Flag(Accepts);
 
 /// The table: flannel v0.28.9, and what older versions had.
-const FLAGS: [(&str, Accepts); 28] = [
+const FLAGS: [(&str, Accepts); 23] = [
     ("public-ipv6", Accepts::Empty),
-    ("ip-masq", Accepts::False),
-    ("ip-masq-fully-random-disable", Accepts::AnyBool),
-    ("iptables-resync", Accepts::Any),
-    ("iptables-forward-rules", Accepts::AnyBool),
-    ("ip-blackhole-route", Accepts::False),
     ("healthz-ip", Accepts::Any),
     ("healthz-port", Accepts::NotPositive),
     ("kube-subnet-mgr", Accepts::False),

@@ -95,7 +95,7 @@ fn variables_apply_where_the_flag_is_absent() {
         ("FLANNELD_PUBLIC_IP", ""),
         ("FLANNELD_V", "3"),
         ("FLANNELD_DATAPATH", "kernel"),
-        ("FLANNELD_IP_MASQ", "false"),
+        ("FLANNELD_IP_MASQ", "true"),
         ("FLANNELD_KUBE_SUBNET_MGR", ""),
     ];
     let (args, warnings) = run_with(&["-etcd-prefix=/flag"], &env);
@@ -104,6 +104,7 @@ fn variables_apply_where_the_flag_is_absent() {
     assert_eq!(args.iface, ["eth0,eth1"]);
     assert_eq!(args.v, 3);
     assert_eq!(args.datapath, DatapathMode::Kernel);
+    assert!(args.ip_masq);
     assert!(warnings.is_empty(), "{warnings:?}");
 }
 
@@ -129,15 +130,12 @@ fn a_variable_that_does_not_parse_is_reported_and_the_rest_is_applied() {
 #[test]
 fn what_asks_for_nothing_is_accepted_of_flags_that_are_not_there_yet() {
     run(&[
-        "-ip-masq=false",
         "--healthz-port=0",
         "--healthz-port",
         "-1",
         "-healthz-ip",
         "127.0.0.1",
         "-kube-subnet-mgr=F",
-        "-iptables-forward-rules",
-        "-iptables-resync=7",
         "-log_backtrace_at=",
         "-networks=",
     ]);
@@ -146,22 +144,39 @@ fn what_asks_for_nothing_is_accepted_of_flags_that_are_not_there_yet() {
 #[test]
 fn what_asks_for_something_that_is_not_there_is_refused_by_name() {
     for (args, setting) in [
-        (&["--ip-masq"][..], "--ip-masq=true"),
-        (&["-ip-masq=1"], "--ip-masq=1"),
-        (&["-healthz-port", "8080"], "--healthz-port=8080"),
+        (&["-healthz-port", "8080"][..], "--healthz-port=8080"),
         (&["-kube-subnet-mgr"], "--kube-subnet-mgr=true"),
         (&["-networks=blue"], "flannel v0.8.0 has dropped it"),
-        (&["-ip-masq=perhaps"], "true or false"),
+        (&["-kube-subnet-mgr=perhaps"], "true or false"),
     ] {
         let Stop { code, text } = stop(args);
         assert_eq!(code, 2);
         assert!(text.contains(setting), "{args:?}: {text}");
     }
-    let by_variable = parse_with(&[], &[("FLANNELD_IP_MASQ", "true")]).unwrap_err();
+    let by_variable = parse_with(&[], &[("FLANNELD_KUBE_SUBNET_MGR", "true")]).unwrap_err();
     assert!(
-        by_variable.text.contains("FLANNELD_IP_MASQ=true"),
+        by_variable.text.contains("FLANNELD_KUBE_SUBNET_MGR=true"),
         "{by_variable}"
     );
+}
+
+#[test]
+fn flags_of_traffic_rules_are_those_of_flannel() {
+    let args = run(&[]);
+    assert!(!args.ip_masq && !args.ip_masq_fully_random_disable && !args.ip_blackhole_route);
+    assert!(args.iptables_forward_rules);
+    assert_eq!(args.iptables_resync, 5);
+    let args = run(&[
+        "-ip-masq",
+        "--ip-masq-fully-random-disable=T",
+        "-iptables-forward-rules=false",
+        "-ip-blackhole-route=1",
+        "-iptables-resync",
+        "7",
+    ]);
+    assert!(args.ip_masq && args.ip_masq_fully_random_disable && args.ip_blackhole_route);
+    assert!(!args.iptables_forward_rules);
+    assert_eq!(args.iptables_resync, 7);
 }
 
 #[test]
@@ -177,6 +192,7 @@ fn mistakes_end_with_code_2_and_name_the_flag() {
         ),
         (&["stats"], "status"),
         (&["-version=maybe"], "true or false"),
+        (&["-ip-masq=perhaps"], "true or false"),
     ] {
         let Stop { code, text } = stop(args);
         assert_eq!(code, 2, "{args:?}: {text}");

@@ -126,3 +126,24 @@ fn the_password_is_not_shown() {
         .unwrap_err();
     assert!(!error.to_string().contains("hunter2"), "{error}");
 }
+
+#[test]
+fn traffic_rules_follow_their_flags() {
+    let default = config(&[]).rules;
+    assert_eq!(
+        default,
+        RulesConfig {
+            masquerade: None,
+            forward: Forward::Accept,
+            blackhole: Blackhole::None,
+            resync: Duration::from_secs(5),
+        }
+    );
+    let masquerade = |args: &[&str]| config(args).rules.masquerade;
+    assert_eq!(masquerade(&["-ip-masq"]), Some(SourcePorts::FullyRandom));
+    let kept = ["-ip-masq", "-ip-masq-fully-random-disable"];
+    assert_eq!(masquerade(&kept), Some(SourcePorts::Kept));
+    let (config, warnings) = config_with(&["-iptables-resync=0"]).unwrap();
+    assert_eq!(config.rules.resync, Duration::from_secs(1));
+    assert!(warnings[0].contains("--iptables-resync=0"), "{warnings:?}");
+}

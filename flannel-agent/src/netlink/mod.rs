@@ -10,6 +10,7 @@
 //! answered with everything.
 
 pub mod addr;
+pub mod blackhole;
 pub mod link;
 pub mod mac;
 pub mod monitor;

@@ -1,0 +1,211 @@
+//! From what is desired and what the host lists to what has to be written. Pure.
+
+use std::fmt::Write as _;
+
+use ipnetwork::Ipv4Network;
+
+use super::listing::Chain;
+use super::{Forward, Spec, forward, leftover, masquerade};
+
+/// Stock flannel's table for IPv6, which it makes even for IPv4 alone.
+pub(super) const STOCK_IPV6: (&str, &str) = ("ip6", "flannel-ipv6");
+
+/// A table of iptables, as nft or as iptables-legacy sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct IptablesTable {
+    pub(super) family: Family,
+    pub(super) kind: Kind,
+}
+
+/// Address family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Family {
+    V4,
+    V6,
+}
+
+/// What flannel writes into the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Masquerade.
+    Nat,
+    /// Accepted forwarding.
+    Filter,
+}
+
+impl IptablesTable {
+    /// All that flannel ever writes into.
+    pub(super) const ALL: [Self; 4] = [
+        Self::new(Family::V4, Kind::Nat),
+        Self::new(Family::V4, Kind::Filter),
+        Self::new(Family::V6, Kind::Nat),
+        Self::new(Family::V6, Kind::Filter),
+    ];
+
+    const fn new(family: Family, kind: Kind) -> Self {
+        Self { family, kind }
+    }
+
+    /// Where our accept rules belong.
+    pub(super) const FORWARD: Self = Self::new(Family::V4, Kind::Filter);
+
+    /// Family as nft calls it.
+    pub(super) fn family_name(self) -> &'static str {
+        match self.family {
+            Family::V4 => "ip",
+            Family::V6 => "ip6",
+        }
+    }
+
+    /// Name of the table.
+    pub(super) fn name(self) -> &'static str {
+        match self.kind {
+            Kind::Nat => "nat",
+            Kind::Filter => "filter",
+        }
+    }
+
+    /// Whether our own accept rules belong there.
+    pub(super) fn has_forward(self) -> bool {
+        self == Self::FORWARD
+    }
+}
+
+/// Whether stock flannel's rules are looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Leftovers {
+    Remove,
+    Leave,
+}
+
+/// What nftables has.
+#[derive(Debug, Default)]
+pub(super) struct Actual {
+    /// The table that has our name.
+    pub(super) own: Option<Vec<Chain>>,
+    /// Whether [`STOCK_IPV6`] is there.
+    pub(super) has_stock_ipv6: bool,
+    /// Tables of iptables-nft.
+    pub(super) iptables: Vec<(IptablesTable, Vec<Chain>)>,
+}
+
+/// Changes of one table of iptables, in this order.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(super) struct Edits {
+    /// Rules that go: chain and key.
+    pub(super) rules: Vec<(String, String)>,
+    /// Chains that go, with all their rules.
+    pub(super) chains: Vec<String>,
+    /// Where the accept rules come in.
+    pub(super) accept: Option<Place>,
+}
+
+/// A place in a chain for the accept rules of a network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) network: Ipv4Network,
+    pub(super) chain: String,
+    /// Key of the rule that comes next; none at the end.
+    pub(super) before: Option<String>,
+    /// Number of rules that stay before it.
+    pub(super) index: usize,
+}
+
+impl Edits {
+    pub(super) fn is_empty(&self) -> bool {
+        let Self {
+            rules,
+            chains,
+            accept,
+        } = self;
+        rules.is_empty() && chains.is_empty() && accept.is_none()
+    }
+}
+
+/// What has to change in a table of iptables.
+pub(super) fn edits(
+    spec: &Spec,
+    table: IptablesTable,
+    chains: &[Chain],
+    leftovers: Leftovers,
+) -> Edits {
+    let mut edits = match leftovers {
+        Leftovers::Remove => leftover::edits(spec, table, chains),
+        Leftovers::Leave => Edits::default(),
+    };
+    if table.has_forward() {
+        let network = (spec.forward == Forward::Accept).then_some(spec.network);
+        forward::add_edits(&mut edits, chains, network);
+    }
+    edits
+}
+
+/// The script for nft; empty when all is right.
+pub(super) fn script(spec: &Spec, actual: &Actual, leftovers: Leftovers) -> String {
+    let Actual {
+        own,
+        has_stock_ipv6,
+        iptables,
+    } = actual;
+    let mut script = match (spec.masquerade, own) {
+        (Some(ports), Some(own)) if masquerade::is_right(own, spec, ports) => String::new(),
+        (Some(ports), _) => masquerade::table_text(spec, ports),
+        (None, Some(_)) => format!("delete table ip {}\n", masquerade::TABLE),
+        (None, None) => String::new(),
+    };
+    if *has_stock_ipv6 && leftovers == Leftovers::Remove {
+        let (family, name) = STOCK_IPV6;
+        let _ = writeln!(script, "delete table {family} {name}");
+    }
+    for (table, chains) in iptables {
+        let edits = edits(spec, *table, chains, leftovers);
+        script.push_str(&edits_text(*table, &edits));
+    }
+    script
+}
+
+/// Changes of a table of iptables-nft, as commands of nft.
+pub(super) fn edits_text(table: IptablesTable, edits: &Edits) -> String {
+    let Edits {
+        rules,
+        chains,
+        accept,
+    } = edits;
+    let table = format!("{} {}", table.family_name(), table.name());
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    for (chain, handle) in rules {
+        let _ = writeln!(text, "delete rule {table} {chain} handle {handle}");
+    }
+    for chain in chains {
+        let _ = writeln!(text, "flush chain {table} {chain}");
+    }
+    for chain in chains {
+        let _ = writeln!(text, "delete chain {table} {chain}");
+    }
+    if let Some(Place {
+        network,
+        chain,
+        before,
+        index: _,
+    }) = accept
+    {
+        let verb = match before {
+            Some(handle) => format!("insert rule {table} {chain} handle {handle}"),
+            None => format!("add rule {table} {chain}"),
+        };
+        for field in ["saddr", "daddr"] {
+            // With the counter it is what iptables-nft itself would have made, and can show.
+            let rule = format!("ip {field} {network} counter accept");
+            let _ = writeln!(text, "{verb} {rule} comment \"{}\"", forward::COMMENT);
+        }
+    }
+    text
+}
+
+/// The script that makes our own table, for a look at it; `None` if none is desired.
+#[must_use]
+pub fn desired_table(spec: &Spec) -> Option<String> {
+    let ports = spec.masquerade?;
+    Some(masquerade::table_text(spec, ports))
+}
