@@ -260,7 +260,7 @@ async fn news(events: &mut Option<Events>) {
         }
         *events = None;
     }
-    std::future::pending().await;
+    std::future::pending::<()>().await;
 }
 
 impl std::fmt::Debug for Rules {
