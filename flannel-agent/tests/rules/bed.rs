@@ -178,38 +178,24 @@ pub(super) fn ruleset() -> String {
     run("nft -a -s list ruleset")
 }
 
-/// Where a packet is sent.
-pub(super) struct Sent {
-    pub(super) from: Option<Ipv4Addr>,
-    pub(super) to: Ipv4Addr,
-    pub(super) port: u16,
+/// Any source address, and any port.
+pub(super) const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
+
+/// Sends a packet of a flow of its own.
+pub(super) fn send(from: Ipv4Addr, to: Ipv4Addr, port: u16) {
+    let socket = UdpSocket::bind((from, 0)).unwrap();
+    // A rule may refuse it, which is what the receiver finds out.
+    let _ = socket.send_to(b"new", (to, port));
 }
 
-impl Sent {
-    pub(super) fn to(to: Ipv4Addr) -> Self {
-        Self {
-            from: None,
-            to,
-            port: 9000,
-        }
-    }
-
-    /// Sends a packet of a flow of its own.
-    pub(super) fn send(&self) {
-        let from = self.from.unwrap_or(Ipv4Addr::UNSPECIFIED);
-        let socket = UdpSocket::bind((from, 0)).unwrap();
-        // A rule may refuse it, which is what the receiver finds out.
-        let _ = socket.send_to(b"new", (self.to, self.port));
-    }
-}
-
-/// Source of the packet that arrives at the receiver when `send` has run; `None` if none does.
-pub(super) fn seen(at: &Namespace, port: u16, send: impl FnOnce()) -> Option<Ipv4Addr> {
-    let socket = at.within(move || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap());
+/// Source of the packet that arrives at a port of the receiver (0 for any) when `send` has run;
+/// `None` if none does.
+pub(super) fn seen(at: &Namespace, port: u16, send: impl FnOnce(u16)) -> Option<Ipv4Addr> {
+    let socket = at.within(move || UdpSocket::bind((ANY, port)).unwrap());
     socket
-        .set_read_timeout(Some(Duration::from_millis(300)))
+        .set_read_timeout(Some(Duration::from_millis(500)))
         .unwrap();
-    send();
+    send(socket.local_addr().unwrap().port());
     let mut buffer = [0; 16];
     match socket.recv_from(&mut buffer).ok()?.1 {
         SocketAddr::V4(source) => Some(*source.ip()),
@@ -219,7 +205,7 @@ pub(super) fn seen(at: &Namespace, port: u16, send: impl FnOnce()) -> Option<Ipv
 
 /// Source of a packet from one place to another, as it arrives.
 pub(super) fn source(from: &Namespace, at: &Namespace, to: Ipv4Addr) -> Option<Ipv4Addr> {
-    seen(at, 9000, || from.within(move || Sent::to(to).send()))
+    seen(at, 0, |port| from.within(move || send(ANY, to, port)))
 }
 
 /// Waits until it is so.

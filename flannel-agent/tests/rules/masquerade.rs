@@ -6,7 +6,7 @@ use flannel_agent::netlink::Netlink;
 use flannel_agent::rules::{Forward, SourcePorts, Spec, list_ours, remove_ours};
 
 use super::bed::{
-    HOST, NODE, OTHER, OUTSIDE, POD, REMOTE, Sent, eventually, on_host, ruleset, run, seen, source,
+    HOST, NODE, OTHER, OUTSIDE, POD, REMOTE, eventually, on_host, ruleset, run, seen, send, source,
     spec, start,
 };
 
@@ -62,28 +62,11 @@ fn packets_have_the_source_that_flannel_gives_them() {
         assert_eq!(source(pod, outside, OUTSIDE), Some(HOST));
         assert_eq!(source(pod, remote, REMOTE), Some(POD));
         assert_eq!(source(remote, pod, POD), Some(OTHER), "not of the overlay");
-        let from_remote_pod = || {
-            remote.within(|| {
-                let from = Some(REMOTE);
-                let sent = Sent {
-                    from,
-                    ..Sent::to(POD)
-                };
-                sent.send();
-            });
-        };
-        assert_eq!(seen(pod, 9000, from_remote_pod), Some(REMOTE));
+        let from_remote_pod = |port| remote.within(move || send(REMOTE, POD, port));
+        assert_eq!(seen(pod, 0, from_remote_pod), Some(REMOTE));
         assert_eq!(source(outside, pod, POD), Some(OUTSIDE));
-        let from_host = |port| Sent {
-            from: Some(HOST),
-            to: REMOTE,
-            port,
-        };
-        assert_eq!(
-            seen(remote, 9000, || from_host(9000).send()),
-            Some(NODE),
-            "host to remote pod"
-        );
+        let from_host = |port| send(HOST, REMOTE, port);
+        assert_eq!(seen(remote, 0, from_host), Some(NODE), "host to remote pod");
         // What has nothing to do with the overlay stays as it is.
         assert_eq!(source(outside, remote, OTHER), Some(OUTSIDE));
     });
@@ -106,12 +89,8 @@ fn d10_the_mark_is_found_among_other_bits() {
         run("nft add rule ip marks out udp dport 9001 meta mark set 0x4003");
         run("nft add rule ip marks out udp dport 9002 meta mark set 0x8003");
         for (port, expected) in [(9001, HOST), (9002, NODE)] {
-            let sent = Sent {
-                from: Some(HOST),
-                to: REMOTE,
-                port,
-            };
-            assert_eq!(seen(&bed.remote, port, || sent.send()), Some(expected));
+            let from_host = |port| send(HOST, REMOTE, port);
+            assert_eq!(seen(&bed.remote, port, from_host), Some(expected));
         }
     });
 }
