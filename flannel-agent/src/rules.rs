@@ -15,10 +15,10 @@
 //!
 //! *Forwarding* has no table of its own: a packet that one base chain accepts still meets the next
 //! one, so an accept decides nothing except in the chain that would drop. That is the `FORWARD`
-//! chain of iptables, once Docker has set its policy; see [`forward`].
+//! chain of iptables, once Docker has set its policy; see `forward.rs`.
 //!
 //! Nothing here needs an iptables binary unless the host has legacy iptables rules, which nftables
-//! can neither show nor change; see [`legacy`].
+//! can neither show nor change; see `legacy.rs`.
 
 mod blackhole;
 mod events;

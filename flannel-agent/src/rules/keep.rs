@@ -16,8 +16,9 @@ use crate::netlink::Netlink;
 
 /// How long news is gathered before a look at what it is about.
 const SETTLE: Duration = Duration::from_millis(20);
-/// Least time between two looks, on hosts where others change rules all the time.
-const PAUSE: Duration = Duration::from_millis(500);
+/// Least time between two looks, on hosts where others change rules all the time; a look costs
+/// about 10 ms of CPU time.
+const PAUSE: Duration = Duration::from_millis(200);
 /// Attempts at a change for which the listing turns out to be too old.
 const ATTEMPTS: usize = 3;
 
@@ -105,14 +106,18 @@ impl Rules {
         {
             problems.push(format!("{}: {effect}", chain(&error)));
         }
+        let mut has_failed = false;
         for table in IptablesTable::ALL {
             match self.sync_legacy(table, is_masqueraded).await {
                 Ok(None) => {}
                 Ok(Some(problem)) => problems.push(problem),
-                Err(error) => problems.push(chain(&error)),
+                Err(error) => {
+                    problems.push(chain(&error));
+                    has_failed = true;
+                }
             }
         }
-        if is_masqueraded {
+        if is_masqueraded && !has_failed {
             self.leftovers.1 = Leftovers::Leave;
         }
         match blackhole::ensure(&self.netlink, &self.spec).await {
@@ -155,6 +160,11 @@ impl Rules {
                 Err(error @ Error::Refused { .. }) if attempts < ATTEMPTS => {
                     debug!(error = chain(&error), script, "nft refused; once more");
                     attempts += 1;
+                }
+                // Ours do not depend on it that theirs go.
+                Err(error @ Error::Refused { .. }) if self.leftovers.0 == Leftovers::Remove => {
+                    warn!(error = chain(&error), "rules of stock flannel may be left");
+                    self.leftovers.0 = Leftovers::Leave;
                 }
                 Err(error) => return Err(error),
             }

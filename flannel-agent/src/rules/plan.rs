@@ -209,3 +209,83 @@ pub fn desired_table(spec: &Spec) -> Option<String> {
     let ports = spec.masquerade?;
     Some(masquerade::table_text(spec, ports))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Blackhole, SourcePorts, listing};
+    use super::*;
+
+    fn spec() -> Spec {
+        Spec {
+            network: "10.5.0.0/16".parse().unwrap(),
+            subnet: "10.5.1.0/24".parse().unwrap(),
+            masquerade: Some(SourcePorts::FullyRandom),
+            forward: Forward::Accept,
+            blackhole: Blackhole::None,
+        }
+    }
+
+    /// Rules numbered from 1 within their chain.
+    fn chains(text: &str) -> Vec<Chain> {
+        let mut chains = listing::from_iptables(text);
+        for chain in &mut chains {
+            for (n, rule) in chain.rules.iter_mut().enumerate() {
+                rule.key = (n + 1).to_string();
+            }
+        }
+        chains
+    }
+
+    #[test]
+    fn ours_and_the_end_of_theirs_are_one_script() {
+        let nat = "-P POSTROUTING ACCEPT\n-N FLANNEL-POSTRTG\n\
+            -A POSTROUTING -o eth0 -j MASQUERADE\n-A POSTROUTING -j FLANNEL-POSTRTG\n\
+            -A FLANNEL-POSTRTG -s 10.4.0.0/16 -j RETURN\n";
+        let filter = "-P FORWARD DROP\n-N DOCKER-USER\n-N FLANNEL-FWD\n\
+            -A FORWARD -j DOCKER-USER\n-A FORWARD -j FLANNEL-FWD\n\
+            -A FORWARD -s 10.5.0.0/16 -m comment --comment \"flannel-agent forward\" -j ACCEPT\n\
+            -A DOCKER-USER -s 10.9.0.0/16 -j DROP\n-A DOCKER-USER -j RETURN\n";
+        let actual = Actual {
+            own: None,
+            has_stock_ipv6: true,
+            iptables: vec![
+                (IptablesTable::ALL[0], chains(nat)),
+                (IptablesTable::FORWARD, chains(filter)),
+            ],
+        };
+        let expected = desired_table(&spec()).unwrap()
+            + "delete table ip6 flannel-ipv6\n\
+            delete rule ip nat POSTROUTING handle 2\n\
+            flush chain ip nat FLANNEL-POSTRTG\n\
+            delete chain ip nat FLANNEL-POSTRTG\n\
+            delete rule ip filter FORWARD handle 2\n\
+            delete rule ip filter FORWARD handle 3\n\
+            flush chain ip filter FLANNEL-FWD\n\
+            delete chain ip filter FLANNEL-FWD\n\
+            insert rule ip filter DOCKER-USER handle 2 ip saddr 10.5.0.0/16 counter accept \
+            comment \"flannel-agent forward\"\n\
+            insert rule ip filter DOCKER-USER handle 2 ip daddr 10.5.0.0/16 counter accept \
+            comment \"flannel-agent forward\"\n";
+        assert_eq!(script(&spec(), &actual, Leftovers::Remove), expected);
+    }
+
+    #[test]
+    fn a_different_wish_has_a_different_hash() {
+        let hash = |spec: &Spec| {
+            let text = desired_table(spec).unwrap();
+            let (_, rest) = text.split_once("flannel-agent masq ").unwrap();
+            rest.split(':').next().unwrap().to_owned()
+        };
+        let kept = Spec {
+            masquerade: Some(SourcePorts::Kept),
+            ..spec()
+        };
+        let moved = Spec {
+            subnet: "10.5.2.0/24".parse().unwrap(),
+            ..spec()
+        };
+        assert_eq!(hash(&spec()), hash(&spec()));
+        assert_ne!(hash(&spec()), hash(&kept));
+        assert_ne!(hash(&spec()), hash(&moved));
+    }
+}

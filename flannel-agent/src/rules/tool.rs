@@ -108,3 +108,35 @@ impl Tool {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_missing_program_is_named_with_its_package() {
+        let nft = Tool {
+            program: "nft-that-is-not-here",
+            package: "nftables",
+        };
+        let error = nft.run(&["list", "tables"], "").await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "nft-that-is-not-here is not installed (package nftables)"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_a_program_says_when_it_refuses_is_kept() {
+        let shell = Tool {
+            program: "sh",
+            package: "dash",
+        };
+        let error = shell.run(&["-s"], "echo no >&2; exit 1").await.unwrap_err();
+        assert_eq!(error.to_string(), "sh -s: no");
+        // One that does not read its input is no failure.
+        let long = " ".repeat(1 << 20);
+        let output = shell.run(&["-c", "exec <&-; echo yes"], &long).await;
+        assert_eq!(output.unwrap(), "yes\n");
+    }
+}

@@ -260,3 +260,15 @@ fn a_chain_of_the_old_name_with_other_rules_stays() {
         });
     }
 }
+
+#[test]
+fn leftovers_that_cannot_go_do_not_keep_ours_away() {
+    on_host(async |bed| {
+        stock_iptables("iptables-nft", "10.5.0.0/16", "10.5.1.0/24", "224.0.0.0/4");
+        // A use of the chain that no listing of rules by iptables would have.
+        sh("nft 'add rule ip nat POSTROUTING ip protocol vmap { tcp : jump FLANNEL-POSTRTG }'");
+        start(spec()).await;
+        assert!(ruleset().contains("flannel-agent masq"));
+        assert_eq!(source(&bed.pod, &bed.outside, OUTSIDE), Some(HOST));
+    });
+}
