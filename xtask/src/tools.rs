@@ -112,6 +112,13 @@ const TOOLS: &[Tool] = &[
         packages: &["nftables"],
     },
     Tool {
+        name: "iptables",
+        why: "sets firewall rules as Docker and stock flannel do, of both kinds",
+        needs: &[Need::Run],
+        found: Found::Programs(&["iptables-nft", "iptables-legacy"]),
+        packages: &["iptables"],
+    },
+    Tool {
         name: "ethtool",
         why: "switches offloads on and off",
         needs: &[Need::Run],
