@@ -1,9 +1,9 @@
 //! One run of the agent, from its settings to its end.
 //!
 //! The order can be seen from outside, and is flannel's: network config, external interface,
-//! device, lease, traffic rules, `subnet.env`, peers, `READY=1`. What is new is the dataplane: it is opened first,
-//! so that `--datapath=ebpf` refuses before anything is touched, and attached last, when its maps
-//! know the peers. An earlier run's programs and entries work on until then.
+//! device, lease, traffic rules, `subnet.env`, peers, `READY=1`. What is new is the dataplane: it
+//! is opened first, so that `--datapath=ebpf` refuses before anything is touched, and attached
+//! last, when its maps know the peers. An earlier run's programs and entries work on until then.
 
 use std::time::Instant;
 

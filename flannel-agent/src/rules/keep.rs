@@ -245,7 +245,10 @@ impl Rules {
         debug!(place, script, "wrote traffic rules");
         match self.has_started {
             false => info!(place, "set the traffic rules"),
-            true => warn!(place, "traffic rules had been changed, and are repaired"),
+            true => warn!(
+                place,
+                "the host's rules have changed, and ours are set again"
+            ),
         }
     }
 }
