@@ -133,6 +133,13 @@ const TOOLS: &[Tool] = &[
         packages: &["tcpdump"],
     },
     Tool {
+        name: "openssl",
+        why: "makes the certificates of the tests with TLS",
+        needs: &[Need::Run],
+        found: Found::Programs(&["openssl"]),
+        packages: &["openssl"],
+    },
+    Tool {
         name: "ping",
         why: "sends the first packets",
         needs: &[Need::Run],
