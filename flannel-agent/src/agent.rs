@@ -23,6 +23,7 @@ use crate::config::{Config, RulesConfig};
 use crate::control::ControlSocket;
 use crate::dataplane::{self, Dataplane};
 use crate::error::chain;
+use crate::health::Health;
 use crate::iface::{self, ExternalInterface};
 use crate::lease::LeaseAttrs;
 use crate::netlink::monitor::Monitor;
@@ -60,13 +61,16 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
     // Tasks of this run end with it, whichever way it ends.
     let end = stop.child_token();
     let _guard = end.clone().drop_guard();
-    tokio::spawn(control.serve(
-        move || {
-            let phase = phases.borrow().clone();
-            phase.status()
-        },
-        end.clone(),
-    ));
+    let status = move || {
+        let phase = phases.borrow().clone();
+        phase.status()
+    };
+    if let Some(address) = config.health {
+        let health = Health::bind(address).await?;
+        info!(%address, "offering /healthz and /readyz");
+        tokio::spawn(health.serve(status.clone(), end.clone()));
+    }
+    tokio::spawn(control.serve(status, end.clone()));
     let (dataplane, datapath) = open_dataplane(&config)?;
 
     let store = Store::new(&config.etcd)?;
