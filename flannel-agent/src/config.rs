@@ -16,6 +16,7 @@ use tracing::Level;
 pub use self::endpoint::Endpoint;
 use crate::cli::{DatapathMode, EbpfLogLevel, PlaceArgs, RunArgs, TcAttach};
 use crate::iface::Selection;
+use crate::notify;
 use crate::rules::{Blackhole, Forward, SourcePorts};
 
 /// Length of a lease in minutes; the margin of its renewal lies within.
@@ -50,6 +51,8 @@ pub struct Config {
     pub log_level: Level,
     /// Socket of the service manager, from `NOTIFY_SOCKET`.
     pub notify_socket: Option<OsString>,
+    /// How often the service manager wants a sign of life, from `WATCHDOG_USEC`.
+    pub watchdog: Option<Duration>,
 }
 
 /// Traffic rules, as far as they do not depend on the lease.
@@ -198,6 +201,11 @@ impl Config {
                 4.. => Level::TRACE,
             },
             notify_socket: variable("NOTIFY_SOCKET"),
+            watchdog: notify::watchdog(
+                variable("WATCHDOG_USEC").as_deref(),
+                variable("WATCHDOG_PID").as_deref(),
+                std::process::id(),
+            ),
         };
         Ok((config, warnings))
     }
