@@ -5,6 +5,7 @@
 //! is opened first, so that `--datapath=ebpf` refuses before anything is touched, and attached
 //! last, when its maps know the peers. An earlier run's programs and entries work on until then.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
@@ -23,6 +24,7 @@ use crate::config::{Config, RulesConfig};
 use crate::control::ControlSocket;
 use crate::dataplane::{self, Dataplane};
 use crate::error::chain;
+use crate::health::Health;
 use crate::iface::{self, ExternalInterface};
 use crate::lease::LeaseAttrs;
 use crate::netlink::monitor::Monitor;
@@ -30,7 +32,7 @@ use crate::netlink::{MacAddr, Netlink};
 use crate::network::{Backend, NetworkConfig};
 use crate::node::run::{Fallback, Inputs};
 use crate::node::{self, Node, NodeSpec};
-use crate::notify::Notifier;
+use crate::notify::{Notifier, keep_told, summary};
 use crate::rules::{self, Rules};
 use crate::state::State;
 use crate::status;
@@ -54,19 +56,24 @@ const REQUEST_QUEUE: usize = 16;
 /// What keeps it from starting, or the loss of its lease.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
     require_net_admin()?;
-    let notifier = Notifier::new(config.notify_socket.as_deref());
+    let notifier = Arc::new(Notifier::new(config.notify_socket.as_deref()));
     let (phase, phases) = watch::channel(Phase::Starting("the network config"));
     let control = ControlSocket::bind(&config.run_dir).await?;
     // Tasks of this run end with it, whichever way it ends.
     let end = stop.child_token();
     let _guard = end.clone().drop_guard();
-    tokio::spawn(control.serve(
-        move || {
-            let phase = phases.borrow().clone();
-            phase.status()
-        },
-        end.clone(),
-    ));
+    let status = move || {
+        let phase = phases.borrow().clone();
+        phase.status()
+    };
+    if let Some(address) = config.health {
+        let health = Health::bind(address).await?;
+        info!(%address, "offering /healthz and /readyz");
+        tokio::spawn(health.serve(status.clone(), end.clone()));
+    }
+    tokio::spawn(control.serve(status.clone(), end.clone()));
+    let (told, watchdog, cancel) = (Arc::clone(&notifier), config.watchdog, end.clone());
+    tokio::spawn(async move { keep_told(&told, watchdog, status, &cancel).await });
     let (dataplane, datapath) = open_dataplane(&config)?;
 
     let store = Store::new(&config.etcd)?;
@@ -225,7 +232,10 @@ async fn serve(
             remove_unused_dataplane(config, &spec);
             became_ready.send_replace(true);
             notifier.ready();
-            notifier.status(&format!("lease {}", spec.subnet));
+            let phase = phase.borrow().clone();
+            if let Ok(status) = phase.status().await {
+                notifier.status(&summary(&status));
+            }
             info!("ready");
         }
         std::future::pending().await

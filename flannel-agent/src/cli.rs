@@ -17,6 +17,7 @@ use clap::{
 use thiserror::Error;
 
 use self::inapplicable::Verdict;
+use crate::docker_opts::DockerOptsArgs;
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -39,6 +40,8 @@ pub enum Command {
         /// How to print.
         output: Output,
     },
+    /// Write options for dockerd.
+    MkDockerOpts(DockerOptsArgs),
 }
 
 /// How a subcommand prints.
@@ -298,6 +301,23 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Data path", value_name = "LEVEL", default_value_t = EbpfLogLevel::Off)]
     pub ebpf_log_level: EbpfLogLevel,
 
+    /// Address that /healthz and /readyz are offered on
+    #[arg(
+        long,
+        help_heading = "Agent",
+        value_name = "IP",
+        default_value = "0.0.0.0"
+    )]
+    pub healthz_ip: String,
+    /// Port of /healthz and /readyz; 0 for none
+    #[arg(
+        long,
+        help_heading = "Agent",
+        value_name = "PORT",
+        default_value_t = 0,
+        allow_negative_numbers = true
+    )]
+    pub healthz_port: i64,
     /// Log level: 0 for info, 1 to 3 for debug, from 4 on trace
     #[arg(short = None, long = "v", help_heading = "Agent", value_name = "LEVEL", default_value_t = 0, allow_negative_numbers = true)]
     pub v: i64,
@@ -352,6 +372,23 @@ enum Sub {
         #[arg(long)]
         json: bool,
     },
+    /// Write options for dockerd from the environment file; a link of this name does the same
+    #[command(name = DOCKER_OPTS, args_override_self = true)]
+    MkDockerOpts(DockerOptsArgs),
+}
+
+/// The subcommand whose words follow getopts(1), not Go, and which ends with 1 for mistakes.
+const DOCKER_OPTS: &str = "mk-docker-opts";
+
+/// The words of a command line, program name included. A link named as flannel's script stands for
+/// the subcommand.
+pub fn words(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut args = args.into_iter();
+    let program = PathBuf::from(args.next().unwrap_or_default());
+    let name = program.file_stem().filter(|name| *name == DOCKER_OPTS);
+    let is_script = program.extension().is_none_or(|kind| kind == "sh");
+    let command = name.filter(|_| is_script).map(OsStr::to_owned);
+    command.into_iter().chain(args).collect()
 }
 
 /// Reads the command line (without the program's name) and the variables behind `variable`.
@@ -369,10 +406,20 @@ pub fn parse(
     }
 
     // Help and version come before the environment, as in flanneld.
-    let early = read(&definition, line.words())?;
+    let is_docker_opts = line.rest.first().is_some_and(|word| word == DOCKER_OPTS);
+    let early = read(&definition, line.words()).map_err(|stop| match is_docker_opts {
+        true => Stop { code: 1, ..stop },
+        false => stop,
+    })?;
     if early.version {
         let text = format!("flannel-agent {}\n", env!("CARGO_PKG_VERSION"));
         return Err(Stop { code: 0, text });
+    }
+    if let Some(Sub::MkDockerOpts(args)) = early.command {
+        return Ok(Parsed {
+            command: Command::MkDockerOpts(args),
+            warnings: Vec::new(),
+        });
     }
 
     let mut warnings = Vec::new();
@@ -445,6 +492,7 @@ fn command(cli: Cli) -> Command {
             place,
             output: output(json),
         },
+        Some(Sub::MkDockerOpts(args)) => Command::MkDockerOpts(args),
         Some(Sub::Cleanup { dry_run, json }) => Command::Cleanup {
             place,
             mode: match dry_run {

@@ -6,7 +6,7 @@ mod endpoint;
 
 use std::ffi::OsString;
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use tracing::Level;
 pub use self::endpoint::Endpoint;
 use crate::cli::{DatapathMode, EbpfLogLevel, PlaceArgs, RunArgs, TcAttach};
 use crate::iface::Selection;
+use crate::notify;
 use crate::rules::{Blackhole, Forward, SourcePorts};
 
 /// Length of a lease in minutes; the margin of its renewal lies within.
@@ -44,10 +45,14 @@ pub struct Config {
     pub bpf_pin_path: PathBuf,
     /// Directory of the control socket and of what is kept over restarts.
     pub run_dir: PathBuf,
+    /// Where the health endpoints are, if anywhere.
+    pub health: Option<SocketAddr>,
     /// Most detailed level that is logged.
     pub log_level: Level,
     /// Socket of the service manager, from `NOTIFY_SOCKET`.
     pub notify_socket: Option<OsString>,
+    /// How often the service manager wants a sign of life, from `WATCHDOG_USEC`.
+    pub watchdog: Option<Duration>,
 }
 
 /// Traffic rules, as far as they do not depend on the lease.
@@ -142,6 +147,8 @@ impl Config {
             datapath,
             tc_attach,
             ebpf_log_level,
+            healthz_ip,
+            healthz_port,
             v,
             place: PlaceArgs {
                 run_dir,
@@ -187,12 +194,18 @@ impl Config {
             ebpf_log_level,
             bpf_pin_path,
             run_dir,
+            health: health(&healthz_ip, healthz_port)?,
             log_level: match v {
                 ..=0 => Level::INFO,
                 1..=3 => Level::DEBUG,
                 4.. => Level::TRACE,
             },
             notify_socket: variable("NOTIFY_SOCKET"),
+            watchdog: notify::watchdog(
+                variable("WATCHDOG_USEC").as_deref(),
+                variable("WATCHDOG_PID").as_deref(),
+                std::process::id(),
+            ),
         };
         Ok((config, warnings))
     }
@@ -270,6 +283,22 @@ fn rules(args: &RunArgs, warnings: &mut Vec<String>) -> RulesConfig {
         },
         resync: Duration::from_secs(resync),
     }
+}
+
+/// The address of the health endpoints; as in flannel a port of 0 or below means none.
+fn health(ip: &str, port: i64) -> Result<Option<SocketAddr>, ConfigError> {
+    if port <= 0 {
+        return Ok(None);
+    }
+    let port = u16::try_from(port).map_err(|_| {
+        let remedy = "a port from 1 to 65535 is expected, or 0 for no health endpoints";
+        ConfigError::new("healthz-port", port, remedy)
+    })?;
+    let ip: IpAddr = ip.parse().map_err(|_| {
+        let remedy = "an address such as 0.0.0.0 or 127.0.0.1 is expected";
+        ConfigError::new("healthz-ip", ip, remedy)
+    })?;
+    Ok(Some((ip, port).into()))
 }
 
 fn tls_files(args: &RunArgs) -> Result<TlsFiles, ConfigError> {

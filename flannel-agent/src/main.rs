@@ -2,19 +2,22 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong command line, 3 no agent to ask.
 
+use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use flannel_agent::cli::{self, CleanupMode, Command, Output, PlaceArgs, Stop};
 use flannel_agent::config::Config;
 use flannel_agent::control::{ControlError, ControlSocket, request_status};
-use flannel_agent::{agent, cleanup, status_view};
+use flannel_agent::{agent, cleanup, docker_opts, status_view};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 fn main() -> ExitCode {
-    let parsed = match cli::parse(std::env::args_os().skip(1), |name| std::env::var_os(name)) {
+    let parsed = match cli::parse(cli::words(std::env::args_os()), |name| {
+        std::env::var_os(name)
+    }) {
         Ok(parsed) => parsed,
         Err(Stop { code, text }) => {
             // Nobody is left to be told when this fails.
@@ -72,6 +75,12 @@ async fn dispatch(parsed: cli::Parsed) -> anyhow::Result<()> {
             mode,
             output,
         } => clean_up(&place, mode, output).await,
+        Command::MkDockerOpts(args) => {
+            let text = |text: OsString| text.to_string_lossy().into_owned();
+            let variables = std::env::vars_os().map(|(name, value)| (text(name), text(value)));
+            docker_opts::run(&args, variables.collect(), &mut rand::rng())?;
+            Ok(())
+        }
     }
 }
 

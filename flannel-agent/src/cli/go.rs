@@ -48,7 +48,12 @@ pub(super) fn normalize(
             if let Some(found) = word.to_str().and_then(|name| command.find_subcommand(name)) {
                 command = found;
             }
+            let is_own_syntax = word == super::DOCKER_OPTS && !in_subcommand;
             line.rest.push(word);
+            if is_own_syntax {
+                line.rest.extend(words);
+                break;
+            }
             continue;
         };
         let wants_value = match inapplicable::find(&name) {

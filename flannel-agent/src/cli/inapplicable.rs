@@ -14,8 +14,6 @@ enum Accepts {
     AnyBool,
     /// Nothing but the empty value.
     Empty,
-    /// A number that must not be above zero.
-    NotPositive,
     /// A value that means something only beside another flag of this table.
     Any,
     /// Nothing: flannel itself has dropped the flag, in this version.
@@ -29,10 +27,8 @@ enum Accepts {
 pub(super) struct Flag(Accepts);
 
 /// The table: flannel v0.28.9, and what older versions had.
-const FLAGS: [(&str, Accepts); 23] = [
+const FLAGS: [(&str, Accepts); 21] = [
     ("public-ipv6", Accepts::Empty),
-    ("healthz-ip", Accepts::Any),
-    ("healthz-port", Accepts::NotPositive),
     ("kube-subnet-mgr", Accepts::False),
     ("kube-api-url", Accepts::Any),
     ("kubeconfig-file", Accepts::Any),
@@ -119,7 +115,6 @@ pub(super) fn check(name: &str, value: &str) -> Verdict {
     let harmless = match accepts {
         Accepts::Any => true,
         Accepts::Empty | Accepts::Gone(_) => value.is_empty(),
-        Accepts::NotPositive => value.parse::<i64>().is_ok_and(|number| number <= 0),
         Accepts::False | Accepts::AnyBool | Accepts::GoneBool(_) => match go::parse_bool(value) {
             Ok(set) => !set || accepts == Accepts::AnyBool,
             Err(_) => return Verdict::NotBool,

@@ -129,23 +129,13 @@ fn a_variable_that_does_not_parse_is_reported_and_the_rest_is_applied() {
 
 #[test]
 fn what_asks_for_nothing_is_accepted_of_flags_that_are_not_there_yet() {
-    run(&[
-        "--healthz-port=0",
-        "--healthz-port",
-        "-1",
-        "-healthz-ip",
-        "127.0.0.1",
-        "-kube-subnet-mgr=F",
-        "-log_backtrace_at=",
-        "-networks=",
-    ]);
+    run(&["-kube-subnet-mgr=F", "-log_backtrace_at=", "-networks="]);
 }
 
 #[test]
 fn what_asks_for_something_that_is_not_there_is_refused_by_name() {
     for (args, setting) in [
-        (&["-healthz-port", "8080"][..], "--healthz-port=8080"),
-        (&["-kube-subnet-mgr"], "--kube-subnet-mgr=true"),
+        (&["-kube-subnet-mgr"][..], "--kube-subnet-mgr=true"),
         (&["-networks=blue"], "flannel v0.8.0 has dropped it"),
         (&["-kube-subnet-mgr=perhaps"], "true or false"),
     ] {
@@ -246,4 +236,31 @@ fn subcommands_take_the_place_from_either_side_or_from_the_environment() {
     assert_eq!(place.run_dir, PathBuf::from("/c"));
     assert_eq!(place.bpf_pin_path, PathBuf::from("/b"));
     assert_eq!((mode, output), (CleanupMode::DryRun, Output::Text));
+}
+
+#[test]
+fn a_link_named_as_flannels_script_stands_for_the_subcommand() {
+    for (program, expected) in [
+        ("/usr/bin/mk-docker-opts", &["mk-docker-opts", "-i"][..]),
+        ("mk-docker-opts.sh", &["mk-docker-opts", "-i"]),
+        ("mk-docker-opts.py", &["-i"]),
+        ("/mk-docker-opts.sh/flannel-agent", &["-i"]),
+    ] {
+        assert_eq!(
+            words([program, "-i"].map(OsString::from)),
+            expected,
+            "{program}"
+        );
+    }
+}
+
+#[test]
+fn mistakes_and_help_of_mk_docker_opts_end_with_code_1() {
+    for args in [
+        &["mk-docker-opts", "-h"][..],
+        &["mk-docker-opts", "-x"],
+        &["mk-docker-opts", "-d"],
+    ] {
+        assert_eq!(stop(args).code, 1, "{args:?}");
+    }
 }

@@ -106,6 +106,11 @@ fn mistakes_name_flag_value_and_remedy() {
         (&["-subnet-lease-renew-margin=-5"], "from 1 to 1439"),
         (&["-subnet-file=/"], "the path of a file"),
         (&["-run-dir=run"], "an absolute path"),
+        (&["-healthz-port=65536"], "--healthz-port=65536: a port"),
+        (
+            &["-healthz-port=8080", "-healthz-ip=localhost"],
+            "--healthz-ip=localhost: an address",
+        ),
         (&["-bpf-pin-path=x"], "an absolute path"),
     ] {
         let error = config_with(args).map(|_| ()).unwrap_err().to_string();
@@ -146,4 +151,18 @@ fn traffic_rules_follow_their_flags() {
     let (config, warnings) = config_with(&["-iptables-resync=0"]).unwrap();
     assert_eq!(config.rules.resync, Duration::from_secs(1));
     assert!(warnings[0].contains("--iptables-resync=0"), "{warnings:?}");
+}
+
+#[test]
+fn health_endpoints_are_off_unless_a_port_is_given() {
+    for args in [
+        &[][..],
+        &["-healthz-port=0"],
+        &["-healthz-port=-1", "-healthz-ip=x"],
+    ] {
+        assert_eq!(config(args).health, None, "{args:?}");
+    }
+    let address = |args: &[&str]| config(args).health.unwrap().to_string();
+    assert_eq!(address(&["-healthz-port", "8080"]), "0.0.0.0:8080");
+    assert_eq!(address(&["-healthz-port=1", "-healthz-ip=::1"]), "[::1]:1");
 }

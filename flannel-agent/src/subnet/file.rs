@@ -76,33 +76,52 @@ impl SubnetEnv {
     /// # Errors
     /// A file operation failed; no temporary file is left then.
     pub fn write(&self, path: &Path, rng: &mut impl Rng) -> Result<(), FileError> {
-        let at = |operation, path: &Path| {
-            let path = path.to_owned();
-            move |source| FileError {
-                operation,
-                path,
-                source,
-            }
-        };
-        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
-        let dir = dir.unwrap_or(Path::new("."));
+        let dir = directory(path);
         let made = DirBuilder::new().recursive(true).mode(0o755).create(dir);
-        made.map_err(at("create directory", dir))?;
-
-        let name = path.file_name().unwrap_or_default().display();
-        let temporary = dir.join(format!(".{name}.{:016x}", rng.random::<u64>()));
-        let written = write_synced(&temporary, &self.to_text());
-        let renamed = written
-            .map_err(at("write", &temporary))
-            .and_then(|()| fs::rename(&temporary, path).map_err(at("rename to", path)));
-        if renamed.is_err() {
-            // The first error is the one to report.
-            let _ = fs::remove_file(&temporary);
-        }
-        renamed?;
-        let synced = File::open(dir).and_then(|dir| dir.sync_all());
-        synced.map_err(at("sync directory", dir))
+        made.map_err(|source| FileError::new("create directory", dir, source))?;
+        replace_file(path, &self.to_text(), rng)
     }
+}
+
+impl FileError {
+    pub(crate) fn new(operation: &'static str, path: &Path, source: io::Error) -> Self {
+        Self {
+            operation,
+            path: path.to_owned(),
+            source,
+        }
+    }
+}
+
+fn directory(path: &Path) -> &Path {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    dir.unwrap_or(Path::new("."))
+}
+
+/// Writes a file, mode 0644 whatever the umask, so that a reader sees the old or the new text,
+/// also after a power cut.
+///
+/// # Errors
+/// A file operation failed; no temporary file is left then.
+pub(crate) fn replace_file(path: &Path, text: &str, rng: &mut impl Rng) -> Result<(), FileError> {
+    let at = |operation, path: &Path| {
+        let path = path.to_owned();
+        move |source| FileError::new(operation, &path, source)
+    };
+    let dir = directory(path);
+    let name = path.file_name().unwrap_or_default().display();
+    let temporary = dir.join(format!(".{name}.{:016x}", rng.random::<u64>()));
+    let written = write_synced(&temporary, text);
+    let renamed = written
+        .map_err(at("write", &temporary))
+        .and_then(|()| fs::rename(&temporary, path).map_err(at("rename to", path)));
+    if renamed.is_err() {
+        // The first error is the one to report.
+        let _ = fs::remove_file(&temporary);
+    }
+    renamed?;
+    let synced = File::open(dir).and_then(|dir| dir.sync_all());
+    synced.map_err(at("sync directory", dir))
 }
 
 fn write_synced(path: &Path, text: &str) -> io::Result<()> {
@@ -155,18 +174,28 @@ impl PreviousSubnet {
     }
 }
 
-/// The value of a variable as a shell would read it; the last assignment wins.
+/// The value of a variable; the last assignment wins.
 fn variable<'a>(text: &'a str, name: &str) -> Option<&'a str> {
-    let mut assignments = text.lines().filter_map(|line| {
+    let mut found = assignments(text).filter(|(key, _)| *key == name);
+    found.next_back().map(|(_, value)| value)
+}
+
+/// All assignments, with the values as a shell would read them.
+pub(crate) fn assignments(text: &str) -> impl DoubleEndedIterator<Item = (&str, &str)> {
+    text.lines().filter_map(|line| {
         let line = line.trim();
         let line = line.strip_prefix("export ").unwrap_or(line);
-        let (key, value) = line.split_once('=')?;
-        (key.trim() == name).then_some(value.trim())
-    });
-    let value = assignments.next_back()?;
-    let quoted = |quote| value.strip_prefix(quote)?.split(quote).next();
-    let bare = || value.split([' ', '\t', '#']).next().unwrap_or("");
-    Some(quoted('"').or_else(|| quoted('\'')).unwrap_or_else(bare))
+        let (name, value) = line.split_once('=')?;
+        let (name, value) = (name.trim(), value.trim());
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if name.is_empty() || !name.chars().all(is_name) {
+            return None;
+        }
+        let quoted = |quote| value.strip_prefix(quote)?.split(quote).next();
+        let bare = || value.split([' ', '\t', '#']).next().unwrap_or("");
+        let value = quoted('"').or_else(|| quoted('\'')).unwrap_or_else(bare);
+        Some((name, value))
+    })
 }
 
 #[cfg(test)]
