@@ -5,8 +5,9 @@
 //! is opened first, so that `--datapath=ebpf` refuses before anything is touched, and attached
 //! last, when its maps know the peers. An earlier run's programs and entries work on until then.
 
+use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use ipnetwork::Ipv4Network;
@@ -36,11 +37,11 @@ use crate::notify::{Notifier, keep_told, summary};
 use crate::rules::{self, Rules};
 use crate::state::State;
 use crate::status;
-use crate::status_source::{Phase, StatusSource};
+use crate::status_source::{LeaseView, Phase, StatusSource};
 use crate::subnet::Timing;
 use crate::subnet::acquire::{HeldLease, Wish, acquire};
 use crate::subnet::file::{PreviousSubnet, SubnetEnv};
-use crate::subnet::keep::keep;
+use crate::subnet::hold::{Holder, LeaseEvent};
 use crate::subnet::settings::wait_for_network;
 use crate::subnet::store::Store;
 use crate::subnet::watch::watch_leases;
@@ -123,6 +124,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
         store,
         timing,
         spec,
+        network,
+        wish,
         lease,
         rules,
         end,
@@ -171,6 +174,8 @@ struct Run {
     store: Store,
     timing: Timing,
     spec: NodeSpec,
+    network: NetworkConfig,
+    wish: Wish,
     lease: HeldLease,
     rules: Rules,
     end: CancellationToken,
@@ -190,6 +195,8 @@ async fn serve(
         store,
         timing,
         spec,
+        network,
+        wish,
         lease,
         rules,
         end,
@@ -199,6 +206,11 @@ async fn serve(
     let (ready, is_ready) = oneshot::channel();
     let (became_ready, ready_flag) = watch::channel(false);
     let (term, lease_term) = watch::channel(lease.term);
+    let (view, lease_view) = watch::channel(LeaseView {
+        subnet: spec.subnet,
+        problem: None,
+    });
+    let (own_subnet, subnet) = watch::channel(spec.subnet);
     let (health, store_health) = watch::channel(status::Store {
         endpoints: store.endpoints(),
         ..status::Store::default()
@@ -211,6 +223,7 @@ async fn serve(
         ready: ready_flag,
         datapath,
         spec: spec.clone(),
+        lease: lease_view,
         term: lease_term,
         store: store_health,
         rules: rules.problems(),
@@ -225,8 +238,31 @@ async fn serve(
         leases,
         monitor,
         requests,
+        subnet: subnet.clone(),
         ready,
     };
+    let holder = Holder {
+        store: &store,
+        network: &network,
+        wish: &wish,
+        timing: &timing,
+        on_loss: config.on_lease_loss,
+        term: &term,
+    };
+    let follow_lease = |event: LeaseEvent<'_>| match event {
+        LeaseEvent::Lost(loss) => view.send_modify(|view| {
+            view.problem = Some(format!("{loss}, acquiring a lease again"));
+        }),
+        LeaseEvent::Held(lease) => {
+            let subnet = lease.subnet.v4;
+            own_subnet.send_if_modified(|own| std::mem::replace(own, subnet) != subnet);
+            let mut rng = StdRng::from_os_rng();
+            let written = write_subnet_file(config, spec.network, lease, spec.device.mtu, &mut rng);
+            let problem = written.err().map(|error| format!("{error:#}"));
+            view.send_replace(LeaseView { subnet, problem });
+        }
+    };
+    let mut rng = StdRng::from_os_rng();
     let announce = async {
         if is_ready.await.is_ok() {
             remove_unused_dataplane(config, &spec);
@@ -242,12 +278,26 @@ async fn serve(
     };
     tokio::select! {
         result = node::run::run(&mut node, inputs, fallback, end.clone()) => Ok(result?),
-        loss = keep(&store, lease, &timing, &term, &end) => loss.map_or(Ok(()), |loss| {
-            Err(anyhow::Error::from(loss).context("the lease is lost"))
-        }),
+        held = holder.hold(lease, &mut rng, follow_lease, &end) => Ok(held?),
         () = watch_leases(&store, &timing, changes, health, &end) => Ok(()),
-        never = rules.keep(config.rules.resync) => match never {},
+        never = keep_rules(rules, config.rules.resync, subnet) => match never {},
         never = announce => never,
+    }
+}
+
+/// Keeps the traffic rules for the own subnet as it is.
+async fn keep_rules(
+    mut rules: Rules,
+    period: Duration,
+    mut subnet: watch::Receiver<Ipv4Network>,
+) -> Infallible {
+    loop {
+        tokio::select! {
+            never = rules.keep(period) => match never {},
+            Ok(()) = subnet.changed() => {}
+        }
+        let subnet = *subnet.borrow_and_update();
+        rules.set_subnet(subnet).await;
     }
 }
 
