@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::backend::vxlan::device::{Device, DeviceSpec, ensure_device};
-use crate::backend::vxlan::{BackendData, VxlanConfig};
+use crate::backend::vxlan::{BackendData, VxlanConfig, vtep_mac};
 use crate::cli::DatapathMode;
 use crate::config::{Config, RulesConfig};
 use crate::control::ControlSocket;
@@ -39,7 +39,7 @@ use crate::state::State;
 use crate::status;
 use crate::status_source::{LeaseView, Phase, StatusSource};
 use crate::subnet::Timing;
-use crate::subnet::acquire::{HeldLease, Wish, acquire};
+use crate::subnet::acquire::{HeldLease, Wish, acquire, find_lease};
 use crate::subnet::file::{PreviousSubnet, SubnetEnv};
 use crate::subnet::hold::{Holder, LeaseEvent};
 use crate::subnet::settings::wait_for_network;
@@ -96,7 +96,10 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
         "external interface"
     );
 
-    let (device, backend_data) = set_up_device(&config, &netlink, &network, &external).await?;
+    let Some(mac) = known_mac(&config, &store, &network, &external, &timing, &stop).await else {
+        return Ok(());
+    };
+    let (device, backend_data) = set_up_device(&config, &netlink, &network, &external, mac).await?;
     phase.send_replace(Phase::Starting("a lease"));
     notifier.status("waiting for a lease");
     let wish = wish(&config, &network, &external, backend_data);
@@ -355,21 +358,53 @@ fn open_dataplane(config: &Config) -> Result<(Option<Dataplane>, status::Datapat
     }
 }
 
+/// The VTEP MAC that this node had before, so that peers need not learn another one: from its own
+/// state, or, since that does not outlive a reboot, from its lease. `None` after cancellation.
+async fn known_mac(
+    config: &Config,
+    store: &Store,
+    network: &NetworkConfig,
+    external: &ExternalInterface,
+    timing: &Timing,
+    stop: &CancellationToken,
+) -> Option<Option<MacAddr>> {
+    let kept = State::load(&config.run_dir).unwrap_or_else(|error| {
+        warn!(%error, "the state of an earlier run cannot be read");
+        None
+    });
+    let name = vxlan_config(network).device_name();
+    if let Some(state) = kept.filter(|state| state.device == name) {
+        return Some(Some(state.vtep_mac));
+    }
+    let lease = find_lease(store, external.public_ip, timing, stop).await?;
+    let attrs = lease.map(|lease| lease.attrs);
+    let mac = attrs.and_then(|attrs| vtep_mac(attrs.backend_data.as_deref()).ok());
+    if let Some(mac) = mac {
+        info!(%mac, "taking the VTEP MAC over from the lease of this node");
+    }
+    Some(mac)
+}
+
+fn vxlan_config(network: &NetworkConfig) -> VxlanConfig {
+    let Backend::Vxlan(vxlan) = &network.backend;
+    VxlanConfig {
+        vni: vxlan.vni,
+        port: vxlan.port,
+        mtu: vxlan.mtu,
+        learning: vxlan.learning,
+        gbp: vxlan.gbp,
+    }
+}
+
 /// Makes the tunnel device, so that its MAC can be advertised.
 async fn set_up_device(
     config: &Config,
     netlink: &Netlink,
     network: &NetworkConfig,
     external: &ExternalInterface,
+    mac: Option<MacAddr>,
 ) -> Result<(DeviceSpec, Box<RawValue>)> {
-    let Backend::Vxlan(vxlan) = &network.backend;
-    let vxlan = VxlanConfig {
-        vni: vxlan.vni,
-        port: vxlan.port,
-        mtu: vxlan.mtu,
-        learning: vxlan.learning,
-        gbp: vxlan.gbp,
-    };
+    let vxlan = vxlan_config(network);
     let Some(mtu) = vxlan.device_mtu(external.mtu) else {
         bail!(
             "the MTU of {}, {}, leaves no room for a tunnel",
@@ -377,22 +412,14 @@ async fn set_up_device(
             external.mtu
         );
     };
-    let kept = State::load(&config.run_dir).unwrap_or_else(|error| {
-        warn!(%error, "the state of an earlier run cannot be read");
-        None
-    });
-    let name = vxlan.device_name();
-    let kept = kept
-        .filter(|state| state.device == name)
-        .map(|state| state.vtep_mac);
     let spec = DeviceSpec {
-        name,
+        name: vxlan.device_name(),
         vni: vxlan.vni,
         lower: external.index,
         local: external.address,
         port: vxlan.port,
         mtu,
-        mac: kept.unwrap_or_else(|| MacAddr::random_local(&mut rand::rng())),
+        mac: mac.unwrap_or_else(|| MacAddr::random_local(&mut rand::rng())),
         learning: vxlan.learning,
         gbp: vxlan.gbp,
     };
