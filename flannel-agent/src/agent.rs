@@ -5,8 +5,9 @@
 //! is opened first, so that `--datapath=ebpf` refuses before anything is touched, and attached
 //! last, when its maps know the peers. An earlier run's programs and entries work on until then.
 
+use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use ipnetwork::Ipv4Network;
@@ -18,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::backend::vxlan::device::{Device, DeviceSpec, ensure_device};
-use crate::backend::vxlan::{BackendData, VxlanConfig};
+use crate::backend::vxlan::{BackendData, VxlanConfig, vtep_mac};
 use crate::cli::DatapathMode;
 use crate::config::{Config, RulesConfig};
 use crate::control::ControlSocket;
@@ -36,11 +37,11 @@ use crate::notify::{Notifier, keep_told, summary};
 use crate::rules::{self, Rules};
 use crate::state::State;
 use crate::status;
-use crate::status_source::{Phase, StatusSource};
+use crate::status_source::{LeaseView, Phase, StatusSource};
 use crate::subnet::Timing;
-use crate::subnet::acquire::{HeldLease, Wish, acquire};
+use crate::subnet::acquire::{HeldLease, Wish, acquire, find_lease};
 use crate::subnet::file::{PreviousSubnet, SubnetEnv};
-use crate::subnet::keep::keep;
+use crate::subnet::hold::{Holder, LeaseEvent};
 use crate::subnet::settings::wait_for_network;
 use crate::subnet::store::Store;
 use crate::subnet::watch::watch_leases;
@@ -95,7 +96,10 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
         "external interface"
     );
 
-    let (device, backend_data) = set_up_device(&config, &netlink, &network, &external).await?;
+    let Some(mac) = known_mac(&config, &store, &network, &external, &timing, &stop).await else {
+        return Ok(());
+    };
+    let (device, backend_data) = set_up_device(&config, &netlink, &network, &external, mac).await?;
     phase.send_replace(Phase::Starting("a lease"));
     notifier.status("waiting for a lease");
     let wish = wish(&config, &network, &external, backend_data);
@@ -123,6 +127,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
         store,
         timing,
         spec,
+        network,
+        wish,
         lease,
         rules,
         end,
@@ -171,6 +177,8 @@ struct Run {
     store: Store,
     timing: Timing,
     spec: NodeSpec,
+    network: NetworkConfig,
+    wish: Wish,
     lease: HeldLease,
     rules: Rules,
     end: CancellationToken,
@@ -190,6 +198,8 @@ async fn serve(
         store,
         timing,
         spec,
+        network,
+        wish,
         lease,
         rules,
         end,
@@ -199,6 +209,11 @@ async fn serve(
     let (ready, is_ready) = oneshot::channel();
     let (became_ready, ready_flag) = watch::channel(false);
     let (term, lease_term) = watch::channel(lease.term);
+    let (view, lease_view) = watch::channel(LeaseView {
+        subnet: spec.subnet,
+        problem: None,
+    });
+    let (own_subnet, subnet) = watch::channel(spec.subnet);
     let (health, store_health) = watch::channel(status::Store {
         endpoints: store.endpoints(),
         ..status::Store::default()
@@ -211,6 +226,7 @@ async fn serve(
         ready: ready_flag,
         datapath,
         spec: spec.clone(),
+        lease: lease_view,
         term: lease_term,
         store: store_health,
         rules: rules.problems(),
@@ -225,8 +241,31 @@ async fn serve(
         leases,
         monitor,
         requests,
+        subnet: subnet.clone(),
         ready,
     };
+    let holder = Holder {
+        store: &store,
+        network: &network,
+        wish: &wish,
+        timing: &timing,
+        on_loss: config.on_lease_loss,
+        term: &term,
+    };
+    let follow_lease = |event: LeaseEvent<'_>| match event {
+        LeaseEvent::Lost(loss) => view.send_modify(|view| {
+            view.problem = Some(format!("{loss}, acquiring a lease again"));
+        }),
+        LeaseEvent::Held(lease) => {
+            let subnet = lease.subnet.v4;
+            own_subnet.send_if_modified(|own| std::mem::replace(own, subnet) != subnet);
+            let mut rng = StdRng::from_os_rng();
+            let written = write_subnet_file(config, spec.network, lease, spec.device.mtu, &mut rng);
+            let problem = written.err().map(|error| format!("{error:#}"));
+            view.send_replace(LeaseView { subnet, problem });
+        }
+    };
+    let mut rng = StdRng::from_os_rng();
     let announce = async {
         if is_ready.await.is_ok() {
             remove_unused_dataplane(config, &spec);
@@ -242,12 +281,26 @@ async fn serve(
     };
     tokio::select! {
         result = node::run::run(&mut node, inputs, fallback, end.clone()) => Ok(result?),
-        loss = keep(&store, lease, &timing, &term, &end) => loss.map_or(Ok(()), |loss| {
-            Err(anyhow::Error::from(loss).context("the lease is lost"))
-        }),
+        held = holder.hold(lease, &mut rng, follow_lease, &end) => Ok(held?),
         () = watch_leases(&store, &timing, changes, health, &end) => Ok(()),
-        never = rules.keep(config.rules.resync) => match never {},
+        never = keep_rules(rules, config.rules.resync, subnet) => match never {},
         never = announce => never,
+    }
+}
+
+/// Keeps the traffic rules for the own subnet as it is.
+async fn keep_rules(
+    mut rules: Rules,
+    period: Duration,
+    mut subnet: watch::Receiver<Ipv4Network>,
+) -> Infallible {
+    loop {
+        tokio::select! {
+            never = rules.keep(period) => match never {},
+            Ok(()) = subnet.changed() => {}
+        }
+        let subnet = *subnet.borrow_and_update();
+        rules.set_subnet(subnet).await;
     }
 }
 
@@ -305,21 +358,53 @@ fn open_dataplane(config: &Config) -> Result<(Option<Dataplane>, status::Datapat
     }
 }
 
+/// The VTEP MAC that this node had before, so that peers need not learn another one: from its own
+/// state, or, since that does not outlive a reboot, from its lease. `None` after cancellation.
+async fn known_mac(
+    config: &Config,
+    store: &Store,
+    network: &NetworkConfig,
+    external: &ExternalInterface,
+    timing: &Timing,
+    stop: &CancellationToken,
+) -> Option<Option<MacAddr>> {
+    let kept = State::load(&config.run_dir).unwrap_or_else(|error| {
+        warn!(%error, "the state of an earlier run cannot be read");
+        None
+    });
+    let name = vxlan_config(network).device_name();
+    if let Some(state) = kept.filter(|state| state.device == name) {
+        return Some(Some(state.vtep_mac));
+    }
+    let lease = find_lease(store, external.public_ip, timing, stop).await?;
+    let attrs = lease.map(|lease| lease.attrs);
+    let mac = attrs.and_then(|attrs| vtep_mac(attrs.backend_data.as_deref()).ok());
+    if let Some(mac) = mac {
+        info!(%mac, "taking the VTEP MAC over from the lease of this node");
+    }
+    Some(mac)
+}
+
+fn vxlan_config(network: &NetworkConfig) -> VxlanConfig {
+    let Backend::Vxlan(vxlan) = &network.backend;
+    VxlanConfig {
+        vni: vxlan.vni,
+        port: vxlan.port,
+        mtu: vxlan.mtu,
+        learning: vxlan.learning,
+        gbp: vxlan.gbp,
+    }
+}
+
 /// Makes the tunnel device, so that its MAC can be advertised.
 async fn set_up_device(
     config: &Config,
     netlink: &Netlink,
     network: &NetworkConfig,
     external: &ExternalInterface,
+    mac: Option<MacAddr>,
 ) -> Result<(DeviceSpec, Box<RawValue>)> {
-    let Backend::Vxlan(vxlan) = &network.backend;
-    let vxlan = VxlanConfig {
-        vni: vxlan.vni,
-        port: vxlan.port,
-        mtu: vxlan.mtu,
-        learning: vxlan.learning,
-        gbp: vxlan.gbp,
-    };
+    let vxlan = vxlan_config(network);
     let Some(mtu) = vxlan.device_mtu(external.mtu) else {
         bail!(
             "the MTU of {}, {}, leaves no room for a tunnel",
@@ -327,22 +412,14 @@ async fn set_up_device(
             external.mtu
         );
     };
-    let kept = State::load(&config.run_dir).unwrap_or_else(|error| {
-        warn!(%error, "the state of an earlier run cannot be read");
-        None
-    });
-    let name = vxlan.device_name();
-    let kept = kept
-        .filter(|state| state.device == name)
-        .map(|state| state.vtep_mac);
     let spec = DeviceSpec {
-        name,
+        name: vxlan.device_name(),
         vni: vxlan.vni,
         lower: external.index,
         local: external.address,
         port: vxlan.port,
         mtu,
-        mac: kept.unwrap_or_else(|| MacAddr::random_local(&mut rand::rng())),
+        mac: mac.unwrap_or_else(|| MacAddr::random_local(&mut rand::rng())),
         learning: vxlan.learning,
         gbp: vxlan.gbp,
     };

@@ -120,6 +120,15 @@ pub enum EbpfLogLevel {
     Trace,
 }
 
+/// What to do when the lease is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnLeaseLoss {
+    /// End with exit code 1.
+    Exit,
+    /// Acquire a lease again, of the same subnet if it is free, and write the subnet file anew.
+    Reacquire,
+}
+
 macro_rules! shown_as_typed {
     ($($name:ty),*) => {$(
         impl std::fmt::Display for $name {
@@ -129,7 +138,7 @@ macro_rules! shown_as_typed {
         }
     )*};
 }
-shown_as_typed!(DatapathMode, TcAttach, EbpfLogLevel);
+shown_as_typed!(DatapathMode, TcAttach, EbpfLogLevel, OnLeaseLoss);
 
 /// Where an agent keeps what others find it by.
 #[derive(Debug, Clone, Args)]
@@ -260,6 +269,10 @@ pub struct RunArgs {
         allow_negative_numbers = true
     )]
     pub subnet_lease_renew_margin: i64,
+
+    /// What to do when the lease is lost: deleted, expired or taken by another node
+    #[arg(long, help_heading = "Lease", value_name = "WHAT", default_value_t = OnLeaseLoss::Reacquire)]
+    pub on_lease_loss: OnLeaseLoss,
 
     /// Masquerade what leaves the overlay
     #[arg(long, help_heading = "Traffic rules", value_name = "BOOL", num_args = 0..=1, require_equals = true,

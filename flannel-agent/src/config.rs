@@ -14,10 +14,11 @@ use thiserror::Error;
 use tracing::Level;
 
 pub use self::endpoint::Endpoint;
-use crate::cli::{DatapathMode, EbpfLogLevel, PlaceArgs, RunArgs, TcAttach};
+use crate::cli::{DatapathMode, EbpfLogLevel, OnLeaseLoss, PlaceArgs, RunArgs, TcAttach};
 use crate::iface::Selection;
 use crate::notify;
 use crate::rules::{Blackhole, Forward, SourcePorts};
+use crate::subnet::hold::OnLoss;
 
 /// Length of a lease in minutes; the margin of its renewal lies within.
 const LEASE_MINUTES: i64 = 24 * 60;
@@ -33,6 +34,8 @@ pub struct Config {
     pub subnet_file: PathBuf,
     /// How long before its end a lease is renewed.
     pub renew_margin: Duration,
+    /// What to do when the lease is lost.
+    pub on_lease_loss: OnLoss,
     /// Which traffic rules are wanted.
     pub rules: RulesConfig,
     /// Which data path carries the packets.
@@ -144,6 +147,7 @@ impl Config {
             public_ip,
             subnet_file,
             subnet_lease_renew_margin: margin,
+            on_lease_loss,
             datapath,
             tc_attach,
             ebpf_log_level,
@@ -188,6 +192,10 @@ impl Config {
             },
             subnet_file,
             renew_margin: Duration::from_secs(margin.unsigned_abs() * 60),
+            on_lease_loss: match on_lease_loss {
+                OnLeaseLoss::Exit => OnLoss::Exit,
+                OnLeaseLoss::Reacquire => OnLoss::Reacquire,
+            },
             rules,
             datapath,
             tc_attach,

@@ -34,7 +34,8 @@ use crate::netlink::{self, MacAddr, Netlink};
 use crate::plan::{KernelState, plan};
 use crate::underlay::{Desired, Local, NotPlain, Underlay};
 
-/// What a node is made from: decided before, fixed for the run.
+/// What a node is made from: decided before, fixed for the run but for the subnet, which a node
+/// that lost its lease may have to change.
 #[derive(Debug, Clone)]
 pub struct NodeSpec {
     /// Name of the external interface.
@@ -124,6 +125,11 @@ impl Node {
     /// The leases, to be changed by the owner before a pass.
     pub fn leases(&mut self) -> &mut LeaseTable {
         &mut self.leases
+    }
+
+    /// Takes another subnet from the next pass on, which has to look at everything.
+    pub fn set_subnet(&mut self, subnet: Ipv4Network) {
+        self.spec.subnet = subnet;
     }
 
     /// Whether the dataplane is in use.

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use ipnetwork::Ipv4Network;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::node::NodeSpec;
@@ -28,6 +29,15 @@ impl Phase {
     }
 }
 
+/// The own lease, but for its time.
+#[derive(Debug, Clone)]
+pub(crate) struct LeaseView {
+    /// What is leased, or was last.
+    pub(crate) subnet: Ipv4Network,
+    /// What is wrong with it.
+    pub(crate) problem: Option<String>,
+}
+
 /// Views of every part that has something to say.
 #[derive(Debug, Clone)]
 pub(crate) struct StatusSource {
@@ -35,6 +45,7 @@ pub(crate) struct StatusSource {
     pub(crate) ready: watch::Receiver<bool>,
     pub(crate) datapath: Datapath,
     pub(crate) spec: NodeSpec,
+    pub(crate) lease: watch::Receiver<LeaseView>,
     pub(crate) term: watch::Receiver<Term>,
     pub(crate) store: watch::Receiver<Store>,
     pub(crate) rules: watch::Receiver<Vec<String>>,
@@ -49,6 +60,7 @@ impl StatusSource {
             ready,
             datapath,
             spec,
+            lease,
             term,
             store,
             rules,
@@ -58,7 +70,9 @@ impl StatusSource {
         node.send(Request::Report(datapath, answer)).await.ok()?;
         let report = report.await.ok()?;
         let (is_ready, store, term) = (*ready.borrow(), store.borrow().clone(), *term.borrow());
+        let LeaseView { subnet, problem } = lease.borrow().clone();
         let mut problems = report.problems;
+        problems.extend(problem);
         problems.extend(rules.borrow().iter().cloned());
         if !is_ready {
             problems.push("the peers are not programmed yet".into());
@@ -86,7 +100,7 @@ impl StatusSource {
             backend: crate::backend::vxlan::BACKEND_TYPE.into(),
             interface: report.interface,
             lease: OwnLease {
-                subnet: spec.subnet.to_string(),
+                subnet: subnet.to_string(),
                 network: spec.network.to_string(),
                 public_ip: spec.public_ip,
                 expires_in_secs,

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use ipnetwork::Ipv4Network;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::report::Report;
 use super::{Error, Node, Scope};
@@ -41,6 +42,8 @@ pub struct Inputs {
     pub monitor: Monitor,
     /// Requests of other tasks.
     pub requests: mpsc::Receiver<Request>,
+    /// The own subnet, when it changes.
+    pub subnet: watch::Receiver<Ipv4Network>,
     /// Told once, after the first pass with all leases.
     pub ready: oneshot::Sender<()>,
 }
@@ -90,6 +93,7 @@ pub async fn run(
         mut leases,
         mut monitor,
         mut requests,
+        mut subnet,
         ready,
     } = inputs;
     // Gone once the first pass is done. Until then nothing is known of peers, and what an earlier
@@ -129,6 +133,15 @@ pub async fn run(
                     due.after(SETTLE, scope);
                 }
                 continue;
+            }
+            Ok(()) = subnet.changed() => {
+                let subnet = *subnet.borrow_and_update();
+                info!(%subnet, "the node gets another subnet");
+                node.set_subnet(subnet);
+                if !is_started {
+                    continue;
+                }
+                Scope::ALL
             }
             () = due.wait(), if is_started => std::mem::take(&mut due).scope,
             _ = resync.tick(), if is_started => Scope { routes: false, ..Scope::ALL },

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
+use ipnetwork::Ipv4Network;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{debug, info, warn};
@@ -72,8 +73,15 @@ impl Rules {
         self.problems.subscribe()
     }
 
-    /// Compares and repairs for ever, at least once in `period`.
-    pub async fn keep(mut self, period: Duration) -> Infallible {
+    /// Brings the rules in line with another own subnet.
+    pub async fn set_subnet(&mut self, subnet: Ipv4Network) {
+        self.spec.subnet = subnet;
+        self.sync().await;
+    }
+
+    /// Compares and repairs for ever, at least once in `period`. What is interrupted is made up for
+    /// by the next comparison.
+    pub async fn keep(&mut self, period: Duration) -> Infallible {
         let mut ticks = interval(period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks.reset();

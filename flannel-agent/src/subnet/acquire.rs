@@ -135,8 +135,9 @@ async fn acquire_once(
             .filter_map(|record| key::parse_key(&record.name).ok())
             .collect();
 
-        if let Some((record, lease)) = find_own(&records, wish.attrs.public_ip) {
+        if let Some((record, lease)) = find_own(&records, wish, network) {
             if fits(&lease.subnet, network) {
+                warn_of_another(&lease, &wish.attrs);
                 let key = format!("{prefix}{}", record.name);
                 let ttl = (record.lease != 0).then_some(timing.lease_ttl);
                 let write = replace(store, &key, &value, record.mod_revision, ttl).await?;
@@ -189,11 +190,81 @@ fn held(wish: &Wish, subnet: Subnet, term: Term, key: String, revision: i64) -> 
     }
 }
 
-fn find_own(records: &[Record], public_ip: Ipv4Addr) -> Option<(&Record, Lease)> {
-    let mut leases = records
+/// Leases that carry a public IP.
+fn leases_of(records: &[Record], ip: Ipv4Addr) -> impl Iterator<Item = (&Record, Lease)> {
+    let leases = records
         .iter()
         .filter_map(|record| Some((record, read_lease(record).ok()?)));
-    leases.find(|(_, lease)| lease.attrs.public_ip == public_ip)
+    leases.filter(move |(_, lease)| lease.attrs.public_ip == ip)
+}
+
+/// The lease that carries this node's public IP; of several the one that suits best.
+fn find_own<'a>(
+    records: &'a [Record],
+    wish: &Wish,
+    network: &NetworkConfig,
+) -> Option<(&'a Record, Lease)> {
+    // Of equals the last would win; the first is the one that flannel takes.
+    leases_of(records, wish.attrs.public_ip)
+        .collect::<Vec<_>>()
+        .into_iter()
+        .rev()
+        .max_by_key(|(_, lease)| {
+            let is_wished = wish.previous == Some(lease.subnet);
+            (fits(&lease.subnet, network), is_wished)
+        })
+}
+
+/// The lease that carries a public IP, before anything is acquired; `None` after cancellation.
+/// Tries again while the store fails.
+pub async fn find_lease(
+    store: &Store,
+    public_ip: Ipv4Addr,
+    timing: &Timing,
+    cancel: &CancellationToken,
+) -> Option<Option<Lease>> {
+    let mut patience = Patience::new(timing.retry);
+    let prefix = store.lease_prefix();
+    loop {
+        let listed = tokio::select! {
+            () = cancel.cancelled() => return None,
+            listed = store.list("list leases", &prefix) => listed,
+        };
+        match listed {
+            Ok((records, _)) => {
+                patience.end();
+                let lease = leases_of(&records, public_ip).next();
+                return Some(lease.map(|(_, lease)| lease));
+            }
+            Err(error) => {
+                if !patience.wait(&error, cancel).await {
+                    return None;
+                }
+            }
+        }
+    }
+}
+
+/// A lease with this node's public IP may be another node's (flannel issues 805, 1289): a clone, or
+/// a node behind the same NAT. That cannot be told from a node that has lost its state, so it is
+/// said, and [`super::keep`] finds out when the other one writes.
+fn warn_of_another(found: &Lease, own: &LeaseAttrs) {
+    let text = |attrs: &LeaseAttrs| match &attrs.backend_data {
+        Some(data) => data.get().to_owned(),
+        None => "none".into(),
+    };
+    let (written, own_data) = (text(&found.attrs), text(own));
+    if written != own_data {
+        warn!(
+            subnet = %found.subnet,
+            public_ip = %own.public_ip,
+            written,
+            own = own_data,
+            "the lease with the public IP of this node was written with other backend data: by \
+             this node before it lost its state, or by another node that has the same public IP \
+             and must be given its own with --public-ip"
+        );
+    }
 }
 
 /// Whether a subnet is one that the network config allows.

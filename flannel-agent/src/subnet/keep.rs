@@ -3,8 +3,14 @@
 //! A renewal compares with the own last write, so a key that somebody else has written is never
 //! overwritten by it. A renewal that fails is repeated for as long as it takes, past the end of
 //! the lease too: only the store says that a lease is gone.
+//!
+//! Two nodes with one public IP share a lease, since a node takes back what carries its address. It
+//! shows when the other one writes: another VTEP MAC, or the same value again and again where the
+//! other one has taken the MAC over as well.
 
+use std::collections::VecDeque;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -41,8 +47,8 @@ pub enum Loss {
     },
     /// Another node uses the same public IP (flannel issues 805, 1289).
     #[error(
-        "another node has written the lease of {subnet} with the public IP of this one, {ip}: give \
-         each node its own with --public-ip"
+        "another node writes the lease of {subnet} with the public IP of this one, {ip}: give each \
+         node its own with --public-ip"
     )]
     SharedPublicIp {
         /// Subnet that was leased.
@@ -51,6 +57,12 @@ pub enum Loss {
         ip: Ipv4Addr,
     },
 }
+
+/// So many times in [`FIGHT_TIME`] somebody else may write exactly what this node has written:
+/// once because the answer to an own write was lost, or by an operator who sets the time to live.
+const REPEATS: usize = 2;
+/// See [`REPEATS`].
+const FIGHT_TIME: Duration = Duration::from_secs(60);
 
 /// Keeps a lease until it is lost; `None` after cancellation.
 ///
@@ -71,6 +83,7 @@ pub async fn keep(
         timing,
         term,
         lease,
+        repeats: VecDeque::new(),
     };
     tokio::select! {
         () = follow(store, &range, timing, raw, &health, cancel) => None,
@@ -83,6 +96,8 @@ struct Keeper<'a> {
     timing: &'a Timing,
     term: &'a watch::Sender<Term>,
     lease: HeldLease,
+    /// When the own value was written by somebody else, oldest first.
+    repeats: VecDeque<Instant>,
 }
 
 /// What a look at the own key means.
@@ -143,7 +158,7 @@ impl Keeper<'_> {
         Some(wanted.map_or(soonest, |wanted| wanted.max(soonest)))
     }
 
-    fn time_left(&self) -> Option<std::time::Duration> {
+    fn time_left(&self) -> Option<Duration> {
         match self.lease.term {
             Term::Reserved => None,
             Term::Until(end) => Some(end.saturating_duration_since(Instant::now())),
@@ -178,7 +193,8 @@ impl Keeper<'_> {
         match change {
             KeyChange::Snapshot(records, revision) => match records.first() {
                 Some(record) => self.judge(record),
-                None if revision < self.lease.revision => Finding::Own,
+                // A store that was restored from older data, or made anew: a write decides.
+                None if revision < self.lease.revision => Finding::Rewrite,
                 None => Finding::Lost(self.gone()),
             },
             KeyChange::Put(record) => self.judge(&record),
@@ -217,11 +233,22 @@ impl Keeper<'_> {
                 Err(_) => Finding::Rewrite,
             };
         }
+        if self.is_fight(Instant::now()) {
+            return Finding::Lost(Loss::SharedPublicIp { subnet, ip });
+        }
         debug!(subnet, "the lease was written again, renewing it");
         if self.lease.term == Term::Reserved {
             self.set_term(Term::Until(Instant::now()));
         }
         Finding::Rewrite
+    }
+
+    /// Whether one more write of the own value by somebody else is one too many.
+    fn is_fight(&mut self, now: Instant) -> bool {
+        let is_old = |at: &Instant| now.duration_since(*at) > FIGHT_TIME;
+        while self.repeats.pop_front_if(|at| is_old(at)).is_some() {}
+        self.repeats.push_back(now);
+        self.repeats.len() > REPEATS
     }
 
     fn set_term(&mut self, term: Term) {

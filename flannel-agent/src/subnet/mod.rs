@@ -2,8 +2,8 @@
 //!
 //! `key`, `value` and `alloc` are pure; `file` writes and reads `subnet.env`; `store` is the
 //! connection, and the rest are the duties, in the order in which an agent needs them: `settings`
-//! waits for the network config, `acquire` gets a lease, `keep` renews it and notices its loss,
-//! `watch` follows the leases of all nodes.
+//! waits for the network config and follows it, `acquire` gets a lease, `keep` renews it and notices
+//! its loss, `hold` acquires it again, `watch` follows the leases of all nodes.
 //!
 //! Nothing is ever derived from an error: a key that cannot be read costs that one key, and a
 //! lease of a peer ends only when the store says so.
@@ -12,6 +12,7 @@ pub mod acquire;
 pub mod alloc;
 pub mod file;
 mod follow;
+pub mod hold;
 pub mod keep;
 pub mod key;
 mod retry;

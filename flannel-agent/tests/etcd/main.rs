@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod hold;
+
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, TcpListener};
@@ -15,7 +17,7 @@ use flannel_agent::lease::{LeaseAttrs, LeaseChange, LeaseTable, Subnet};
 use flannel_agent::network::NetworkConfig;
 use flannel_agent::status;
 use flannel_agent::subnet::Timing;
-use flannel_agent::subnet::acquire::{AcquireError, HeldLease, Term, Wish, acquire};
+use flannel_agent::subnet::acquire::{AcquireError, HeldLease, Term, Wish, acquire, find_lease};
 use flannel_agent::subnet::keep::{Loss, keep};
 use flannel_agent::subnet::settings::{read_network, wait_for_network};
 use flannel_agent::subnet::store::Store;
