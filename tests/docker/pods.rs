@@ -1,0 +1,1 @@
+//! Pods that CNI's plugins attach, as flannel's own plugin would have them.
