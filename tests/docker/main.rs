@@ -6,4 +6,5 @@
 
 mod containers;
 mod pods;
+mod restart;
 mod setting;

@@ -9,6 +9,8 @@ use flannel_tests::dockerd::{Docker, Iptables};
 use flannel_tests::host::Pod;
 use flannel_tests::wait;
 
+/// How long anything may take on a busy machine.
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 /// What a container does that is only there for its network.
 pub(crate) const SLEEP: [&str; 2] = ["sleep", "1000"];
 
@@ -60,17 +62,21 @@ impl Hosts {
             docker.expect("Docker")
         };
         let dockers = [start(0, Iptables::Nft), start(1, Iptables::Legacy)];
+        self.wait_for_forwarding(&dockers);
+        dockers
+    }
+
+    /// Waits until the agents have dealt with Docker's policy.
+    pub(crate) fn wait_for_forwarding(&self, dockers: &[Docker; 2]) {
         // nftables tells the agent about Docker's chains at once; the tables of old it looks at
         // from time to time.
-        for docker in &dockers {
+        for docker in dockers {
             let accepted = || {
                 let filter = docker.machine().run("iptables", &["-S"])?;
                 Ok(filter.contains("flannel-agent forward").then_some(()))
             };
-            let limit = Duration::from_secs(10);
-            wait::until("forwarding to be accepted", limit, accepted).expect("rules");
+            wait::until("forwarding to be accepted", LIMIT, accepted).expect("rules");
         }
-        dockers
     }
 }
 
