@@ -132,7 +132,7 @@ fn docker_that_comes_later_or_again_is_dealt_with() {
 #[test]
 fn docker_under_iptables_nft_is_noticed_at_once() {
     on_host(async |bed| {
-        let rules = start(spec()).await;
+        let mut rules = start(spec()).await;
         let docker_comes = async {
             docker("iptables-nft");
             let is_accepted = || ruleset().contains("flannel-agent forward");

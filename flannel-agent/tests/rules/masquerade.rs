@@ -111,7 +111,7 @@ fn nothing_is_written_when_all_is_right() {
 #[test]
 fn what_somebody_breaks_is_repaired_at_once() {
     on_host(async |_bed| {
-        let rules = start(spec()).await;
+        let mut rules = start(spec()).await;
         let break_it = async {
             let second = "nft delete rule ip flannel-ipv4 postrtg handle";
             for command in [
