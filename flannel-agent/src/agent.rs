@@ -42,7 +42,7 @@ use crate::subnet::Timing;
 use crate::subnet::acquire::{HeldLease, Wish, acquire, find_lease};
 use crate::subnet::file::{PreviousSubnet, SubnetEnv};
 use crate::subnet::hold::{Holder, LeaseEvent};
-use crate::subnet::settings::wait_for_network;
+use crate::subnet::settings::{wait_for_network, watch_network};
 use crate::subnet::store::Store;
 use crate::subnet::watch::watch_leases;
 
@@ -213,6 +213,7 @@ async fn serve(
         subnet: spec.subnet,
         problem: None,
     });
+    let (notice, network_notice) = watch::channel(None);
     let (own_subnet, subnet) = watch::channel(spec.subnet);
     let (health, store_health) = watch::channel(status::Store {
         endpoints: store.endpoints(),
@@ -227,6 +228,7 @@ async fn serve(
         datapath,
         spec: spec.clone(),
         lease: lease_view,
+        notice: network_notice,
         term: lease_term,
         store: store_health,
         rules: rules.problems(),
@@ -282,6 +284,7 @@ async fn serve(
     tokio::select! {
         result = node::run::run(&mut node, inputs, fallback, end.clone()) => Ok(result?),
         held = holder.hold(lease, &mut rng, follow_lease, &end) => Ok(held?),
+        () = watch_network(&store, &network, &timing, &notice, &end) => Ok(()),
         () = watch_leases(&store, &timing, changes, health, &end) => Ok(()),
         never = keep_rules(rules, config.rules.resync, subnet) => match never {},
         never = announce => never,

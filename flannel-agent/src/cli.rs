@@ -4,6 +4,7 @@
 //! unless flannel's own parser types them; [`crate::config`] gives them meaning. The environment
 //! arrives as a function, so nothing here depends on the process.
 
+mod generate;
 mod go;
 mod inapplicable;
 
@@ -42,6 +43,8 @@ pub enum Command {
     },
     /// Write options for dockerd.
     MkDockerOpts(DockerOptsArgs),
+    /// Print a text that is made from the definitions of the flags.
+    Print(Vec<u8>),
 }
 
 /// How a subcommand prints.
@@ -388,6 +391,21 @@ enum Sub {
     /// Write options for dockerd from the environment file; a link of this name does the same
     #[command(name = DOCKER_OPTS, args_override_self = true)]
     MkDockerOpts(DockerOptsArgs),
+    /// Print completions of flags and commands for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the manual page, for man(1)
+    Man,
+}
+
+/// A shell that completes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Shell {
+    Bash,
+    Zsh,
+    Fish,
 }
 
 /// The subcommand whose words follow getopts(1), not Go, and which ends with 1 for mistakes.
@@ -428,14 +446,14 @@ pub fn parse(
         let text = format!("flannel-agent {}\n", env!("CARGO_PKG_VERSION"));
         return Err(Stop { code: 0, text });
     }
-    if let Some(Sub::MkDockerOpts(args)) = early.command {
-        return Ok(Parsed {
-            command: Command::MkDockerOpts(args),
-            warnings: Vec::new(),
-        });
-    }
-
     let mut warnings = Vec::new();
+    if let Some(Sub::MkDockerOpts(_) | Sub::Completions { .. } | Sub::Man) = early.command {
+        let command = command(early);
+        return Ok(Parsed { command, warnings });
+    }
+    for (name, value) in &line.inapplicable {
+        warnings.extend(inapplicable::remark(name, value));
+    }
     for name in go::flag_names(&definition) {
         if line.has_flag(&name) || name == "version" || name == "help" {
             continue;
@@ -465,6 +483,7 @@ pub fn parse(
                 Verdict::NotBool => warnings.push(format!("{variable}={value} is not a boolean")),
                 verdict => verdict.into_result(&format!("{variable}={value}"))?,
             }
+            warnings.extend(inapplicable::remark(name, &value));
         }
     }
 
@@ -506,6 +525,8 @@ fn command(cli: Cli) -> Command {
             output: output(json),
         },
         Some(Sub::MkDockerOpts(args)) => Command::MkDockerOpts(args),
+        Some(Sub::Completions { shell }) => Command::Print(generate::completions(shell)),
+        Some(Sub::Man) => Command::Print(generate::man()),
         Some(Sub::Cleanup { dry_run, json }) => Command::Cleanup {
             place,
             mode: match dry_run {

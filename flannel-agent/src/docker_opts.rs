@@ -78,7 +78,7 @@ pub enum DockerOptsError {
     #[error("FLANNEL_IPMASQ is {0:?}: true or false is expected")]
     IpMasq(String),
     /// A file cannot be read.
-    #[error("read {}: {source}", path.display())]
+    #[error("read {}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -133,13 +133,14 @@ pub fn run(
 
 /// Replaces a file, or writes to what is none (`/dev/stdout`).
 fn write(path: &Path, text: &str, rng: &mut impl Rng) -> Result<(), FileError> {
-    let Ok(target) = path.canonicalize() else {
+    if path.symlink_metadata().is_err() {
         return replace_file(path, text, rng);
-    };
-    if target.is_file() {
-        return replace_file(&target, text, rng);
     }
-    std::fs::write(path, text).map_err(|source| FileError::new("write", path, source))
+    // A link stays. That of /dev/stdout leads to a pipe, which has a type but no path.
+    match path.canonicalize() {
+        Ok(target) if target.is_file() => replace_file(&target, text, rng),
+        _ => std::fs::write(path, text).map_err(|source| FileError::new("write", path, source)),
+    }
 }
 
 /// What the shell knows after it has sourced the file.

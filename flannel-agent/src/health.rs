@@ -37,8 +37,8 @@ const CLIENTS: usize = 64;
 /// The endpoints cannot be offered.
 #[derive(Debug, Error)]
 #[error(
-    "--healthz-ip={}, --healthz-port={}: listen: {source}; choose an address of this host and a \
-     port that nobody else uses", address.ip(), address.port()
+    "--healthz-ip={}, --healthz-port={}: cannot listen there; an address of this host and a port \
+     that nobody else uses are needed", address.ip(), address.port()
 )]
 pub struct HealthError {
     address: SocketAddr,

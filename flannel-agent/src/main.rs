@@ -75,6 +75,7 @@ async fn dispatch(parsed: cli::Parsed) -> anyhow::Result<()> {
             mode,
             output,
         } => clean_up(&place, mode, output).await,
+        Command::Print(text) => Ok(std::io::stdout().write_all(&text)?),
         Command::MkDockerOpts(args) => {
             let text = |text: OsString| text.to_string_lossy().into_owned();
             let variables = std::env::vars_os().map(|(name, value)| (text(name), text(value)));

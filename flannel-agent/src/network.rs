@@ -6,6 +6,7 @@
 //! and what would be right.
 
 mod backend;
+mod difference;
 mod range;
 
 use std::net::{Ipv4Addr, Ipv6Addr};

@@ -20,6 +20,10 @@ pub struct Status {
     pub ready: bool,
     /// What keeps the node from being ready or whole, a sentence each.
     pub problems: Vec<String>,
+    /// What an operator should know although nothing is wrong, a sentence each: a network config
+    /// that waits for a restart.
+    #[serde(default)]
+    pub notices: Vec<String>,
     /// Backend name: `vxlan`.
     pub backend: String,
     /// The external interface.

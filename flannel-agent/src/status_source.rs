@@ -46,6 +46,7 @@ pub(crate) struct StatusSource {
     pub(crate) datapath: Datapath,
     pub(crate) spec: NodeSpec,
     pub(crate) lease: watch::Receiver<LeaseView>,
+    pub(crate) notice: watch::Receiver<Option<String>>,
     pub(crate) term: watch::Receiver<Term>,
     pub(crate) store: watch::Receiver<Store>,
     pub(crate) rules: watch::Receiver<Vec<String>>,
@@ -61,6 +62,7 @@ impl StatusSource {
             datapath,
             spec,
             lease,
+            notice,
             term,
             store,
             rules,
@@ -97,6 +99,7 @@ impl StatusSource {
             uptime_secs: started.elapsed().as_secs(),
             ready: is_ready && problems.is_empty(),
             problems,
+            notices: notice.borrow().iter().cloned().collect(),
             backend: crate::backend::vxlan::BACKEND_TYPE.into(),
             interface: report.interface,
             lease: OwnLease {

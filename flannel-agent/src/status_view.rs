@@ -16,6 +16,7 @@ pub fn render(status: &Status) -> String {
         uptime_secs,
         ready,
         problems,
+        notices,
         backend,
         interface,
         lease,
@@ -32,6 +33,7 @@ pub fn render(status: &Status) -> String {
     );
     view.row("ready", if *ready { "yes" } else { "no" });
     view.rows("problems", problems);
+    view.rows("notice", notices);
     let until = match lease.expires_in_secs {
         Some(secs) => format!("ends in {} unless renewed", duration(secs)),
         None => "reserved".into(),
@@ -240,6 +242,7 @@ pub(crate) fn example() -> Status {
         uptime_secs: 3 * 3600 + 60,
         ready: false,
         problems: vec!["the watch is down".into(), "a peer is missing".into()],
+        notices: vec!["the network config has changed".into()],
         backend: "vxlan".into(),
         interface: Interface {
             name: "eth0".into(),
@@ -309,6 +312,7 @@ agent      flannel-agent 0.1.0, pid 4711, up 3 h 1 min
 ready      no
 problems   the watch is down
            a peer is missing
+notice     the network config has changed
 lease      10.5.34.0/24 of 10.5.0.0/16, ends in 22 h 13 min unless renewed
 interface  eth0 (192.168.7.11), MTU 1500, advertised as 203.0.113.9
 backend    vxlan

@@ -8,14 +8,16 @@ use super::{Stop, go};
 /// What may be accepted of a flag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Accepts {
-    /// A boolean that must not be set.
-    False,
+    /// A boolean that must not be set, since leases come from etcd.
+    NoKubernetes,
     /// A boolean that means something only beside another flag of this table.
     AnyBool,
     /// Nothing but the empty value.
     Empty,
     /// A value that means something only beside another flag of this table.
     Any,
+    /// Anything: it tunes the log of flannel's logging library.
+    LogTuning,
     /// Nothing: flannel itself has dropped the flag, in this version.
     Gone(&'static str),
     /// The same for a boolean.
@@ -29,14 +31,14 @@ pub(super) struct Flag(Accepts);
 /// The table: flannel v0.28.9, and what older versions had.
 const FLAGS: [(&str, Accepts); 21] = [
     ("public-ipv6", Accepts::Empty),
-    ("kube-subnet-mgr", Accepts::False),
+    ("kube-subnet-mgr", Accepts::NoKubernetes),
     ("kube-api-url", Accepts::Any),
     ("kubeconfig-file", Accepts::Any),
     ("kube-annotation-prefix", Accepts::Any),
     ("net-config-path", Accepts::Any),
     ("set-node-network-unavailable", Accepts::AnyBool),
-    ("vmodule", Accepts::Empty),
-    ("log_backtrace_at", Accepts::Empty),
+    ("vmodule", Accepts::LogTuning),
+    ("log_backtrace_at", Accepts::LogTuning),
     ("alsologtostderr", Accepts::AnyBool),
     ("logtostderr", Accepts::AnyBool),
     ("stderrthreshold", Accepts::Any),
@@ -58,6 +60,8 @@ pub(super) enum Verdict {
     Harmless,
     /// It asks for something that is not there yet.
     NotYet,
+    /// It asks for leases from Kubernetes.
+    Kubernetes,
     /// It asks for something that flannel has dropped in this version.
     Dropped(&'static str),
     /// It is no boolean, but the flag is one.
@@ -69,7 +73,7 @@ impl Flag {
     pub(super) fn is_bool(self) -> bool {
         matches!(
             self.0,
-            Accepts::False | Accepts::AnyBool | Accepts::GoneBool(_)
+            Accepts::NoKubernetes | Accepts::AnyBool | Accepts::GoneBool(_)
         )
     }
 }
@@ -80,6 +84,11 @@ impl Verdict {
         let text = match self {
             Self::Harmless => return Ok(()),
             Self::NotYet => format!("error: {setting}: this version cannot do that yet\n"),
+            Self::Kubernetes => format!(
+                "error: {setting}: leases from the Kubernetes API are not supported by this \
+                 version; use etcd (--etcd-endpoints) with a network config under --etcd-prefix, \
+                 or keep flanneld on this node\n"
+            ),
             Self::Dropped(version) => {
                 format!(
                     "error: {setting}: flannel {version} has dropped it, and it is not here either\n"
@@ -110,15 +119,25 @@ pub(super) fn check(name: &str, value: &str) -> Verdict {
     let refused = match accepts {
         Accepts::Gone(version) => Verdict::Dropped(version),
         Accepts::GoneBool(version) => Verdict::Dropped(version),
+        Accepts::NoKubernetes => Verdict::Kubernetes,
         _ => Verdict::NotYet,
     };
     let harmless = match accepts {
-        Accepts::Any => true,
+        Accepts::Any | Accepts::LogTuning => true,
         Accepts::Empty | Accepts::Gone(_) => value.is_empty(),
-        Accepts::False | Accepts::AnyBool | Accepts::GoneBool(_) => match go::parse_bool(value) {
-            Ok(set) => !set || accepts == Accepts::AnyBool,
-            Err(_) => return Verdict::NotBool,
-        },
+        Accepts::NoKubernetes | Accepts::AnyBool | Accepts::GoneBool(_) => {
+            match go::parse_bool(value) {
+                Ok(set) => !set || accepts == Accepts::AnyBool,
+                Err(_) => return Verdict::NotBool,
+            }
+        }
     };
     if harmless { Verdict::Harmless } else { refused }
+}
+
+/// What to tell of a value that is accepted and has no effect.
+pub(super) fn remark(name: &str, value: &str) -> Option<String> {
+    let Flag(accepts) = find(name)?;
+    let is_tuning = accepts == Accepts::LogTuning && !value.is_empty();
+    is_tuning.then(|| format!("--{name}={value} has no effect here; --v sets the log level"))
 }

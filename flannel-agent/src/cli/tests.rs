@@ -264,3 +264,93 @@ fn mistakes_and_help_of_mk_docker_opts_end_with_code_1() {
         assert_eq!(stop(args).code, 1, "{args:?}");
     }
 }
+
+/// Flags of flannel v0.28.9 with a value that means something in etcd mode: the table of
+/// flannel-compat 1.1.
+const FLANNEL: [(&str, &str); 31] = [
+    ("etcd-endpoints", "http://10.0.0.1:2379"),
+    ("etcd-prefix", "/x"),
+    ("etcd-keyfile", "/k"),
+    ("etcd-certfile", "/c"),
+    ("etcd-cafile", "/a"),
+    ("etcd-username", "u"),
+    ("etcd-password", "p"),
+    ("iface", "eth0"),
+    ("iface-regex", "^eth"),
+    ("iface-can-reach", "10.0.0.1"),
+    ("public-ip", "10.0.0.2"),
+    ("public-ipv6", ""),
+    ("subnet-file", "/run/x.env"),
+    ("subnet-lease-renew-margin", "120"),
+    ("ip-masq", "true"),
+    ("ip-masq-fully-random-disable", "true"),
+    ("iptables-resync", "10"),
+    ("iptables-forward-rules", "false"),
+    ("ip-blackhole-route", "true"),
+    ("healthz-ip", "127.0.0.1"),
+    ("healthz-port", "8080"),
+    ("kube-subnet-mgr", "false"),
+    ("kube-api-url", "https://10.0.0.1"),
+    ("kubeconfig-file", "/k"),
+    ("kube-annotation-prefix", "flannel.alpha.coreos.com"),
+    ("net-config-path", "/etc/kube-flannel/net-conf.json"),
+    ("set-node-network-unavailable", "false"),
+    ("version", "false"),
+    ("v", "10"),
+    ("vmodule", "vxlan=5"),
+    ("log_backtrace_at", "main.go:1"),
+];
+
+#[test]
+fn every_flag_of_flannel_is_accepted_in_every_spelling_and_as_a_variable() {
+    for (name, value) in FLANNEL {
+        for dashes in ["-", "--"] {
+            run(&[&format!("{dashes}{name}={value}")]);
+        }
+        let variable = format!("FLANNELD_{}", name.to_uppercase().replace('-', "_"));
+        let (by_variable, warnings) = run_with(&[], &[(&variable, value)]);
+        let (by_flag, same) = run_with(&[&format!("-{name}={value}")], &[]);
+        assert_eq!(
+            format!("{by_variable:?}"),
+            format!("{by_flag:?}"),
+            "{variable}"
+        );
+        assert_eq!(warnings, same, "{variable}");
+        let is_remarked = ["vmodule", "log_backtrace_at"].contains(&name);
+        assert_eq!(!warnings.is_empty(), is_remarked, "{name}: {warnings:?}");
+    }
+}
+
+#[test]
+fn what_is_for_kubernetes_is_refused_with_the_way_out() {
+    let by_variable = [("FLANNELD_KUBE_SUBNET_MGR", "true")];
+    for Stop { code, text } in [
+        stop(&["-kube-subnet-mgr"]),
+        parse_with(&[], &by_variable).unwrap_err(),
+    ] {
+        assert_eq!(code, 2);
+        assert!(text.contains("--etcd-endpoints"), "{text}");
+    }
+}
+
+#[test]
+fn what_flannel_had_once_is_refused_with_the_version_that_dropped_it() {
+    for (name, value) in [
+        ("listen", ":8888"),
+        ("remote", "10.0.0.1:8888"),
+        ("remote-keyfile", "/k"),
+        ("remote-certfile", "/c"),
+        ("remote-cafile", "/a"),
+        ("networks", "blue"),
+        ("subnet-dir", "/run/flannel/networks"),
+        ("watch-networks", "true"),
+        ("use-multi-cluster-cidr", "true"),
+    ] {
+        let Stop { code, text } = stop(&[&format!("--{name}={value}")]);
+        assert_eq!(code, 2, "{name}");
+        assert!(
+            text.contains(name) && text.contains("has dropped it"),
+            "{text}"
+        );
+    }
+}

@@ -117,8 +117,30 @@ fn a_link_to_the_output_stays_a_link() {
     write(&link, "new", &mut StdRng::seed_from_u64(1)).unwrap();
     assert!(link.is_symlink());
     assert_eq!(std::fs::read_to_string(&target).unwrap(), "new");
+    let dangling = dir.path().join("dangling");
+    std::os::unix::fs::symlink(dir.path().join("absent"), &dangling).unwrap();
+    write(&dangling, "new", &mut StdRng::seed_from_u64(1)).unwrap();
+    assert!(dangling.is_symlink() && dir.path().join("absent").is_file());
     write(Path::new("/dev/null"), "new", &mut StdRng::seed_from_u64(1)).unwrap();
     assert!(!Path::new("/dev/null").is_file());
+}
+
+#[test]
+fn a_link_to_a_pipe_stays_and_the_pipe_is_written() {
+    use std::io::Read as _;
+    use std::os::fd::AsRawFd as _;
+
+    let dir = tempfile::tempdir().unwrap();
+    let link = dir.path().join("stdout");
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let fd = format!("/proc/self/fd/{}", writer.as_raw_fd());
+    std::os::unix::fs::symlink(fd, &link).unwrap();
+    write(&link, "new", &mut StdRng::seed_from_u64(1)).unwrap();
+    drop(writer);
+    let mut text = String::new();
+    reader.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "new");
+    assert!(link.is_symlink());
 }
 
 #[test]

@@ -144,7 +144,8 @@ async fn acquire_once(
                 let Written::Done { revision, term } = write else {
                     continue;
                 };
-                info!(subnet = %lease.subnet, ?term, "the lease of this node is taken back");
+                let is_reserved = term == Term::Reserved;
+                info!(subnet = %lease.subnet, is_reserved, "the lease of this node is taken back");
                 return Ok(held(wish, lease.subnet, term, key, revision));
             }
             warn!(

@@ -170,7 +170,7 @@ async fn list(store: &Store, range: &Range) -> Result<(Vec<Record>, i64), Interr
     let listed = match range {
         Range::Prefix(prefix) => store.list("list leases", prefix).await,
         Range::Key(key) => {
-            let found = store.get("read the own lease", key).await;
+            let found = store.get("read the key", key).await;
             found.map(|(record, revision)| (record.into_iter().collect(), revision))
         }
     };

@@ -1,13 +1,18 @@
-//! The network config from `<prefix>/config`: waits until it is there and right.
+//! The network config from `<prefix>/config`: waits until it is there and right, and tells when it
+//! changes afterwards. A change is applied by a restart, never while the agent runs: half of it
+//! would be worse than none, and the whole of it would move every pod.
 
 use thiserror::Error;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::Timing;
+use super::follow::{KeyChange, Range, follow};
 use super::retry::Patience;
-use super::store::{Store, StoreError};
+use super::store::{Record, Store, StoreError};
 use crate::network::{NetworkConfig, NetworkError};
+use crate::status;
 
 /// Why the network config cannot be had.
 #[derive(Debug, Error)]
@@ -20,8 +25,10 @@ pub enum SettingsError {
         "key {key} is missing at {endpoints}. Write it: ETCDCTL_API=3 etcdctl \
          --endpoints={endpoints} put {key} \
          '{{\"Network\": \"10.5.0.0/16\", \"Backend\": {{\"Type\": \"vxlan\"}}}}'. \
-         (A config written for flannel v0.17 or older is in the v2 store, which is not visible \
-         here: ETCDCTL_API=2 etcdctl get {key})"
+         A config that was written for flannel v0.17 or older is in etcd's v2 store: the v2 and v3 \
+         stores of one etcd are apart and do not see each other's keys, and only v3 is read here. \
+         Copy it: ETCDCTL_API=2 etcdctl --endpoints={endpoints} get {key} | ETCDCTL_API=3 etcdctl \
+         --endpoints={endpoints} put {key}"
     )]
     Missing {
         /// The key.
@@ -45,6 +52,68 @@ pub enum SettingsError {
     },
 }
 
+/// Follows the network config until cancellation, and says in `notice` what a restart would change
+/// or what would keep it from starting; `None` while all is as at start.
+pub async fn watch_network(
+    store: &Store,
+    running: &NetworkConfig,
+    timing: &Timing,
+    notice: &watch::Sender<Option<String>>,
+    cancel: &CancellationToken,
+) {
+    let key = store.config_key();
+    let (raw, mut changes) = mpsc::channel(4);
+    // The health of the store is told by the watch of all leases.
+    let (health, _) = watch::channel(status::Store::default());
+    let range = Range::Key(key.clone());
+    let look = async {
+        while let Some(change) = changes.recv().await {
+            let record = match change {
+                KeyChange::Snapshot(records, _) => records.into_iter().next(),
+                KeyChange::Put(record) => Some(record),
+                KeyChange::Deleted(..) => None,
+            };
+            let now = compare(store, &key, running, record);
+            notice.send_if_modified(|before| {
+                if *before == now {
+                    return false;
+                }
+                match &now {
+                    Some(text) => warn!("{text}"),
+                    None => info!(key, "the network config is again as it was at start"),
+                }
+                *before = now;
+                true
+            });
+        }
+    };
+    tokio::join!(follow(store, &range, timing, raw, &health, cancel), look);
+}
+
+/// What there is to say of the document as it is in the store.
+fn compare(
+    store: &Store,
+    key: &str,
+    running: &NetworkConfig,
+    record: Option<Record>,
+) -> Option<String> {
+    match parse(store, key.to_owned(), record) {
+        Ok((network, _)) => {
+            let differences = running.differences(&network);
+            (!differences.is_empty()).then(|| {
+                let differences = differences.join(", ");
+                format!(
+                    "the network config has changed ({differences}): this agent goes on with the \
+                     one before until it is restarted"
+                )
+            })
+        }
+        Err(error) => Some(format!(
+            "the network config has become unusable, and this agent would not start again: {error}"
+        )),
+    }
+}
+
 /// Reads the network config once.
 ///
 /// # Errors
@@ -52,6 +121,19 @@ pub enum SettingsError {
 pub async fn read_network(store: &Store) -> Result<NetworkConfig, SettingsError> {
     let key = store.config_key();
     let (record, _) = store.get("read the network config", &key).await?;
+    let (network, warnings) = parse(store, key.clone(), record)?;
+    for warning in warnings {
+        warn!(key, %warning, "the network config is unusual");
+    }
+    Ok(network)
+}
+
+/// The document, and warnings about it.
+fn parse(
+    store: &Store,
+    key: String,
+    record: Option<Record>,
+) -> Result<(NetworkConfig, Vec<String>), SettingsError> {
     let Some(record) = record else {
         let endpoints = store.endpoints().join(",");
         return Err(SettingsError::Missing { key, endpoints });
@@ -59,14 +141,7 @@ pub async fn read_network(store: &Store) -> Result<NetworkConfig, SettingsError>
     let Ok(text) = std::str::from_utf8(&record.value) else {
         return Err(SettingsError::NotText { key });
     };
-    let (network, warnings) = NetworkConfig::parse(text).map_err(|source| {
-        let key = key.clone();
-        SettingsError::Network { key, source }
-    })?;
-    for warning in warnings {
-        warn!(key, %warning, "the network config is unusual");
-    }
-    Ok(network)
+    NetworkConfig::parse(text).map_err(|source| SettingsError::Network { key, source })
 }
 
 /// Waits for a network config that can be used; `None` after cancellation.

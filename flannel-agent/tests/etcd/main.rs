@@ -19,7 +19,7 @@ use flannel_agent::status;
 use flannel_agent::subnet::Timing;
 use flannel_agent::subnet::acquire::{AcquireError, HeldLease, Term, Wish, acquire, find_lease};
 use flannel_agent::subnet::keep::{Loss, keep};
-use flannel_agent::subnet::settings::{read_network, wait_for_network};
+use flannel_agent::subnet::settings::{read_network, wait_for_network, watch_network};
 use flannel_agent::subnet::store::Store;
 use flannel_agent::subnet::watch::watch_leases;
 use rand::SeedableRng as _;
@@ -757,4 +757,60 @@ async fn a_member_that_hangs_is_noticed_and_does_not_hold_up_the_rest() {
     watched.until_health(|health| !health.connected).await;
     signal(nix::sys::signal::Signal::SIGCONT);
     watched.until_health(|health| health.connected).await;
+}
+
+#[tokio::test]
+async fn a_change_of_the_network_config_is_told_and_not_applied() {
+    let etcd = Etcd::start().await;
+    let store = etcd.store();
+    let client = etcd.client().await;
+    let write = async |text: &str| {
+        let key = format!("{PREFIX}/config");
+        client.clone().put(key, text, None).await.unwrap();
+    };
+    let first = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
+    write(first).await;
+    let (notice, mut told) = watch::channel(None);
+    let cancel = CancellationToken::new();
+    let (running, timing) = (read_network(&store).await.unwrap(), timing());
+    let watched = watch_network(&store, &running, &timing, &notice, &cancel);
+    let look = async {
+        for (text, expected) in [
+            (
+                r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","VNI":7}}"#,
+                "Backend.VNI 1 -> 7",
+            ),
+            (r#"{"Network":"#, "unusable"),
+            (r#"{"Network":"10.5.0.0/16"}"#, "udp is not supported"),
+        ] {
+            write(text).await;
+            let is_told = |notice: &Option<String>| {
+                notice
+                    .as_ref()
+                    .is_some_and(|notice| notice.contains(expected))
+            };
+            let reached = timeout(PATIENCE, told.wait_for(is_told)).await;
+            assert!(reached.is_ok(), "{expected}");
+        }
+        // White space and order do not matter.
+        write(r#"{ "Backend": {"Type":"vxlan"}, "Network":"10.5.0.0/16" }"#).await;
+        let is_over = timeout(PATIENCE, told.wait_for(Option::is_none)).await;
+        is_over.unwrap().unwrap();
+        client
+            .clone()
+            .delete(format!("{PREFIX}/config"), None)
+            .await
+            .unwrap();
+        let is_told = |notice: &Option<String>| {
+            notice
+                .as_ref()
+                .is_some_and(|notice| notice.contains("ETCDCTL_API=2"))
+        };
+        timeout(PATIENCE, told.wait_for(is_told))
+            .await
+            .unwrap()
+            .unwrap();
+        cancel.cancel();
+    };
+    tokio::join!(watched, look);
 }
