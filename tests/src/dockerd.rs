@@ -1,8 +1,8 @@
 //! Docker on a machine: containerd and dockerd, started as on any host, and containers.
 
-use std::fs;
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -11,6 +11,7 @@ use crate::agent::Agent;
 use crate::command;
 use crate::host::{Host, Pod};
 use crate::machine::{Daemon, Machine};
+use crate::netns::NetNs;
 
 /// The image of containers: busybox and nothing else.
 pub const IMAGE: &str = "busybox";
@@ -32,7 +33,7 @@ pub enum Iptables {
 #[derive(Debug)]
 pub struct Docker {
     machine: Machine,
-    _containerd: Daemon,
+    containerd: Daemon,
     dockerd: Option<Daemon>,
     flags: Vec<String>,
 }
@@ -52,7 +53,7 @@ impl Docker {
         let containerd = machine.daemon("containerd", "containerd")?;
         let mut docker = Self {
             machine,
-            _containerd: containerd,
+            containerd,
             dockerd: None,
             flags: flags.iter().map(|&flag| flag.to_owned()).collect(),
         };
@@ -154,6 +155,19 @@ impl Docker {
     }
 }
 
+impl Drop for Docker {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            for daemon in [Some(&self.containerd), self.dockerd.as_ref()]
+                .into_iter()
+                .flatten()
+            {
+                eprintln!("machine {}: {}", self.machine.name, daemon.log());
+            }
+        }
+    }
+}
+
 impl Iptables {
     /// Whether the kernel has this one.
     ///
@@ -190,26 +204,12 @@ impl Iptables {
 /// It is there already.
 pub fn install(machine: &Machine, agent: &Path) -> Result<()> {
     machine.link_program("flannel-agent", agent)?;
-    let shim = machine.outside("/run/machine/mk-docker-opts");
-    fs::write(&shim, MK_DOCKER_OPTS)?;
-    machine
-        .shell("chmod +x /run/machine/mk-docker-opts")
-        .map(drop)
+    machine.link_program("mk-docker-opts", agent)
 }
 
-/// Stands in for the agent's subcommand of that name, for the options that are used here.
-const MK_DOCKER_OPTS: &str = r#"#!/bin/sh -e
-file=/run/flannel/subnet.env
-[ "$1" != -f ] || file=$2
-. "$file"
-case $FLANNEL_IPMASQ in true) masquerade=false ;; *) masquerade=true ;; esac
-options=" --bip=$FLANNEL_SUBNET --ip-masq=$masquerade --mtu=$FLANNEL_MTU"
-echo "DOCKER_OPTS=\"$options\"" >/run/docker_opts.env
-"#;
-
 /// Name of the device on the host whose other end is `eth0` in `pod`.
-fn peer_of_eth0(pod: &crate::netns::NetNs, host: &crate::netns::NetNs) -> Result<String> {
-    let links = |ns: &crate::netns::NetNs| -> Result<Vec<serde_json::Value>> {
+fn peer_of_eth0(pod: &NetNs, host: &NetNs) -> Result<String> {
+    let links = |ns: &NetNs| -> Result<Vec<serde_json::Value>> {
         Ok(serde_json::from_str(
             &ns.run("ip", &["-json", "link", "show"])?,
         )?)
@@ -225,10 +225,4 @@ fn peer_of_eth0(pod: &crate::netns::NetNs, host: &crate::netns::NetNs) -> Result
         .find(|link| link["ifindex"] == eth0["link_index"])
         .context("no other end of eth0")?;
     Ok(veth["ifname"].as_str().context("name of veth")?.to_owned())
-}
-
-/// A directory of a machine, for messages.
-#[must_use]
-pub fn options_file(machine: &Machine) -> PathBuf {
-    machine.outside(OPTIONS)
 }

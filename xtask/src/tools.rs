@@ -198,7 +198,7 @@ const TOOLS: &[Tool] = &[
         why: "makes the certificates of the tests with TLS",
         needs: &[Need::Run],
         found: Found::Programs(&["openssl"]),
-        packages: &["openssl"],
+        remedy: Remedy::Install(&["openssl"]),
     },
     Tool {
         name: "ping",
