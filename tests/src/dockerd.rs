@@ -50,7 +50,7 @@ impl Docker {
         install(&machine, agent.binary())?;
         let file = agent.places.subnet_file.display();
         machine.shell(&format!("mk-docker-opts -f {file}"))?;
-        let containerd = machine.daemon("containerd", "containerd")?;
+        let containerd = machine.daemon("containerd", "exec containerd")?;
         let mut docker = Self {
             machine,
             containerd,
@@ -58,7 +58,7 @@ impl Docker {
             flags: flags.iter().map(|&flag| flag.to_owned()).collect(),
         };
         docker.resume()?;
-        docker.import()?;
+        Self::import_on(&docker.machine)?;
         Ok(docker)
     }
 
@@ -78,7 +78,7 @@ impl Docker {
             ". {OPTIONS}; exec dockerd $DOCKER_OPTS {}",
             self.flags.join(" ")
         );
-        let dockerd = self.machine.daemon("dockerd", &format!("sh -c '{line}'"))?;
+        let dockerd = self.machine.daemon("dockerd", &line)?;
         self.machine
             .wait_for(&dockerd, "docker version", START_LIMIT)?;
         self.dockerd = Some(dockerd);
@@ -140,7 +140,10 @@ impl Docker {
     }
 
     /// Makes the image from busybox: there is no registry to get it from.
-    fn import(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// dockerd does not answer, or busybox is not installed.
+    pub fn import_on(machine: &Machine) -> Result<()> {
         let lines = format!(
             "tree=$(mktemp -d -p /run)
              mkdir $tree/bin $tree/tmp
@@ -151,7 +154,7 @@ impl Docker {
              tar -C $tree -c . | docker import - {IMAGE}
              rm -r $tree"
         );
-        self.machine.shell(&lines).map(drop)
+        machine.shell(&lines).map(drop)
     }
 }
 
