@@ -8,3 +8,4 @@ mod containers;
 mod pods;
 mod restart;
 mod setting;
+mod tutorial;

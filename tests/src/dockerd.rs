@@ -1,8 +1,8 @@
 //! Docker on a machine: containerd and dockerd, started as on any host, and containers.
 
-use std::fs;
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -11,6 +11,7 @@ use crate::agent::Agent;
 use crate::command;
 use crate::host::{Host, Pod};
 use crate::machine::{Daemon, Machine};
+use crate::netns::NetNs;
 
 /// The image of containers: busybox and nothing else.
 pub const IMAGE: &str = "busybox";
@@ -32,7 +33,7 @@ pub enum Iptables {
 #[derive(Debug)]
 pub struct Docker {
     machine: Machine,
-    _containerd: Daemon,
+    containerd: Daemon,
     dockerd: Option<Daemon>,
     flags: Vec<String>,
 }
@@ -49,15 +50,15 @@ impl Docker {
         install(&machine, agent.binary())?;
         let file = agent.places.subnet_file.display();
         machine.shell(&format!("mk-docker-opts -f {file}"))?;
-        let containerd = machine.daemon("containerd", "containerd")?;
+        let containerd = machine.daemon("containerd", "exec containerd")?;
         let mut docker = Self {
             machine,
-            _containerd: containerd,
+            containerd,
             dockerd: None,
             flags: flags.iter().map(|&flag| flag.to_owned()).collect(),
         };
         docker.resume()?;
-        docker.import()?;
+        Self::import_on(&docker.machine)?;
         Ok(docker)
     }
 
@@ -77,7 +78,7 @@ impl Docker {
             ". {OPTIONS}; exec dockerd $DOCKER_OPTS {}",
             self.flags.join(" ")
         );
-        let dockerd = self.machine.daemon("dockerd", &format!("sh -c '{line}'"))?;
+        let dockerd = self.machine.daemon("dockerd", &line)?;
         self.machine
             .wait_for(&dockerd, "docker version", START_LIMIT)?;
         self.dockerd = Some(dockerd);
@@ -139,7 +140,10 @@ impl Docker {
     }
 
     /// Makes the image from busybox: there is no registry to get it from.
-    fn import(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// dockerd does not answer, or busybox is not installed.
+    pub fn import_on(machine: &Machine) -> Result<()> {
         let lines = format!(
             "tree=$(mktemp -d -p /run)
              mkdir $tree/bin $tree/tmp
@@ -150,7 +154,20 @@ impl Docker {
              tar -C $tree -c . | docker import - {IMAGE}
              rm -r $tree"
         );
-        self.machine.shell(&lines).map(drop)
+        machine.shell(&lines).map(drop)
+    }
+}
+
+impl Drop for Docker {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            for daemon in [Some(&self.containerd), self.dockerd.as_ref()]
+                .into_iter()
+                .flatten()
+            {
+                eprintln!("machine {}: {}", self.machine.name, daemon.log());
+            }
+        }
     }
 }
 
@@ -190,26 +207,12 @@ impl Iptables {
 /// It is there already.
 pub fn install(machine: &Machine, agent: &Path) -> Result<()> {
     machine.link_program("flannel-agent", agent)?;
-    let shim = machine.outside("/run/machine/mk-docker-opts");
-    fs::write(&shim, MK_DOCKER_OPTS)?;
-    machine
-        .shell("chmod +x /run/machine/mk-docker-opts")
-        .map(drop)
+    machine.link_program("mk-docker-opts", agent)
 }
 
-/// Stands in for the agent's subcommand of that name, for the options that are used here.
-const MK_DOCKER_OPTS: &str = r#"#!/bin/sh -e
-file=/run/flannel/subnet.env
-[ "$1" != -f ] || file=$2
-. "$file"
-case $FLANNEL_IPMASQ in true) masquerade=false ;; *) masquerade=true ;; esac
-options=" --bip=$FLANNEL_SUBNET --ip-masq=$masquerade --mtu=$FLANNEL_MTU"
-echo "DOCKER_OPTS=\"$options\"" >/run/docker_opts.env
-"#;
-
 /// Name of the device on the host whose other end is `eth0` in `pod`.
-fn peer_of_eth0(pod: &crate::netns::NetNs, host: &crate::netns::NetNs) -> Result<String> {
-    let links = |ns: &crate::netns::NetNs| -> Result<Vec<serde_json::Value>> {
+fn peer_of_eth0(pod: &NetNs, host: &NetNs) -> Result<String> {
+    let links = |ns: &NetNs| -> Result<Vec<serde_json::Value>> {
         Ok(serde_json::from_str(
             &ns.run("ip", &["-json", "link", "show"])?,
         )?)
@@ -225,10 +228,4 @@ fn peer_of_eth0(pod: &crate::netns::NetNs, host: &crate::netns::NetNs) -> Result
         .find(|link| link["ifindex"] == eth0["link_index"])
         .context("no other end of eth0")?;
     Ok(veth["ifname"].as_str().context("name of veth")?.to_owned())
-}
-
-/// A directory of a machine, for messages.
-#[must_use]
-pub fn options_file(machine: &Machine) -> PathBuf {
-    machine.outside(OPTIONS)
 }

@@ -176,14 +176,14 @@ impl Machine {
             .with_context(|| format!("link {} to {}", link.display(), target.display()))
     }
 
-    /// Starts a daemon by the line that a shell would get.
+    /// Starts a daemon by lines for a shell, the last of which should be an `exec`.
     ///
     /// # Errors
     /// The shell fails; the daemon itself may fail later.
-    pub fn daemon(&self, name: &str, line: &str) -> Result<Daemon> {
+    pub fn daemon(&self, name: &str, lines: &str) -> Result<Daemon> {
         let log = format!("{PROGRAMS}/{name}.log");
         // The shell ends at once, so the daemon becomes a child of the machine's first process.
-        let start = format!("exec </dev/null >>{log} 2>&1; exec {line}");
+        let start = format!("exec </dev/null >>{log} 2>&1; {lines}");
         let pid = self.run(
             "sh",
             &[
