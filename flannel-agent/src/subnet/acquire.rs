@@ -5,7 +5,6 @@
 //! whoever loses reads the list again and goes on until the pool is exhausted. A key without an
 //! etcd lease is a reservation by the operator and stays one.
 
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use etcd_client::{Client, Compare, CompareOp, PutOptions, Txn, TxnOp, TxnOpResponse};
@@ -135,7 +134,7 @@ async fn acquire_once(
             .filter_map(|record| key::parse_key(&record.name).ok())
             .collect();
 
-        if let Some((record, lease)) = find_own(&records, wish.attrs.public_ip) {
+        if let Some((record, lease)) = find_own(&records, wish, network) {
             if fits(&lease.subnet, network) {
                 let key = format!("{prefix}{}", record.name);
                 let ttl = (record.lease != 0).then_some(timing.lease_ttl);
@@ -189,11 +188,23 @@ fn held(wish: &Wish, subnet: Subnet, term: Term, key: String, revision: i64) -> 
     }
 }
 
-fn find_own(records: &[Record], public_ip: Ipv4Addr) -> Option<(&Record, Lease)> {
-    let mut leases = records
+/// The lease that carries this node's public IP. Of several (somebody else wrote one by hand, or
+/// uses the same address) the subnet of the earlier start goes first, then one that fits; flannel
+/// takes the first in the order of the keys, and so can be made to change its subnet.
+fn find_own<'r>(
+    records: &'r [Record],
+    wish: &Wish,
+    network: &NetworkConfig,
+) -> Option<(&'r Record, Lease)> {
+    let leases = records
         .iter()
         .filter_map(|record| Some((record, read_lease(record).ok()?)));
-    leases.find(|(_, lease)| lease.attrs.public_ip == public_ip)
+    let own = leases.filter(|(_, lease)| lease.attrs.public_ip == wish.attrs.public_ip);
+    own.min_by_key(|(_, lease)| {
+        let is_kept = wish.previous == Some(lease.subnet);
+        let is_fit = fits(&lease.subnet, network);
+        (!(is_fit && is_kept), !is_fit)
+    })
 }
 
 /// Whether a subnet is one that the network config allows.
