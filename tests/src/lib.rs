@@ -7,7 +7,7 @@
 //!
 //! - [`netns`], [`mounts`], [`command`]: the isolation, and processes inside of it.
 //! - [`bed`], [`host`], [`wire`], [`etcd`]: the topology.
-//! - [`agent`], [`cluster`]: agents on hosts; [`by_hand`]: the same overlay without any agent.
+//! - [`agent`], [`cluster`], [`clock`]: agents on hosts; [`by_hand`]: the same overlay without any agent.
 //! - [`traffic`], [`source`]: packets, checked or measured.
 //! - [`measure`], [`report`], [`render`]: the comparison that the demo shows.
 
@@ -15,6 +15,7 @@ pub mod agent;
 pub mod bed;
 pub mod bpf;
 pub mod by_hand;
+pub mod clock;
 pub mod cluster;
 pub mod command;
 pub mod cpu;
