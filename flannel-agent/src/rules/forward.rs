@@ -8,8 +8,10 @@
 //! In `FORWARD` itself the rules come last, as flannel's do: what an administrator has decided
 //! before stands. Docker decides there as well (from version 28 on it drops what comes to a
 //! container other than over its own bridge), so where it has its chain for rules that precede its
-//! own, `DOCKER-USER`, ours go there, behind the administrator's. In either chain they stay before
-//! a rule that lets nothing past, such as Docker's closing `RETURN`, as they would be dead behind.
+//! own, `DOCKER-USER`, ours go there too, behind the administrator's. Both, because a dockerd that
+//! starts takes the jump to its chain out and puts it back, and in between only `FORWARD` decides:
+//! some milliseconds of the overlay's packets were lost so. In either chain they stay before a rule
+//! that lets nothing past, such as Docker's closing `RETURN`, as they would be dead behind.
 
 use ipnetwork::Ipv4Network;
 
@@ -25,19 +27,20 @@ const DOCKER_USER: &str = "DOCKER-USER";
 
 /// Adds what is missing or wrong of our rules; with no network none are to be there.
 pub(super) fn add_edits(edits: &mut Edits, chains: &[Chain], network: Option<Ipv4Network>) {
-    let target = target(chains);
-    if let (Some(network), Some(chain)) = (network, target)
-        && is_right(chains, chain, network)
-    {
-        return;
-    }
+    let targets = targets(chains);
     for chain in chains {
+        let is_target = targets.contains(&chain.name.as_str());
+        let wanted = network.filter(|_| is_target);
+        if wanted.is_some_and(|network| is_right(chain, network)) {
+            continue;
+        }
         let ours = chain.rules.iter().filter(|rule| is_ours(rule));
         let removed = ours.map(|rule| (chain.name.clone(), rule.key.clone()));
         edits.rules.extend(removed);
-    }
-    if let (Some(network), Some(chain)) = (network, target) {
-        edits.accept = Some(place(edits, chain, network));
+        if let Some(network) = wanted {
+            let place = place(edits, chain, network);
+            edits.accept.push(place);
+        }
     }
 }
 
@@ -45,19 +48,23 @@ pub(super) fn is_ours(rule: &Rule) -> bool {
     rule.has_comment(COMMENT)
 }
 
-fn target(chains: &[Chain]) -> Option<&Chain> {
-    let forward = find(chains, FORWARD)?;
-    let has_docker = forward
+/// Names of the chains where our rules belong.
+fn targets(chains: &[Chain]) -> Vec<&'static str> {
+    let Some(forward) = find(chains, FORWARD) else {
+        return Vec::new();
+    };
+    let mut jumps = forward
         .rules
         .iter()
-        .any(|rule| rule.is_jump_to(DOCKER_USER));
-    let docker = find(chains, DOCKER_USER).filter(|_| has_docker);
-    Some(docker.unwrap_or(forward))
+        .filter(|rule| rule.is_jump_to(DOCKER_USER));
+    match jumps.next() {
+        Some(_) => vec![FORWARD, DOCKER_USER],
+        None => vec![FORWARD],
+    }
 }
 
-fn is_right(chains: &[Chain], target: &Chain, network: Ipv4Network) -> bool {
-    let all = chains.iter().flat_map(|chain| &chain.rules);
-    if all.filter(|rule| is_ours(rule)).count() != 2 {
+fn is_right(target: &Chain, network: Ipv4Network) -> bool {
+    if target.rules.iter().filter(|rule| is_ours(rule)).count() != 2 {
         return false;
     }
     let reached = target

@@ -99,13 +99,13 @@ pub(super) fn script(table: IptablesTable, edits: &Edits) -> String {
     );
     lines.extend(chains.iter().map(|chain| format!("-F {chain}")));
     lines.extend(chains.iter().map(|chain| format!("-X {chain}")));
-    if let Some(Place {
-        network,
-        chain,
-        before: _,
-        index,
-    }) = accept
-    {
+    for place in accept {
+        let Place {
+            network,
+            chain,
+            before: _,
+            index,
+        } = place;
         for (n, flag) in ["-s", "-d"].into_iter().enumerate() {
             lines.push(format!(
                 "-I {chain} {} {flag} {network} -m comment --comment \"{}\" -j ACCEPT",

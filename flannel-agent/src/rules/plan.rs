@@ -97,7 +97,7 @@ pub(super) struct Edits {
     /// Chains that go, with all their rules.
     pub(super) chains: Vec<String>,
     /// Where the accept rules come in.
-    pub(super) accept: Option<Place>,
+    pub(super) accept: Vec<Place>,
 }
 
 /// A place in a chain for the accept rules of a network.
@@ -118,7 +118,7 @@ impl Edits {
             chains,
             accept,
         } = self;
-        rules.is_empty() && chains.is_empty() && accept.is_none()
+        rules.is_empty() && chains.is_empty() && accept.is_empty()
     }
 }
 
@@ -183,13 +183,13 @@ pub(super) fn edits_text(table: IptablesTable, edits: &Edits) -> String {
     for chain in chains {
         let _ = writeln!(text, "delete chain {table} {chain}");
     }
-    if let Some(Place {
-        network,
-        chain,
-        before,
-        index: _,
-    }) = accept
-    {
+    for place in accept {
+        let Place {
+            network,
+            chain,
+            before,
+            index: _,
+        } = place;
         let verb = match before {
             Some(handle) => format!("insert rule {table} {chain} handle {handle}"),
             None => format!("add rule {table} {chain}"),
@@ -262,6 +262,10 @@ mod tests {
             delete rule ip filter FORWARD handle 3\n\
             flush chain ip filter FLANNEL-FWD\n\
             delete chain ip filter FLANNEL-FWD\n\
+            add rule ip filter FORWARD ip saddr 10.5.0.0/16 counter accept \
+            comment \"flannel-agent forward\"\n\
+            add rule ip filter FORWARD ip daddr 10.5.0.0/16 counter accept \
+            comment \"flannel-agent forward\"\n\
             insert rule ip filter DOCKER-USER handle 2 ip saddr 10.5.0.0/16 counter accept \
             comment \"flannel-agent forward\"\n\
             insert rule ip filter DOCKER-USER handle 2 ip daddr 10.5.0.0/16 counter accept \

@@ -199,21 +199,19 @@ fn leases_of(records: &[Record], ip: Ipv4Addr) -> impl Iterator<Item = (&Record,
     leases.filter(move |(_, lease)| lease.attrs.public_ip == ip)
 }
 
-/// The lease that carries this node's public IP; of several the one that suits best.
+/// The lease that carries this node's public IP. Of several (somebody else wrote one by hand, or
+/// uses the same address) the subnet of the earlier start goes first, then one that fits; flannel
+/// takes the first in the order of the keys, and so can be made to change its subnet.
 fn find_own<'a>(
     records: &'a [Record],
     wish: &Wish,
     network: &NetworkConfig,
 ) -> Option<(&'a Record, Lease)> {
-    // Of equals the last would win; the first is the one that flannel takes.
-    leases_of(records, wish.attrs.public_ip)
-        .collect::<Vec<_>>()
-        .into_iter()
-        .rev()
-        .max_by_key(|(_, lease)| {
-            let is_wished = wish.previous == Some(lease.subnet);
-            (fits(&lease.subnet, network), is_wished)
-        })
+    leases_of(records, wish.attrs.public_ip).min_by_key(|(_, lease)| {
+        let is_kept = wish.previous == Some(lease.subnet);
+        let is_fit = fits(&lease.subnet, network);
+        (!(is_fit && is_kept), !is_fit)
+    })
 }
 
 /// The lease that carries a public IP, before anything is acquired; `None` after cancellation.
