@@ -132,7 +132,7 @@ fn a_link_to_a_pipe_stays_and_the_pipe_is_written() {
 
     let dir = tempfile::tempdir().unwrap();
     let link = dir.path().join("stdout");
-    let (mut reader, writer) = std::io::pipe().unwrap();
+    let (mut reader, writer) = io::pipe().unwrap();
     let fd = format!("/proc/self/fd/{}", writer.as_raw_fd());
     std::os::unix::fs::symlink(fd, &link).unwrap();
     write(&link, "new", &mut StdRng::seed_from_u64(1)).unwrap();
