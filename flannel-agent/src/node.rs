@@ -170,7 +170,12 @@ impl Node {
 
     async fn pass(&mut self, scope: Scope) -> Result<(), Error> {
         if scope.device {
-            (self.device, self.local) = set_up(&self.netlink, &self.spec).await?;
+            let (device, local) = set_up(&self.netlink, &self.spec).await?;
+            if local != self.local {
+                // What was found for the old interface says nothing of this one.
+                self.underlay.forget_routes();
+            }
+            (self.device, self.local) = (device, local);
         }
         if scope.device || scope.entries {
             self.actual = read_actual(&self.netlink, &self.device).await?;
@@ -185,7 +190,7 @@ impl Node {
         report::log_ignored(&self.ignored, &ignored);
         (self.peers, self.ignored) = (peers, ignored);
         self.sync_entries().await?;
-        if scope.routes || scope.device {
+        if scope.routes {
             self.underlay.forget_routes();
         }
         self.sync_dataplane(scope).await

@@ -575,7 +575,7 @@ fn underlay_routes_are_told_in_facts() {
 
         run("ip route add 198.51.102.0/24 nexthop via 192.168.7.1 nexthop via 192.168.7.2");
         let several = lookup(&netlink, [198, 51, 102, 1]).await;
-        assert!(several.has_multipath && several.gateway.is_some());
+        assert!(several.has_multipath);
 
         run("ip route add 198.51.103.0/24 via inet6 fe80::1 dev eth0");
         let other_family = lookup(&netlink, [198, 51, 103, 1]).await;

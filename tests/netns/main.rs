@@ -6,5 +6,9 @@
 )]
 
 mod attach;
+#[path = "../packet/frame.rs"]
+mod frame;
+mod live;
 mod pins;
 mod place;
+mod raw;

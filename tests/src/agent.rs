@@ -77,6 +77,8 @@ pub struct Agent {
     pub datapath: Datapath,
     /// Whether the next start may use bpf(2).
     pub bpf: Bpf,
+    /// More flags for the next start.
+    pub flags: Vec<String>,
     binary: PathBuf,
     ns: NetNs,
     external: String,
@@ -100,6 +102,7 @@ impl Agent {
             places,
             datapath,
             bpf: Bpf::Allowed,
+            flags: Vec::new(),
             binary: binary()?,
             ns: host.ns.clone(),
             external: host.external.clone(),
@@ -140,6 +143,7 @@ impl Agent {
             .arg(format!("--run-dir={}", run_dir.display()))
             .arg(format!("--bpf-pin-path={}", pins.display()))
             .arg(format!("--datapath={}", self.datapath))
+            .args(&self.flags)
             .stdout(Stdio::from(log.try_clone()?))
             .stderr(Stdio::from(log));
         self.running = Some(command::spawn(command)?);

@@ -7,6 +7,7 @@
 //!
 //! - [`netns`], [`mounts`], [`command`]: the isolation, and processes inside of it.
 //! - [`bed`], [`host`], [`wire`], [`etcd`]: the topology.
+//! - [`machine`], [`dockerd`], [`cni`]: a host that is a whole machine, with Docker or CNI plugins.
 //! - [`agent`], [`cluster`]: agents on hosts; [`by_hand`]: the same overlay without any agent.
 //! - [`traffic`], [`source`]: packets, checked or measured.
 //! - [`measure`], [`report`], [`render`]: the comparison that the demo shows.
@@ -16,11 +17,14 @@ pub mod bed;
 pub mod bpf;
 pub mod by_hand;
 pub mod cluster;
+pub mod cni;
 pub mod command;
 pub mod cpu;
+pub mod dockerd;
 pub mod etcd;
 pub mod host;
 pub mod keep;
+pub mod machine;
 pub mod measure;
 pub mod mounts;
 pub mod netns;
@@ -30,3 +34,4 @@ pub mod source;
 pub mod traffic;
 pub mod wait;
 pub mod wire;
+pub mod wire_watch;

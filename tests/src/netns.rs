@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::thread;
@@ -49,6 +50,18 @@ impl NetNs {
         }
         namespace.ip("link set lo up")?;
         Ok(namespace)
+    }
+
+    /// The namespace that a path names, with the mounts of a bed.
+    ///
+    /// # Errors
+    /// It names none.
+    pub fn open(path: &Path, mounts: &Arc<Mounts>) -> Result<Self> {
+        let net = File::open(path).with_context(|| format!("open {}", path.display()))?;
+        Ok(Self {
+            net: Arc::new(net.into()),
+            mounts: Arc::clone(mounts),
+        })
     }
 
     /// A path that names this namespace for as long as this process holds it.

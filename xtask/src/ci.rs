@@ -12,7 +12,12 @@ pub(crate) struct Options {}
 pub(crate) fn run(_: &Options) -> Result<()> {
     // What the host lacks is fetched at once and first, not between the steps.
     progress::timed("tools", || {
-        tools::ensure(&[Need::BpfBuild, Need::AgentBuild, Need::Run])
+        tools::ensure(&[
+            Need::BpfBuild,
+            Need::AgentBuild,
+            Need::Run,
+            Need::Containers,
+        ])
     })?;
     progress::timed("lint", || lint::run(&lint::Options {}))?;
     progress::timed("test", || test::run(&test::Options::everything()))

@@ -39,7 +39,14 @@ pub(crate) fn ebpf_object() -> PathBuf {
 /// Folders searched for programs: our tools, then `PATH`, then the sbin folders.
 pub(crate) fn search_path() -> Vec<PathBuf> {
     let tools = tools_dir();
-    let mut folders = vec![tools.join("bin"), tools.join("etcd/usr/bin")];
+    let ours = [
+        "bin",
+        "etcd/usr/bin",
+        "docker/usr/bin",
+        "docker/usr/sbin",
+        "busybox/bin",
+    ];
+    let mut folders: Vec<PathBuf> = ours.iter().map(|folder| tools.join(folder)).collect();
     let inherited = env::var_os("PATH").unwrap_or_default();
     let sbin = SBIN.iter().map(PathBuf::from);
     for folder in env::split_paths(&inherited).chain(sbin) {

@@ -1,4 +1,4 @@
-//! Closing gaps: Debian packages, etcd without its service, bpf-linker.
+//! Closing gaps: Debian packages, those with services unpacked only, bpf-linker.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use crate::toolchain::{self, numbers};
-use crate::tools::{Fix, Gap};
+use crate::tools::{Bundle, Fix, Gap};
 use crate::{env, linker, progress};
 
 /// Says what is missing, why it is needed and what will be done about it.
@@ -21,10 +21,11 @@ pub(crate) fn describe(gaps: &[Gap]) {
 fn remedy(fix: &Fix) -> String {
     match fix {
         Fix::Install(packages) => format!("install {} with apt-get", packages.join(" ")),
-        Fix::UnpackEtcd(packages) => {
+        Fix::Unpack(bundle) => {
             format!(
-                "unpack {} into target/tools/etcd; no service is set up",
-                packages.join(" ")
+                "unpack {} into target/tools/{}; no service is set up",
+                bundle.packages.join(" "),
+                bundle.folder
             )
         }
         Fix::BuildLinker(llvm) => format!(
@@ -64,7 +65,7 @@ pub(crate) fn close(gaps: &[Gap]) -> Result<()> {
     for Gap { fix, .. } in gaps {
         match fix {
             Fix::Install(_) => {}
-            Fix::UnpackEtcd(packages) => unpack_etcd(packages)?,
+            Fix::Unpack(bundle) => unpack(bundle)?,
             Fix::BuildLinker(llvm) => build_linker(*llvm)?,
         }
     }
@@ -122,13 +123,12 @@ fn instructions(host: Host, gaps: &[Gap], packages: &[String]) -> Option<String>
         Host::Other => {
             let mut text = String::new();
             for gap in gaps {
-                match &gap.fix {
-                    Fix::Install(packages) | Fix::UnpackEtcd(packages) => {
-                        let debian = packages.join(" ");
-                        text.push_str(&format!("\n  {} (Debian calls it {debian})", gap.name));
-                    }
-                    Fix::BuildLinker(_) => {}
-                }
+                let debian = match &gap.fix {
+                    Fix::Install(packages) => packages.join(" "),
+                    Fix::Unpack(bundle) => bundle.packages.join(" "),
+                    Fix::BuildLinker(_) => continue,
+                };
+                text.push_str(&format!("\n  {} (Debian calls it {debian})", gap.name));
             }
             if text.is_empty() {
                 return None;
@@ -184,13 +184,14 @@ fn candidate_version(policy: &str) -> Option<String> {
     (line != "(none)").then(|| line.to_owned())
 }
 
-/// Debian's `etcd-server` starts etcd on the host when it is installed; only its files are wanted.
-fn unpack_etcd(packages: &[String]) -> Result<()> {
+/// Debian's `etcd-server`, `docker.io` and `containerd` start services on the host when they are
+/// installed, and the second brings its own firewall policy; only their files are wanted.
+fn unpack(bundle: &Bundle) -> Result<()> {
     let tools = env::tools_dir();
-    let folder = tools.join("etcd");
-    let partial = tools.join(format!("etcd.{}", std::process::id()));
+    let folder = tools.join(bundle.folder);
+    let partial = tools.join(format!("{}.{}", bundle.folder, std::process::id()));
     fs::create_dir_all(&partial).with_context(|| format!("create {}", partial.display()))?;
-    let result = unpack_etcd_into(&partial, packages).and_then(|()| {
+    let result = unpack_into(&partial, bundle).and_then(|()| {
         if folder.exists() {
             fs::remove_dir_all(&folder).with_context(|| format!("clear {}", folder.display()))?;
         }
@@ -202,9 +203,17 @@ fn unpack_etcd(packages: &[String]) -> Result<()> {
     result
 }
 
-fn unpack_etcd_into(partial: &Path, packages: &[String]) -> Result<()> {
+fn unpack_into(partial: &Path, bundle: &Bundle) -> Result<()> {
+    let Bundle {
+        folder: _,
+        packages,
+        programs,
+    } = bundle;
     let mut download = apt_get();
-    download.arg("download").args(packages).current_dir(partial);
+    download
+        .arg("download")
+        .args(*packages)
+        .current_dir(partial);
     if env::is_root() {
         // apt's own user may not write to our folder.
         download.args(["--option", "APT::Sandbox::User=root"]);
@@ -221,8 +230,8 @@ fn unpack_etcd_into(partial: &Path, packages: &[String]) -> Result<()> {
             progress::step(&format!("unpack {}", file.display()), &mut unpack)?;
         }
     }
-    for program in ["etcd", "etcdctl"] {
-        if !env::is_executable(&partial.join("root/usr/bin").join(program)) {
+    for program in *programs {
+        if !env::is_executable(&partial.join("root").join(program)) {
             bail!("the packages {} hold no {program}", packages.join(" "));
         }
     }
@@ -240,6 +249,12 @@ fn build_linker(llvm: u32) -> Result<()> {
 mod tests {
     use super::*;
 
+    static ETCD: Bundle = Bundle {
+        folder: "etcd",
+        packages: &["etcd-server"],
+        programs: &[],
+    };
+
     fn gap(name: &str, fix: Fix) -> Gap {
         Gap {
             name: name.to_owned(),
@@ -256,7 +271,7 @@ mod tests {
     fn each_package_is_installed_once() {
         let gaps = [
             gap("a", install(&["x", "y"])),
-            gap("etcd", Fix::UnpackEtcd(vec!["etcd-server".to_owned()])),
+            gap("etcd", Fix::Unpack(&ETCD)),
             gap("b", install(&["y", "z"])),
         ];
         assert_eq!(packages(&gaps), ["x", "y", "z"]);
@@ -277,7 +292,7 @@ mod tests {
 
     #[test]
     fn foreign_distribution_gets_names() {
-        let gaps = [gap("etcd", Fix::UnpackEtcd(vec!["etcd-server".to_owned()]))];
+        let gaps = [gap("etcd", Fix::Unpack(&ETCD))];
         let text = instructions(Host::Other, &gaps, &[]).unwrap();
         assert!(
             text.contains("etcd (Debian calls it etcd-server)"),

@@ -31,7 +31,12 @@ impl Purpose {
     fn needs(self) -> &'static [Need] {
         match self {
             Self::Build => &[Need::BpfBuild, Need::AgentBuild],
-            Self::Test | Self::All => &[Need::BpfBuild, Need::AgentBuild, Need::Run],
+            Self::Test | Self::All => &[
+                Need::BpfBuild,
+                Need::AgentBuild,
+                Need::Run,
+                Need::Containers,
+            ],
         }
     }
 }

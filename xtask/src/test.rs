@@ -70,15 +70,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let rings = ring::chosen(rings);
     check_privileges(&rings)?;
 
-    let run_needs: &[Need] = if ring::any_needs_root(&rings) {
-        &[Need::Run]
-    } else {
-        &[]
-    };
+    let run_needs = ring::needs(&rings);
     let (tools, built) = if *no_build {
-        (tools::ensure(run_needs)?, Built::load()?)
+        (tools::ensure(&run_needs)?, Built::load()?)
     } else {
-        let needs = [&[Need::BpfBuild, Need::AgentBuild], run_needs].concat();
+        let needs = [&[Need::BpfBuild, Need::AgentBuild], run_needs.as_slice()].concat();
         let tools = tools::ensure(&needs)?;
         let built = progress::timed("build agent and tests", || build(&tools))?;
         (tools, built)

@@ -1,6 +1,8 @@
 //! What the subcommands need from the host, as data, and finding out what is missing.
 
 use std::env;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -19,6 +21,8 @@ pub(crate) enum Need {
     AgentBuild,
     /// Running the demo and the tests.
     Run,
+    /// Running the tests with Docker and CNI, besides [`Need::Run`].
+    Containers,
 }
 
 /// Something that must be on the host.
@@ -28,9 +32,62 @@ struct Tool {
     why: &'static str,
     needs: &'static [Need],
     found: Found,
-    /// Debian's packages. Where they depend on a version, [`survey`] knows them.
-    packages: &'static [&'static str],
+    remedy: Remedy,
 }
+
+/// What is done where a tool is missing.
+#[derive(Clone, Copy)]
+enum Remedy {
+    /// Debian's packages are installed.
+    Install(&'static [&'static str]),
+    /// Debian's packages are unpacked: installed they would start services on the host, or take
+    /// the place of another package.
+    Unpack(&'static Bundle),
+    /// It depends on a version; [`survey`] knows it.
+    Build,
+}
+
+/// Packages that are unpacked into a folder of ours.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Bundle {
+    /// Name of the folder under `target/tools`.
+    pub(crate) folder: &'static str,
+    pub(crate) packages: &'static [&'static str],
+    /// Programs that must be in it, by their path.
+    pub(crate) programs: &'static [&'static str],
+}
+
+static ETCD: Bundle = Bundle {
+    folder: "etcd",
+    packages: &["etcd-server", "etcd-client"],
+    programs: &["usr/bin/etcd", "usr/bin/etcdctl"],
+};
+
+static DOCKER: Bundle = Bundle {
+    folder: "docker",
+    packages: &["docker.io", "containerd", "runc", "tini"],
+    programs: &[
+        "usr/bin/docker",
+        "usr/sbin/dockerd",
+        "usr/bin/containerd",
+        "usr/sbin/runc",
+    ],
+};
+
+static BUSYBOX: Bundle = Bundle {
+    folder: "busybox",
+    packages: &["busybox-static"],
+    programs: &["bin/busybox"],
+};
+
+static CNI: Bundle = Bundle {
+    folder: "cni",
+    packages: &["containernetworking-plugins"],
+    programs: &["usr/lib/cni/bridge", "usr/lib/cni/host-local"],
+};
+
+/// Plugins that the tests drive.
+const CNI_PLUGINS: [&str; 4] = ["bridge", "host-local", "portmap", "ptp"];
 
 /// How a tool is found.
 #[derive(Clone, Copy)]
@@ -43,8 +100,12 @@ enum Found {
     Compiler,
     /// A bpf-linker that fits the compiler.
     Linker,
-    /// etcd and etcdctl; Debian's server package would start a service, so it is only unpacked.
-    Etcd,
+    /// A program on the search path that needs no library: it will run in an empty container.
+    Static(&'static str),
+    /// This library, where the dynamic linker looks.
+    Library(&'static str),
+    /// CNI's plugins, in a folder that is not on the search path.
+    CniPlugins,
 }
 
 const TOOLS: &[Tool] = &[
@@ -53,98 +114,140 @@ const TOOLS: &[Tool] = &[
         why: "links every host program, and compiles the C in some crates",
         needs: &[Need::BpfBuild, Need::AgentBuild],
         found: Found::Programs(&["cc", "gcc"]),
-        packages: &["build-essential"],
+        remedy: Remedy::Install(&["build-essential"]),
     },
     Tool {
         name: "BPF core",
         why: "is a compiler's core library for the BPF target",
         needs: &[Need::BpfBuild],
         found: Found::Compiler,
-        packages: &["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"],
+        remedy: Remedy::Install(&["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"]),
     },
     Tool {
         name: "bpf-linker",
         why: "turns the compiler's bitcode into a BPF object",
         needs: &[Need::BpfBuild],
         found: Found::Linker,
-        packages: &[],
+        remedy: Remedy::Build,
     },
     Tool {
         name: "protoc",
         why: "generates the etcd client's messages",
         needs: &[Need::AgentBuild],
         found: Found::Protobuf,
-        packages: &["protobuf-compiler", "libprotobuf-dev"],
+        remedy: Remedy::Install(&["protobuf-compiler", "libprotobuf-dev"]),
     },
     Tool {
         name: "etcd",
         why: "holds the leases",
         needs: &[Need::Run],
-        found: Found::Etcd,
-        packages: &["etcd-server", "etcd-client"],
+        found: Found::Programs(&["etcd", "etcdctl"]),
+        remedy: Remedy::Unpack(&ETCD),
     },
     Tool {
         name: "iproute2",
         why: "builds the network namespaces of demo and tests",
         needs: &[Need::Run],
         found: Found::Programs(&["ip", "tc"]),
-        packages: &["iproute2"],
+        remedy: Remedy::Install(&["iproute2"]),
     },
     Tool {
         name: "iperf3",
         why: "makes and measures streams",
         needs: &[Need::Run],
         found: Found::Programs(&["iperf3"]),
-        packages: &["iperf3"],
+        remedy: Remedy::Install(&["iperf3"]),
     },
     Tool {
         name: "bpftool",
         why: "shows programs and maps",
         needs: &[Need::Run],
         found: Found::Programs(&["bpftool"]),
-        packages: &["bpftool"],
+        remedy: Remedy::Install(&["bpftool"]),
     },
     Tool {
         name: "nft",
         why: "sets and shows firewall rules",
         needs: &[Need::Run],
         found: Found::Programs(&["nft"]),
-        packages: &["nftables"],
+        remedy: Remedy::Install(&["nftables"]),
     },
     Tool {
         name: "iptables",
         why: "sets firewall rules as Docker and stock flannel do, of both kinds",
         needs: &[Need::Run],
         found: Found::Programs(&["iptables-nft", "iptables-legacy"]),
-        packages: &["iptables"],
+        remedy: Remedy::Install(&["iptables"]),
     },
     Tool {
         name: "ethtool",
         why: "switches offloads on and off",
         needs: &[Need::Run],
         found: Found::Programs(&["ethtool"]),
-        packages: &["ethtool"],
+        remedy: Remedy::Install(&["ethtool"]),
     },
     Tool {
         name: "tcpdump",
         why: "shows what is on the wire",
         needs: &[Need::Run],
         found: Found::Programs(&["tcpdump"]),
-        packages: &["tcpdump"],
+        remedy: Remedy::Install(&["tcpdump"]),
+    },
+    Tool {
+        name: "openssl",
+        why: "makes the certificates of the tests with TLS",
+        needs: &[Need::Run],
+        found: Found::Programs(&["openssl"]),
+        remedy: Remedy::Install(&["openssl"]),
     },
     Tool {
         name: "ping",
         why: "sends the first packets",
         needs: &[Need::Run],
         found: Found::Programs(&["ping"]),
-        packages: &["iputils-ping"],
+        remedy: Remedy::Install(&["iputils-ping"]),
     },
     Tool {
         name: "nsenter",
         why: "enters a pod or a host of the demo",
         needs: &[Need::Run],
         found: Found::Programs(&["nsenter"]),
-        packages: &["util-linux"],
+        remedy: Remedy::Install(&["util-linux"]),
+    },
+    Tool {
+        name: "unshare",
+        why: "gives a machine with Docker its own processes and mounts",
+        needs: &[Need::Containers],
+        found: Found::Programs(&["unshare"]),
+        remedy: Remedy::Install(&["util-linux"]),
+    },
+    Tool {
+        name: "libdevmapper",
+        why: "is linked by Debian's dockerd",
+        needs: &[Need::Containers],
+        found: Found::Library("libdevmapper.so.1.02.1"),
+        remedy: Remedy::Install(&["libdevmapper1.02.1"]),
+    },
+    Tool {
+        name: "docker",
+        why: "runs containers on the overlay",
+        needs: &[Need::Containers],
+        found: Found::Programs(&["docker", "dockerd", "docker-init", "containerd", "runc"]),
+        remedy: Remedy::Unpack(&DOCKER),
+    },
+    Tool {
+        name: "busybox",
+        why: "is what runs in the containers",
+        needs: &[Need::Containers],
+        found: Found::Static("busybox"),
+        remedy: Remedy::Unpack(&BUSYBOX),
+    },
+    Tool {
+        name: "CNI plugins",
+        why: "attach pods to the overlay",
+        needs: &[Need::Containers],
+        found: Found::CniPlugins,
+        remedy: Remedy::Unpack(&CNI),
     },
 ];
 
@@ -153,8 +256,8 @@ const TOOLS: &[Tool] = &[
 pub(crate) enum Fix {
     /// Debian packages to install.
     Install(Vec<String>),
-    /// Debian packages to unpack under `target/tools/etcd`, without their services.
-    UnpackEtcd(Vec<String>),
+    /// Debian packages to unpack under `target/tools`, without their services.
+    Unpack(&'static Bundle),
     /// bpf-linker to build against this LLVM.
     BuildLinker(u32),
 }
@@ -173,6 +276,7 @@ pub(crate) struct Tools {
     toolchain: Option<Toolchain>,
     linker: Option<PathBuf>,
     protoc: Option<PathBuf>,
+    cni_plugins: Option<PathBuf>,
 }
 
 impl Tools {
@@ -186,6 +290,12 @@ impl Tools {
         Ok((toolchain, linker))
     }
 
+    /// Version of LLVM that the linker must have.
+    fn llvm(&self) -> u32 {
+        let toolchain = self.toolchain.as_ref();
+        toolchain.map_or(toolchain::DEBIAN_LLVM, |t| t.version.llvm)
+    }
+
     /// Lets a build find protoc. Nothing else is set: cargo would take it for a change.
     pub(crate) fn for_build<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         if let Some(protoc) = &self.protoc {
@@ -196,6 +306,9 @@ impl Tools {
 
     /// Lets a program, and what it starts, find the tools.
     pub(crate) fn for_run<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        if let Some(folder) = &self.cni_plugins {
+            command.env("CNI_PATH", folder);
+        }
         command.env("PATH", places::path_variable())
     }
 }
@@ -243,39 +356,46 @@ pub(crate) fn survey(needs: &[Need], way: Option<Way>) -> Result<(Tools, Vec<Gap
             why,
             needs: _,
             found,
-            packages,
+            remedy,
         } = *tool;
-        let owned = || packages.iter().map(|&package| package.to_owned()).collect();
-        let fix = match found {
-            Found::Programs(programs) if have(programs) => continue,
-            Found::Programs(_) => Fix::Install(owned()),
-            Found::Etcd if have(&["etcd", "etcdctl"]) => continue,
-            Found::Etcd => Fix::UnpackEtcd(owned()),
-            Found::Protobuf => match find_protoc() {
-                Some(protoc) => {
-                    tools.protoc = Some(protoc);
-                    continue;
-                }
-                None => Fix::Install(owned()),
-            },
-            Found::Compiler => match toolchain::find(way) {
-                Ok(toolchain) => {
-                    tools.toolchain = Some(toolchain);
-                    continue;
-                }
+        let is_there = match found {
+            Found::Programs(programs) => have(programs),
+            Found::Static(program) => {
+                places::find_program(program).is_some_and(|file| is_static(&file))
+            }
+            Found::Library(library) => has_library(library),
+            Found::CniPlugins => {
+                tools.cni_plugins = find_cni_plugins();
+                tools.cni_plugins.is_some()
+            }
+            Found::Protobuf => {
+                tools.protoc = find_protoc();
+                tools.protoc.is_some()
+            }
+            Found::Compiler => {
+                let compiler = toolchain::find(way);
                 // Debian's packages would not help who asked for another compiler.
-                Err(error) if toolchain::is_chosen_by_caller(way) => return Err(error),
-                Err(_) => Fix::Install(owned()),
-            },
-            Found::Linker => {
-                let llvm = tools
-                    .toolchain
-                    .as_ref()
-                    .map_or(toolchain::DEBIAN_LLVM, |t| t.version.llvm);
-                tools.linker = linker::find(llvm);
-                if tools.linker.is_some() {
-                    continue;
+                if compiler.is_err() && toolchain::is_chosen_by_caller(way) {
+                    return compiler.map(|_| (tools, gaps));
                 }
+                tools.toolchain = compiler.ok();
+                tools.toolchain.is_some()
+            }
+            Found::Linker => {
+                tools.linker = linker::find(tools.llvm());
+                tools.linker.is_some()
+            }
+        };
+        if is_there {
+            continue;
+        }
+        let fix = match remedy {
+            Remedy::Install(packages) => {
+                Fix::Install(packages.iter().map(|&package| package.to_owned()).collect())
+            }
+            Remedy::Unpack(bundle) => Fix::Unpack(bundle),
+            Remedy::Build => {
+                let llvm = tools.llvm();
                 if !linker::has_llvm(llvm) {
                     gaps.push(Gap {
                         name: format!("LLVM {llvm}"),
@@ -299,6 +419,38 @@ fn have(programs: &[&str]) -> bool {
     programs
         .iter()
         .all(|name| places::find_program(name).is_some())
+}
+
+/// Whether `file` names no dynamic linker: an ELF file does that within its first page.
+fn is_static(file: &Path) -> bool {
+    let mut head = Vec::new();
+    let read = File::open(file).and_then(|file| file.take(4096).read_to_end(&mut head));
+    let names_linker = || head.windows(4).any(|octets| octets == b"/ld-");
+    read.is_ok() && head.starts_with(b"\x7fELF") && !names_linker()
+}
+
+fn has_library(name: &str) -> bool {
+    let output = places::find_program("ldconfig")
+        .and_then(|ldconfig| Command::new(ldconfig).arg("--print-cache").output().ok());
+    output.is_some_and(|output| {
+        String::from_utf8_lossy(&output.stdout)
+            .lines()
+            .any(|line| line.trim_start().starts_with(name))
+    })
+}
+
+/// Ours, or where the distributions have them.
+fn find_cni_plugins() -> Option<PathBuf> {
+    let ours = places::tools_dir().join("cni/usr/lib/cni");
+    let theirs = ["/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni"];
+    [ours]
+        .into_iter()
+        .chain(theirs.map(PathBuf::from))
+        .find(|folder| {
+            CNI_PLUGINS
+                .iter()
+                .all(|plugin| places::is_executable(&folder.join(plugin)))
+        })
 }
 
 /// protoc, if the well-known types are where it looks: `../include` or `PROTOC_INCLUDE`.
@@ -326,15 +478,24 @@ mod tests {
 
     #[test]
     fn every_need_has_tools_and_every_tool_a_remedy() {
-        for need in [Need::BpfBuild, Need::AgentBuild, Need::Run] {
+        for need in [
+            Need::BpfBuild,
+            Need::AgentBuild,
+            Need::Run,
+            Need::Containers,
+        ] {
             assert!(
                 TOOLS.iter().any(|tool| tool.needs.contains(&need)),
                 "{need:?}"
             );
         }
         for tool in TOOLS {
-            let is_built = matches!(tool.found, Found::Linker);
-            assert!(is_built || !tool.packages.is_empty(), "{}", tool.name);
+            let has_remedy = match tool.remedy {
+                Remedy::Install(packages) => !packages.is_empty(),
+                Remedy::Unpack(bundle) => !bundle.packages.is_empty(),
+                Remedy::Build => matches!(tool.found, Found::Linker),
+            };
+            assert!(has_remedy, "{}", tool.name);
             assert!(!tool.why.ends_with('.'), "{}", tool.name);
         }
     }

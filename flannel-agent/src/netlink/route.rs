@@ -131,6 +131,11 @@ impl Netlink {
     /// Asks as the vxlan device does: with the output link, source, protocol and port of the outer
     /// packet, so that policy rules see what they will see.
     ///
+    /// The answer is the entry of the table, which tells what the kernel chooses from; where there
+    /// is none, or one that the kernel passes over, what it does instead. What the kernel has
+    /// learned of the path's MTU is not in it: the tunnel's packets may be fragmented, so nothing
+    /// is learned from them.
+    ///
     /// # Kernel
     /// Linux 4.19 for the port.
     ///
@@ -139,25 +144,26 @@ impl Netlink {
     /// local.
     pub async fn underlay_route(&self, query: UnderlayQuery) -> Result<UnderlayRoute, Error> {
         let operation = || format!("look up the route to {}", query.dst);
-        let ask = |flags| {
-            let message = query_message(query, flags);
-            self.get(RouteNetlinkMessage::GetRoute(message), operation)
+        let ask = async |flags| {
+            let message = RouteNetlinkMessage::GetRoute(query_message(query, flags));
+            match self.get(message, operation).await? {
+                RouteNetlinkMessage::NewRoute(answer) => Ok(answer),
+                _ => Err(Error::Unexpected {
+                    operation: operation(),
+                }),
+            }
         };
-        let RouteNetlinkMessage::NewRoute(chosen) = ask(RouteFlags::empty()).await? else {
-            return Err(Error::Unexpected {
-                operation: operation(),
-            });
-        };
-        // The choice does not tell what it was chosen from; the entry of the table does.
-        let entry = match ask(RouteFlags::FibMatch).await {
-            Ok(RouteNetlinkMessage::NewRoute(entry)) => Some(entry),
-            Ok(_) => None,
-            // There was a choice, so what is refused is only the entry: there is none, or it is
-            // one that the kernel passes over.
-            Err(error) if errno(&error).is_some() => None,
-            Err(error) => return Err(error),
-        };
-        Ok(parse_underlay(&chosen, entry.as_ref()))
+        match ask(RouteFlags::FibMatch).await {
+            Ok(entry) => Ok(parse_underlay(&entry)),
+            Err(error) if errno(&error).is_some() => {
+                let chosen = parse_underlay(&ask(RouteFlags::empty()).await?);
+                Ok(UnderlayRoute {
+                    is_assumed: true,
+                    ..chosen
+                })
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -232,26 +238,26 @@ fn query_message(query: UnderlayQuery, flags: RouteFlags) -> RouteMessage {
     message
 }
 
-fn parse_underlay(chosen: &RouteMessage, entry: Option<&RouteMessage>) -> UnderlayRoute {
+fn parse_underlay(answer: &RouteMessage) -> UnderlayRoute {
     let mut route = UnderlayRoute {
-        kind: chosen.header.kind,
+        kind: answer.header.kind,
         oif: 0,
         gateway: None,
-        // The choice repeats the source only if it is not the one asked for.
-        prefsrc: entry.and_then(preferred_source),
+        prefsrc: None,
         mtu: None,
-        has_multipath: entry.is_some_and(has_multipath),
+        has_multipath: has_multipath(answer),
         has_encap: false,
         has_foreign_gateway: false,
-        is_assumed: entry.is_none(),
+        is_assumed: false,
     };
-    for attribute in &chosen.attributes {
+    for attribute in &answer.attributes {
         match attribute {
             RouteAttribute::Oif(index) => route.oif = *index,
             RouteAttribute::Gateway(RouteAddress::Inet(ip)) => route.gateway = Some(*ip),
             RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => {
                 route.has_foreign_gateway = true;
             }
+            RouteAttribute::PrefSource(RouteAddress::Inet(ip)) => route.prefsrc = Some(*ip),
             RouteAttribute::Encap(_) | RouteAttribute::EncapType(_) => route.has_encap = true,
             RouteAttribute::Metrics(metrics) => {
                 route.mtu = metrics.iter().find_map(|metric| match metric {
@@ -263,16 +269,6 @@ fn parse_underlay(chosen: &RouteMessage, entry: Option<&RouteMessage>) -> Underl
         }
     }
     route
-}
-
-fn preferred_source(entry: &RouteMessage) -> Option<Ipv4Addr> {
-    entry
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            RouteAttribute::PrefSource(RouteAddress::Inet(ip)) => Some(*ip),
-            _ => None,
-        })
 }
 
 /// Several next hops are listed; of a next-hop object the kernel may give the number alone, which

@@ -20,7 +20,8 @@ use crate::status::Datapath;
 const SETTLE: Duration = Duration::from_millis(20);
 /// Before a pass that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
-/// Between full comparisons that nothing has asked for.
+/// Between comparisons that nothing has asked for. Routes of the underlay are left out: they are
+/// looked up one by one, and whatever changes them is told.
 const RESYNC: Duration = Duration::from_secs(60);
 /// Between requests to the kernel to look after neighbours in use; below its own 30 s of trust in
 /// a reachable neighbour.
@@ -143,7 +144,7 @@ pub async fn run(
                 Scope::ALL
             }
             () = due.wait(), if is_started => std::mem::take(&mut due).scope,
-            _ = resync.tick(), if is_started => Scope::ALL,
+            _ = resync.tick(), if is_started => Scope { routes: false, ..Scope::ALL },
             _ = keep.tick() => {
                 node.keep_neighbours().await;
                 continue;

@@ -96,10 +96,13 @@ pub(super) fn on_host<F: Future<Output = ()>>(test: impl FnOnce(Bed) -> F + Send
     let thread = std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).expect("these tests need root");
         run("ip link set lo up");
-        run(
-            "sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=0 \
-             net.ipv4.conf.default.rp_filter=0",
-        );
+        for (name, value) in [
+            ("ip_forward", "1"),
+            ("conf/all/rp_filter", "0"),
+            ("conf/default/rp_filter", "0"),
+        ] {
+            std::fs::write(format!("/proc/sys/net/ipv4/{name}"), value).unwrap();
+        }
         let bed = Bed {
             pod: Namespace::new(),
             remote: Namespace::new(),
@@ -160,7 +163,8 @@ pub(super) async fn start(spec: Spec) -> Rules {
 /// Output of a command.
 pub(super) fn run(command: &str) -> String {
     let words: Vec<_> = command.split_whitespace().collect();
-    let output = Command::new(words[0]).args(&words[1..]).output().unwrap();
+    let output = Command::new(words[0]).args(&words[1..]).output();
+    let output = output.unwrap_or_else(|error| panic!("{command}: {error}"));
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command}: {error}");
     String::from_utf8(output.stdout).unwrap()

@@ -3,6 +3,7 @@
 use clap::ValueEnum;
 
 use crate::cargo::Executable;
+use crate::tools::Need;
 
 /// Package of the rings that need a kernel; each of them is one test program.
 const KERNEL_TESTS: &str = "tests/Cargo.toml";
@@ -18,6 +19,8 @@ pub(crate) enum Choice {
     Netns,
     /// etcd and several agents
     E2e,
+    /// Docker and CNI plugins on the overlay
+    Docker,
     /// Every ring
     All,
 }
@@ -29,10 +32,17 @@ pub(crate) enum Ring {
     Packet,
     Netns,
     E2e,
+    Docker,
 }
 
 impl Ring {
-    const ALL: [Self; 4] = [Self::Unit, Self::Packet, Self::Netns, Self::E2e];
+    const ALL: [Self; 5] = [
+        Self::Unit,
+        Self::Packet,
+        Self::Netns,
+        Self::E2e,
+        Self::Docker,
+    ];
 
     /// As on the command line; for the kernel's rings also the name of the test program.
     pub(crate) fn name(&self) -> &'static str {
@@ -41,6 +51,7 @@ impl Ring {
             Self::Packet => "packet",
             Self::Netns => "netns",
             Self::E2e => "e2e",
+            Self::Docker => "docker",
         }
     }
 
@@ -50,7 +61,7 @@ impl Ring {
 
     /// Tests at once, where fewer than one for each core: every test is a bed of processes.
     pub(crate) fn threads(self) -> Option<&'static str> {
-        matches!(self, Self::Netns | Self::E2e).then_some("2")
+        matches!(self, Self::Netns | Self::E2e | Self::Docker).then_some("2")
     }
 
     /// Whether `program` belongs to this ring. What is no ring of its own, but a test program of
@@ -75,9 +86,22 @@ pub(crate) fn chosen(choices: &[Choice]) -> Vec<Ring> {
             Choice::Packet => *ring == Ring::Packet,
             Choice::Netns => *ring == Ring::Netns,
             Choice::E2e => *ring == Ring::E2e,
+            Choice::Docker => *ring == Ring::Docker,
         })
     };
     Ring::ALL.into_iter().filter(is_chosen).collect()
+}
+
+/// What running `rings` needs besides their build.
+pub(crate) fn needs(rings: &[Ring]) -> Vec<Need> {
+    let mut needs = Vec::new();
+    if any_needs_root(rings) {
+        needs.push(Need::Run);
+    }
+    if rings.contains(&Ring::Docker) {
+        needs.push(Need::Containers);
+    }
+    needs
 }
 
 /// Whether root is needed for one of `rings`.
@@ -107,6 +131,13 @@ mod tests {
         let chosen = chosen(&[Choice::E2e, Choice::Unit, Choice::E2e]);
         assert_eq!(chosen, [Ring::Unit, Ring::E2e]);
         assert_eq!(super::chosen(&[Choice::All]), Ring::ALL);
+    }
+
+    #[test]
+    fn docker_is_fetched_for_its_ring_only() {
+        assert_eq!(needs(&[Ring::Unit]), []);
+        assert_eq!(needs(&[Ring::Unit, Ring::E2e]), [Need::Run]);
+        assert_eq!(needs(&Ring::ALL), [Need::Run, Need::Containers]);
     }
 
     #[test]
