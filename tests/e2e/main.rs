@@ -8,6 +8,7 @@ mod beds;
 mod cleanup;
 mod exercise;
 mod flows;
+mod lease_loss;
 mod leases;
 mod pairings;
 mod path_mtu;

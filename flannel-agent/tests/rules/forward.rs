@@ -192,7 +192,7 @@ fn rules_of_another_network_or_without_a_wish_go() {
             start(Spec { network, ..spec() }).await;
             start(spec()).await;
             let both = listed(iptables);
-            assert_eq!(both.matches("flannel-agent").count(), 2, "{both}");
+            assert_eq!(both.matches("flannel-agent").count(), 4, "{both}");
             assert!(!both.contains("10.4.0.0/15"), "{both}");
             let forward = Forward::Leave;
             start(Spec { forward, ..spec() }).await;
