@@ -5,6 +5,7 @@
 //! its own.
 
 mod containers;
+mod end;
 mod pods;
 mod restart;
 mod setting;

@@ -51,6 +51,9 @@ impl Docker {
         let file = agent.places.subnet_file.display();
         machine.shell(&format!("mk-docker-opts -f {file}"))?;
         let containerd = machine.daemon("containerd", "exec containerd")?;
+        // dockerd starts a containerd of its own where it finds none, and the next dockerd would
+        // take this one and miss the containers.
+        machine.wait_for(&containerd, "ctr version", START_LIMIT)?;
         let mut docker = Self {
             machine,
             containerd,

@@ -182,8 +182,10 @@ impl Machine {
     /// The shell fails; the daemon itself may fail later.
     pub fn daemon(&self, name: &str, lines: &str) -> Result<Daemon> {
         let log = format!("{PROGRAMS}/{name}.log");
-        // The shell ends at once, so the daemon becomes a child of the machine's first process.
-        let start = format!("exec </dev/null >>{log} 2>&1; {lines}");
+        // Who enters the namespace of control groups is in none of its groups yet. The outer
+        // shell ends at once, so the daemon becomes a child of the machine's first process.
+        let start =
+            format!("echo $$ >/sys/fs/cgroup/cgroup.procs; exec </dev/null >>{log} 2>&1; {lines}");
         let pid = self.run(
             "sh",
             &[
