@@ -181,6 +181,7 @@ impl Node {
             self.actual = read_actual(&self.netlink, &self.device).await?;
         }
         let own = Own {
+            network: self.spec.network,
             subnet: self.spec.subnet,
             public_ip: self.spec.public_ip,
             local: self.spec.local,

@@ -140,6 +140,8 @@ pub fn vtep_mac(data: Option<&RawValue>) -> Result<MacAddr, BackendDataError> {
 /// This node, which no peer may be taken for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Own {
+    /// The whole network.
+    pub network: Ipv4Network,
     /// Leased subnet.
     pub subnet: Ipv4Network,
     /// Address advertised to peers.
@@ -188,6 +190,12 @@ pub enum IgnoredReason {
     /// Two nodes claim one MAC; the kernel drops what seems to come from itself.
     #[error("VTEP MAC {0} is our own")]
     OwnMac(MacAddr),
+    /// A route to it would take packets away from whatever is there, the underlay for example.
+    #[error(
+        "subnet is outside of the network, {0}; if the network config has changed, restart this \
+         agent"
+    )]
+    OutsideNetwork(Ipv4Network),
     /// A route to it would take packets away from local pods.
     #[error("subnet overlaps our own, {0}")]
     OverlapsOwn(Ipv4Network),
@@ -201,15 +209,16 @@ pub enum IgnoredReason {
         /// Where that one is.
         public_ip: Ipv4Addr,
     },
-    /// Subnets of two sizes begin with one address, and the neighbour table has room for one.
-    #[error("network address belongs to {0}")]
-    DuplicateNetwork(Ipv4Network),
+    /// A route to it would take packets away from another peer, or get none.
+    #[error("subnet overlaps {0} of another lease")]
+    Overlaps(Ipv4Network),
 }
 
 /// The peers among `leases` that this backend can reach, and the rest with the reason.
 ///
-/// Where two leases exclude each other the earlier of the two is used, so the caller's order
-/// decides.
+/// Where two leases exclude each other, one of this node's length, which is the length that the
+/// network config asks for, goes before one of another; else the earlier of the two is used, so the
+/// caller's order decides.
 pub fn usable_peers<'a>(
     leases: impl IntoIterator<Item = &'a Lease>,
     own: &Own,
@@ -217,11 +226,15 @@ pub fn usable_peers<'a>(
     let mut peers: Vec<Peer> = Vec::new();
     let mut ignored = Vec::new();
     let mut by_mac = BTreeMap::new();
-    let mut by_network = BTreeMap::new();
-    for lease in leases {
+    // Subnets in use by their first address; no two of them overlap.
+    let mut in_use: BTreeMap<Ipv4Addr, Ipv4Network> = BTreeMap::new();
+    let is_usual = |lease: &&Lease| lease.subnet.v4.prefix() == own.subnet.prefix();
+    let (usual, unusual): (Vec<_>, Vec<_>) = leases.into_iter().partition(is_usual);
+    for lease in usual.into_iter().chain(unusual) {
         let verdict = usable_peer(lease, own).and_then(|peer| {
-            if let Some(first) = by_network.get(&peer.subnet.network()) {
-                return Err(IgnoredReason::DuplicateNetwork(*first));
+            let before = in_use.range(..=peer.subnet.broadcast()).next_back();
+            if let Some((_, other)) = before.filter(|(_, other)| other.overlaps(peer.subnet)) {
+                return Err(IgnoredReason::Overlaps(*other));
             }
             // One node may hold two leases for a while: same MAC, same address.
             match by_mac.get(&peer.mac) {
@@ -237,7 +250,7 @@ pub fn usable_peers<'a>(
         });
         match verdict {
             Ok(peer) => {
-                by_network.insert(peer.subnet.network(), peer.subnet);
+                in_use.insert(peer.subnet.network(), peer.subnet);
                 by_mac.entry(peer.mac).or_insert(peer);
                 peers.push(peer);
             }
@@ -264,6 +277,9 @@ fn usable_peer(lease: &Lease, own: &Own) -> Result<Peer, IgnoredReason> {
         || public_ip.is_broadcast()
     {
         return Err(IgnoredReason::BadPublicIp(public_ip));
+    }
+    if !subnet.is_subnet_of(own.network) {
+        return Err(IgnoredReason::OutsideNetwork(own.network));
     }
     if subnet.overlaps(own.subnet) {
         return Err(IgnoredReason::OverlapsOwn(own.subnet));

@@ -28,6 +28,7 @@ fn peer(i: u8) -> Lease {
 
 fn own() -> Own {
     Own {
+        network: "10.5.0.0/16".parse().unwrap(),
         subnet: "10.5.200.0/24".parse().unwrap(),
         public_ip: [203, 0, 113, 1].into(),
         local: [192, 168, 7, 200].into(),
@@ -124,10 +125,29 @@ fn overlapping_subnets_are_refused() {
         reason(&lease("10.5.200.128/25", [192, 168, 7, 2], data)),
         "subnet overlaps our own, 10.5.200.0/24"
     );
-    assert_eq!(
-        reason(&lease("10.5.1.0/25", [192, 168, 7, 2], data)),
-        "network address belongs to 10.5.1.0/24"
-    );
+    // Inside the subnet of a peer, around it, or both at one address.
+    for subnet in ["10.5.1.0/25", "10.5.1.128/25", "10.5.0.0/23", "10.5.0.0/17"] {
+        assert_eq!(
+            reason(&lease(subnet, [192, 168, 7, 2], data)),
+            "subnet overlaps 10.5.1.0/24 of another lease"
+        );
+    }
+    let beside = lease("10.5.2.0/23", [192, 168, 7, 2], data);
+    let (peers, ignored) = usable_peers([&peer(1), &beside, &peer(9)], &own());
+    assert_eq!((peers.len(), ignored.len()), (3, 0));
+}
+
+#[test]
+fn subnets_outside_of_the_network_are_refused() {
+    let data = r#"{"VtepMAC":"02:00:00:00:00:02"}"#;
+    // The underlay itself, everything, and what contains the network.
+    for subnet in ["192.168.7.0/24", "0.0.0.0/0", "10.0.0.0/8", "10.6.1.0/24"] {
+        let why = reason(&lease(subnet, [192, 168, 7, 2], data));
+        assert!(
+            why.starts_with("subnet is outside of the network, 10.5.0.0/16"),
+            "{subnet}: {why}"
+        );
+    }
 }
 
 #[test]
