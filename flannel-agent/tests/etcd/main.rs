@@ -384,6 +384,25 @@ async fn a_node_takes_its_lease_back_by_its_public_ip() {
 }
 
 #[tokio::test]
+async fn of_several_leases_with_the_own_public_ip_the_earlier_subnet_is_taken_back() {
+    let etcd = Etcd::start().await;
+    for name in ["10.5.1.0-24", "10.5.34.0-24", "10.9.1.0-24"] {
+        etcd.put(name, &value(11)).await;
+    }
+    let (store, network) = (etcd.store(), network(""));
+    let with = async |previous| {
+        let held = try_acquire(&store, &network, 11, previous);
+        held.await.unwrap().subnet
+    };
+    let kept = subnet("10.5.34.0/24");
+    assert_eq!(with(Some(kept)).await, kept);
+    let unfit = Some(subnet("10.9.1.0/24"));
+    assert_eq!(with(unfit).await, subnet("10.5.1.0/24"));
+    assert_eq!(with(None).await, subnet("10.5.1.0/24"));
+    assert_eq!(etcd.keys().await.len(), 3, "the others are left alone");
+}
+
+#[tokio::test]
 async fn a_lease_that_does_not_fit_is_given_up_and_a_taken_wish_is_not_granted() {
     let etcd = Etcd::start().await;
     etcd.put("10.9.1.0-24", &value(11)).await;
