@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use flannel_agent::status::Status;
 use nix::sys::signal::Signal;
 
+use crate::clock::Clock;
 use crate::command::{self, Running};
 use crate::etcd;
 use crate::host::{Host, SubnetEnv};
@@ -22,6 +23,8 @@ use crate::wait;
 pub const PREFIX: &str = "/coreos.com/network";
 /// How long start and stop may take on a busy machine.
 const LIMIT: Duration = Duration::from_secs(20);
+/// How long the log may keep silent: attempts that fail are made ever more rarely.
+const LOG_LIMIT: Duration = Duration::from_secs(60);
 /// Lines of the log that a failure shows.
 const LOG_LINES: usize = 60;
 
@@ -79,6 +82,8 @@ pub struct Agent {
     pub bpf: Bpf,
     /// More flags for the next start.
     pub flags: Vec<String>,
+    /// The clock that the next start goes by, if not the host's.
+    pub clock: Option<Clock>,
     binary: PathBuf,
     ns: NetNs,
     external: String,
@@ -103,6 +108,7 @@ impl Agent {
             datapath,
             bpf: Bpf::Allowed,
             flags: Vec::new(),
+            clock: None,
             binary: binary()?,
             ns: host.ns.clone(),
             external: host.external.clone(),
@@ -146,6 +152,9 @@ impl Agent {
             .args(&self.flags)
             .stdout(Stdio::from(log.try_clone()?))
             .stderr(Stdio::from(log));
+        if let Some(clock) = &self.clock {
+            clock.apply(&mut command);
+        }
         self.running = Some(command::spawn(command)?);
         Ok(())
     }
@@ -255,6 +264,37 @@ impl Agent {
             self.log_tail()
         );
         Ok(())
+    }
+
+    /// Waits until it ends by itself.
+    ///
+    /// # Errors
+    /// It does not run, or does not end.
+    pub fn wait_for_end(&mut self) -> Result<ExitStatus> {
+        let mut running = self.running.take().context("the agent does not run")?;
+        running.wait(LIMIT).map_err(|error| self.with_log(&error))
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let running = self.running.as_ref().context("the agent does not run")?;
+        running.signal(signal)
+    }
+
+    /// Waits until its log has these words.
+    ///
+    /// # Errors
+    /// It ended or takes too long.
+    pub fn wait_for_log(&mut self, words: &str) -> Result<()> {
+        wait::until(&format!("{words:?} in the log"), LOG_LIMIT, || {
+            self.check_running()?;
+            let text = fs::read_to_string(self.outside(&self.places.log)?)?;
+            Ok(text.contains(words).then_some(()))
+        })
+        .map_err(|error| self.with_log(&error))
     }
 
     fn with_log(&self, error: &anyhow::Error) -> anyhow::Error {

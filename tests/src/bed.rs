@@ -122,6 +122,15 @@ impl Bed {
     }
 }
 
+/// `a` to `z`, then `aa` and on.
+fn host_name(number: u8) -> String {
+    let letter = char::from(b'a' + number % 26);
+    match number / 26 {
+        0 => letter.to_string(),
+        round => format!("{}{letter}", char::from(b'a' + round - 1)),
+    }
+}
+
 /// Whether this kernel has VLAN devices; minimal kernels are built without.
 ///
 /// # Errors
@@ -175,7 +184,7 @@ fn set_up_host(number: u8, ns: NetNs, management: &NetNs, vlan: Option<u16>) -> 
     // Where br_netfilter is loaded it doubles the work of every bridge; figures of machines that
     // have it and that do not should compare. The setting is absent without the module.
     let _ = ns.sysctl("net/bridge/bridge-nf-call-iptables", "0");
-    let name = char::from(b'a' + number).to_string();
+    let name = host_name(number);
     let host = Host {
         name,
         ns,

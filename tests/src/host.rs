@@ -17,7 +17,7 @@ pub const BRIDGE: &str = "cni0";
 /// A network namespace that plays a host.
 #[derive(Debug)]
 pub struct Host {
-    /// Short name: `a`, `b`, …
+    /// Short name: `a`, `b`, …, `z`, `aa`, …
     pub name: String,
     /// Its namespace.
     pub ns: NetNs,
