@@ -343,6 +343,9 @@ fn clean_prefix(prefix: &str) -> Result<String, ConfigError> {
             part => parts.push(part),
         }
     }
+    if parts.is_empty() && prefix.starts_with('/') {
+        return Ok(String::new());
+    }
     if parts.is_empty() {
         let remedy = "a prefix such as /coreos.com/network is expected";
         return Err(ConfigError::new("etcd-prefix", prefix, remedy));

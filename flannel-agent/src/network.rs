@@ -122,6 +122,14 @@ impl NetworkConfig {
             enable_nftables: document.flag("EnableNFTables")?.unwrap_or(false),
             backend: Backend::parse(&document)?,
         };
+        let Backend::Vxlan(vxlan) = &config.backend;
+        if vxlan.direct_routing {
+            warnings.push(
+                "DirectRouting is not there yet: peers on the same link are reached through the \
+                 tunnel, too"
+                    .into(),
+            );
+        }
         Ok((config, warnings))
     }
 }

@@ -8,7 +8,7 @@
 //! - [`netns`], [`mounts`], [`command`]: the isolation, and processes inside of it.
 //! - [`bed`], [`host`], [`wire`], [`etcd`]: the topology.
 //! - [`machine`], [`dockerd`], [`cni`]: a host that is a whole machine, with Docker or CNI plugins.
-//! - [`agent`], [`cluster`], [`clock`]: agents on hosts; [`by_hand`]: the same overlay without any agent.
+//! - [`agent`], [`cluster`], [`clock`]: agents on hosts; [`by_hand`]: the same overlay without any.
 //! - [`traffic`], [`source`]: packets, checked or measured.
 //! - [`measure`], [`report`], [`render`]: the comparison that the demo shows.
 

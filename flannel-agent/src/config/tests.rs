@@ -61,6 +61,7 @@ fn the_prefix_is_cleaned_as_a_path() {
         ("/coreos.com//network/", "/coreos.com/network"),
         ("/a/./b/../c", "/a/c"),
         ("flannel", "flannel"),
+        ("/", ""),
     ] {
         assert_eq!(config(&["-etcd-prefix", given]).etcd.prefix, clean);
     }
@@ -95,7 +96,7 @@ fn mistakes_name_flag_value_and_remedy() {
             "--etcd-keyfile=/k: the key needs its certificate",
         ),
         (&["-etcd-password=p"], "a user name is needed"),
-        (&["-etcd-prefix=/"], "--etcd-prefix=/: a prefix"),
+        (&["-etcd-prefix="], "--etcd-prefix=: a prefix"),
         (
             &["-public-ip=10.0.0"],
             "--public-ip=10.0.0: an IPv4 address",

@@ -261,7 +261,8 @@ fn vxlan_options_have_the_defaults_of_flannel() {
     let text = r#"{"Network": "10.3.0.0/16", "EnableNFTables": true, "Unknown": {}, "backend":
         {"type": "VXLAN", "vni": 7, "VNI": 42, "port": 4789, "mtu": 1400, "gbp": true,
          "Learning": null, "directrouting": true}}"#;
-    let (config, _) = parse(text);
+    let (config, warnings) = parse(text);
+    assert!(warnings[0].starts_with("DirectRouting"), "{warnings:?}");
     let given = Vxlan {
         vni: 42,
         port: Some(4789),

@@ -42,6 +42,15 @@ pub enum SettingsError {
         /// The key.
         key: String,
     },
+    /// The document asks for IPv6.
+    #[error(
+        "key {key}: EnableIPv6 is true, which this version cannot do yet; supported: \
+         \"EnableIPv6\": false"
+    )]
+    NoIpv6 {
+        /// The key.
+        key: String,
+    },
     /// The document cannot be used.
     #[error("key {key}: {source}")]
     Network {
@@ -141,7 +150,15 @@ fn parse(
     let Ok(text) = std::str::from_utf8(&record.value) else {
         return Err(SettingsError::NotText { key });
     };
-    NetworkConfig::parse(text).map_err(|source| SettingsError::Network { key, source })
+    let (network, warnings) = match NetworkConfig::parse(text) {
+        Ok(parsed) => parsed,
+        Err(source) => return Err(SettingsError::Network { key, source }),
+    };
+    // Half of it would be a lease with an IPv6 subnet that nothing leads to.
+    if network.ipv6.is_some() {
+        return Err(SettingsError::NoIpv6 { key });
+    }
+    Ok((network, warnings))
 }
 
 /// Waits for a network config that can be used; `None` after cancellation.

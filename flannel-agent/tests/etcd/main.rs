@@ -686,6 +686,8 @@ async fn the_network_config_is_waited_for_and_heals_when_corrected() {
     for wrong in [
         "{",
         r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlna"}}"#,
+        r#"{"Network": "10.5.0.0/16", "EnableIPv6": true, "IPv6Network": "fd00:5::/48",
+            "Backend": {"Type": "vxlan"}}"#,
     ] {
         sleep(Duration::from_millis(300)).await;
         assert!(!waiting.is_finished());
