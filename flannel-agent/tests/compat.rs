@@ -8,7 +8,6 @@
     clippy::unwrap_used,
     reason = "a test that cannot go on stops where it is"
 )]
-#![expect(clippy::type_complexity, reason = "a row of a table is a tuple")]
 
 mod compat {
     mod document;

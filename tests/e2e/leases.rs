@@ -294,9 +294,29 @@ fn leases_that_would_take_packets_from_others_are_not_used() {
 }
 
 #[test]
-fn the_own_subnet_deleted_by_hand_comes_back_as_the_same() {
+fn the_own_subnet_deleted_by_hand_is_leased_again() {
+    let mut bed = Bystanders::new();
+    let (key, value) = (bed.key(2), bed.value(2));
+    bed.delete(&key);
+    let agent = &mut bed.cluster.agents[2];
+    agent
+        .wait_for_log("the same subnet is leased again")
+        .expect("the same subnet");
+    bed.cluster.wait_for_peers(2).expect("peers");
+    assert_eq!((bed.key(2), bed.value(2)), (key, value));
+    bed.check();
+    bed.finish();
+}
+
+#[test]
+fn the_own_subnet_deleted_by_hand_ends_an_agent_that_is_told_so() {
     let mut bed = Bystanders::new();
     let key = bed.key(2);
+    let agent = &mut bed.cluster.agents[2];
+    agent.terminate().expect("SIGTERM");
+    agent.flags = vec!["--on-lease-loss=exit".into()];
+    agent.start().expect("start");
+    bed.cluster.wait_for_peers(2).expect("peers");
     bed.delete(&key);
     let end = bed.cluster.agents[2].wait_for_end().expect("end");
     assert_eq!(end.code(), Some(1), "{end}");

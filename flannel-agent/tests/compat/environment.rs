@@ -12,7 +12,16 @@ fn a_variable_stands_for_its_flag() {
     let ifaces: Read = |args, env| run(args, env).iface.join(" ");
     let level: Read = |args, env| run(args, env).v.to_string();
     let masq: Read = |args, env| run(args, env).ip_masq.to_string();
-    let rows: [(&[&str], &str, &str, Read, &str, Is); 9] = [
+    /// Command line, variable and value → what is read.
+    type Row = (
+        &'static [&'static str],
+        &'static str,
+        &'static str,
+        Read,
+        &'static str,
+        Is,
+    );
+    let rows: [Row; 9] = [
         (&[], "FLANNELD_ETCD_PREFIX", "/e", prefix, "/e", Same),
         // The command line goes first, and an empty value counts as unset.
         (
@@ -76,7 +85,7 @@ fn a_variable_of_a_flag_that_is_not_acted_on_is_refused_like_the_flag() {
     let rows: [(&str, &str, bool, Is); 5] = [
         ("FLANNELD_KUBE_SUBNET_MGR", "true", false, Other("C20")),
         ("FLANNELD_KUBE_SUBNET_MGR", "false", true, Same),
-        ("FLANNELD_LOG_BACKTRACE_AT", "a.go:1", false, Other("C21")),
+        ("FLANNELD_LOG_BACKTRACE_AT", "a.go:1", true, Other("C7")),
         ("FLANNELD_LISTEN", ":8888", false, Other("C22")),
         ("FLANNELD_PUBLIC_IPV6", "fd00::1", false, Other("N20")),
     ];

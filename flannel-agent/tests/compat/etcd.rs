@@ -14,7 +14,8 @@ const CA: &str = "--etcd-cafile=/a";
 /// Flags → endpoints as they are dialled, whether a warning is due.
 #[test]
 fn the_first_endpoint_and_the_files_decide_about_tls() {
-    let rows: [(&str, &[&str], &[&str], bool, Is); 11] = [
+    type Words = &'static [&'static str];
+    let rows: [(&str, Words, Words, bool, Is); 11] = [
         ("http://a:1", &[], &["http://a:1"], false, Same),
         ("http://a:1", &CERT, &["http://a:1"], true, Same),
         ("https://a:1", &CERT, &["https://a:1"], false, Same),

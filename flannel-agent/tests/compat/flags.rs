@@ -95,16 +95,16 @@ fn acted() -> Vec<Acted> {
         "iptables-resync", "5", "7", |a| a.iptables_resync.to_string();
         "iptables-forward-rules", "true", "false", |a| a.iptables_forward_rules.to_string();
         "ip-blackhole-route", "false", "true", |a| a.ip_blackhole_route.to_string();
+        "healthz-ip", "0.0.0.0", "127.0.0.1", |a| a.healthz_ip.clone();
+        "healthz-port", "0", "8080", |a| a.healthz_port.to_string();
         "v", "0", "4", |a| a.v.to_string();
     }
 }
 
 /// A flag that is not acted on: what of it asks for nothing and is accepted, and what is refused.
-/// Nothing is refused of those that mean something only beside `kube-subnet-mgr`.
-const NOT_ACTED: [(&str, &[&str], Option<&str>, Is); 20] = [
+/// Nothing is refused of klog's, nor of those that mean something only beside `kube-subnet-mgr`.
+const NOT_ACTED: [(&str, &[&str], Option<&str>, Is); 18] = [
     ("public-ipv6", &[""], Some("fd00::1"), Other("N20")),
-    ("healthz-ip", &["127.0.0.1"], None, Other("L20")),
-    ("healthz-port", &["0", "-1"], Some("8080"), Other("L20")),
     ("kube-subnet-mgr", &["false"], Some("true"), Other("C20")),
     ("kube-api-url", &["http://a"], None, Other("C20")),
     ("kubeconfig-file", &["/x"], None, Other("C20")),
@@ -116,8 +116,8 @@ const NOT_ACTED: [(&str, &[&str], Option<&str>, Is); 20] = [
         None,
         Other("C20"),
     ),
-    ("vmodule", &[""], Some("vxlan=4"), Other("C21")),
-    ("log_backtrace_at", &[""], Some("a.go:1"), Other("C21")),
+    ("vmodule", &["", "vxlan=4"], None, Other("C7")),
+    ("log_backtrace_at", &["", "a.go:1"], None, Other("C7")),
     ("listen", &[""], Some(":8888"), Other("C22")),
     ("remote", &[""], Some("10.0.0.1:8888"), Other("C22")),
     ("remote-keyfile", &[""], Some("/k"), Other("C22")),

@@ -74,7 +74,8 @@ fn values_of_flannel_come_out_as_they_went_in() {
 #[test]
 fn values_of_others_are_read_leniently() {
     const MAC: &str = "5e:1a:0b:33:9c:02";
-    let rows: [(&str, Option<(&str, &str, Option<&str>)>, Is); 16] = [
+    type Read = (&'static str, &'static str, Option<&'static str>);
+    let rows: [(&str, Option<Read>, Is); 16] = [
         // Up to v0.13 there was no VNI, up to v0.14 no PublicIPv6.
         (
             r#"{"PublicIP":"10.1.1.1","BackendType":"vxlan","BackendData":{"VtepMAC":"5e:1a:0b:33:9c:02"}}"#,
