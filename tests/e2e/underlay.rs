@@ -14,6 +14,14 @@ fn exercise(options: BedOptions, datapaths: [Datapath; 2]) {
         let status = agent.status().expect("status");
         let [egress, ingress] = ["egress", "ingress"].map(|d| exercise::packets(&status, d));
         println!("{options:?}: carried by eBPF: egress {egress:?}, ingress {ingress:?}");
+        for counter in &status.datapath.counters {
+            if !counter.handled && counter.packets > 0 {
+                println!(
+                    "  {} {}: {}",
+                    counter.direction, counter.outcome, counter.packets
+                );
+            }
+        }
     }
 }
 

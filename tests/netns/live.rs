@@ -12,7 +12,7 @@ use flannel_tests::host;
 use flannel_tests::wait;
 
 use super::frame::{OWN_IP, OWN_MAC, PEER_IP, pod_packet, tunnel};
-use super::place::{DEVICE, EXTERNAL, Place};
+use super::place::{DEVICE, EXTERNAL, Place, mechanisms};
 use super::raw;
 
 fn index(place: &Place, name: &str) -> u32 {
@@ -70,7 +70,7 @@ fn expect(dataplane: &Dataplane, outcome: &str, packets: u64) {
 
 #[test]
 fn a_frame_from_the_wire_is_taken_through_tcx_and_clsact() {
-    for how in [TcAttach::Tcx, TcAttach::Clsact] {
+    for &how in mechanisms() {
         let place = Place::new();
         let dataplane = start(&place, how);
         send(&place, &frame(&place));

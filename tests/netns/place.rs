@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aya::programs::{SchedClassifier, TcAttachType};
+use aya::util::KernelVersion;
 use flannel_agent::cli::TcAttach;
 use flannel_agent::dataplane::{Dataplane, Options};
 use flannel_tests::mounts::{BPFFS, Mounts};
@@ -13,6 +14,17 @@ use flannel_tests::netns::NetNs;
 pub(crate) const EXTERNAL: &str = "eth0";
 /// The interface that stands for the tunnel device.
 pub(crate) const DEVICE: &str = "flannel.1";
+
+/// Whether this kernel has tcx (Linux 6.6).
+pub(crate) fn has_tcx() -> bool {
+    KernelVersion::current().unwrap() >= KernelVersion::new(6, 6, 0)
+}
+
+/// The ways to attach that this kernel has.
+pub(crate) fn mechanisms() -> &'static [TcAttach] {
+    const ALL: [TcAttach; 2] = [TcAttach::Clsact, TcAttach::Tcx];
+    if has_tcx() { &ALL } else { &ALL[..1] }
+}
 
 /// The host.
 pub(crate) struct Place {
@@ -64,6 +76,9 @@ impl Place {
 
     /// Ids of the tcx programs on an interface, in order.
     pub(crate) fn tcx(&self, interface: &str, direction: TcAttachType) -> Vec<u32> {
+        if !has_tcx() {
+            return Vec::new();
+        }
         let query = || {
             let (_, programs) = SchedClassifier::query_tcx(interface, direction).unwrap();
             programs

@@ -106,7 +106,13 @@ pub fn attach(
     Ok(attached)
 }
 
-/// Whether a program of this name hangs on the interface, by either mechanism, and its kernel id.
+/// Index of an interface, which one that is made anew does not inherit; 0 if there is none.
+#[must_use]
+pub fn index(interface: &str) -> u32 {
+    nix::net::if_::if_nametoindex(interface).unwrap_or(0)
+}
+
+/// Whether the program with this kernel id hangs on the interface by tcx.
 #[must_use]
 pub fn attached_tcx(hook: Hook<'_>, program_id: u32) -> bool {
     SchedClassifier::query_tcx(hook.interface, hook.direction)

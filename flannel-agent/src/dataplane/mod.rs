@@ -86,6 +86,8 @@ pub struct Dataplane {
     pins: Pins,
     tc_attach: TcAttach,
     programs: Vec<status::Program>,
+    /// Indexes of the programs' interfaces when they were attached, in the same order.
+    interfaces: Vec<u32>,
 }
 
 impl Dataplane {
@@ -111,6 +113,7 @@ impl Dataplane {
             pins,
             tc_attach: options.tc_attach,
             programs: Vec::new(),
+            interfaces: Vec::new(),
         })
     }
 
@@ -126,6 +129,7 @@ impl Dataplane {
     /// What the kernel said.
     pub fn attach(&mut self, device: &str, external: &str) -> Result<(), Error> {
         self.programs.clear();
+        self.interfaces.clear();
         // Receiving first: a node that sends by eBPF should be able to take the answer.
         for (program, interface, direction) in [
             (DECAP, external, TcAttachType::Ingress),
@@ -142,6 +146,8 @@ impl Dataplane {
                 interface: interface.to_owned(),
                 source,
             };
+            // Read first: an interface that is made anew meanwhile is then found to be another one.
+            let index = attach::index(interface);
             let mechanism =
                 attach::attach(classifier, hook, self.tc_attach, &self.pins).map_err(fail)?;
             let id = classifier.info().map_err(|error| fail(error.into()))?.id();
@@ -152,6 +158,7 @@ impl Dataplane {
                 direction: direction_name(direction).to_owned(),
                 attach: mechanism.name().to_owned(),
             });
+            self.interfaces.push(index);
         }
         // Nothing refers to maps of another version from here on.
         if let Err(error) = self.pins.remove_other_versions() {
@@ -161,10 +168,15 @@ impl Dataplane {
     }
 
     /// Whether every program still hangs where it was attached: a deleted device takes its
-    /// programs with it.
+    /// programs with it. A filter on clsact is asked for by its device only: that somebody removed
+    /// the qdisc shows on tcx alone.
     #[must_use]
     pub fn is_attached(&self) -> bool {
-        self.programs.iter().all(|program| {
+        let mut programs = self.programs.iter().zip(&self.interfaces);
+        programs.all(|(program, index)| {
+            if attach::index(&program.interface) != *index {
+                return false;
+            }
             let direction = match program.direction.as_str() {
                 "ingress" => TcAttachType::Ingress,
                 _ => TcAttachType::Egress,
