@@ -388,6 +388,26 @@ async fn known_mac(
     Some(mac)
 }
 
+/// Takes our filter off an external interface that is not it any more: a filter on clsact, unlike a
+/// pinned link, is nowhere else remembered.
+fn leave_former_interface(config: &Config, state: &State) {
+    let Ok(Some(former)) = State::load(&config.run_dir) else {
+        return;
+    };
+    if former.external == state.external {
+        return;
+    }
+    match dataplane::leave(&former.external) {
+        Ok(true) => info!(interface = former.external, "took our program off"),
+        Ok(false) => {}
+        Err(error) => warn!(
+            interface = former.external,
+            error = chain(&error),
+            "our program stays on the former external interface"
+        ),
+    }
+}
+
 fn vxlan_config(network: &NetworkConfig) -> VxlanConfig {
     let Backend::Vxlan(vxlan) = &network.backend;
     VxlanConfig {
@@ -436,6 +456,7 @@ async fn set_up_device(
         bpf_pin_path: config.bpf_pin_path.clone(),
         subnet_file: config.subnet_file.clone(),
     };
+    leave_former_interface(config, &state);
     state
         .store(&config.run_dir)
         .with_context(|| format!("write {}", State::path(&config.run_dir).display()))?;

@@ -127,6 +127,27 @@ fn another_external_interface_takes_the_program_over() {
     expect_tcx(&place, &[]);
 }
 
+#[test]
+fn a_former_external_interface_is_left_on_clsact_too() {
+    let place = Place::new();
+    drop(place.start(TcAttach::Clsact));
+    place.add_link("eth1");
+    drop(place.start_on(TcAttach::Clsact, "eth1"));
+    assert_eq!(
+        place.clsact(EXTERNAL, "ingress").len(),
+        1,
+        "nobody else knows of it"
+    );
+    let leave = || dataplane::leave(EXTERNAL).unwrap();
+    assert!(place.ns.enter(leave).unwrap());
+    assert_eq!(place.clsact(EXTERNAL, "ingress"), [0_u32; 0]);
+    assert_eq!(place.clsact("eth1", "ingress").len(), 1);
+    assert!(
+        !place.ns.enter(leave).unwrap(),
+        "a second time there is nothing"
+    );
+}
+
 /// Some other program on the external interface; it stays as long as this is held.
 fn attach_foreign(place: &Place, order: LinkOrder) -> (Ebpf, u32) {
     let mut ebpf = EbpfLoader::new().load(object::embedded().unwrap()).unwrap();

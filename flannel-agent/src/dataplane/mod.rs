@@ -234,6 +234,25 @@ const fn direction_name(direction: TcAttachType) -> &'static str {
     }
 }
 
+/// Removes our filter from the clsact qdisc of an interface that is not the external one any more;
+/// says whether there was one.
+///
+/// # Errors
+/// What the kernel said.
+pub fn leave(interface: &str) -> Result<bool, Error> {
+    let (program, direction) = (DECAP, TcAttachType::Ingress);
+    let hook = Hook {
+        program,
+        interface,
+        direction,
+    };
+    attach::detach_clsact(hook).map_err(|source| Error::Attach {
+        program,
+        interface: interface.to_owned(),
+        source,
+    })
+}
+
 /// Ends the dataplane on this host: detaches the programs from the interfaces (where they hang on
 /// clsact; tcx links end with their pins) and removes all pins. Returns what was removed.
 ///
