@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use flannel_ebpf::abi;
+use flannel_ebpf::abi::{self, Encap};
 use flannel_ebpf::wire::{ETHERTYPE_IPV4, Ethernet, Headers, Ipv4, PROTOCOL_UDP, Udp, Vxlan};
 use futures_util::{StreamExt as _, stream};
 use rtnetlink::packet_route::route::RouteType;
@@ -251,9 +251,10 @@ impl Underlay {
             };
             let mtu = hop.mtu.saturating_sub(Headers::OVERHEAD as u32);
             let headers = headers(local, ttl, peer, mac);
-            desired
-                .peers
-                .insert(subnet, abi::Peer::new(headers, mtu, local.ifindex));
+            desired.peers.insert(
+                subnet,
+                abi::Peer::new(headers, Encap::Vxlan, mtu, local.ifindex),
+            );
         }
         desired
     }

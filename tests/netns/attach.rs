@@ -9,6 +9,7 @@ use aya::programs::tc::TcAttachOptions;
 use aya::{Ebpf, EbpfLoader};
 use flannel_agent::cli::TcAttach;
 use flannel_agent::dataplane::{self, object};
+use flannel_ebpf::abi;
 
 use flannel_tests::wait;
 
@@ -207,8 +208,9 @@ fn removing_leaves_nothing_and_says_what_it_was() {
         drop(place.start(how));
         let remove = || dataplane::remove(&place.pins, &[EXTERNAL, DEVICE]).unwrap();
         let removed = place.ns.enter(remove).unwrap();
+        let peers = format!("/maps-v{}/peers", abi::VERSION);
         assert!(
-            removed.iter().any(|line| line.ends_with("/maps-v1/peers")),
+            removed.iter().any(|line| line.ends_with(&peers)),
             "{removed:?}"
         );
         expect_tcx(&place, &[]);
