@@ -86,6 +86,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
     let overlay = network
         .ipv4
         .context("EnableIPv4 is false: IPv6-only networks are not supported")?;
+    let vxlan = vxlan_config(&network)?;
 
     let netlink = Netlink::open()?;
     let external = choose_interface(&config).await?;
@@ -96,10 +97,10 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
         "external interface"
     );
 
-    let Some(mac) = known_mac(&config, &store, &network, &external, &timing, &stop).await else {
+    let Some(mac) = known_mac(&config, &store, &vxlan, &external, &timing, &stop).await else {
         return Ok(());
     };
-    let (device, backend_data) = set_up_device(&config, &netlink, &network, &external, mac).await?;
+    let (device, backend_data) = set_up_device(&config, &netlink, &vxlan, &external, mac).await?;
     phase.send_replace(Phase::Starting("a lease"));
     notifier.status("waiting for a lease");
     let wish = wish(&config, &network, &external, backend_data);
@@ -366,7 +367,7 @@ fn open_dataplane(config: &Config) -> Result<(Option<Dataplane>, status::Datapat
 async fn known_mac(
     config: &Config,
     store: &Store,
-    network: &NetworkConfig,
+    vxlan: &VxlanConfig,
     external: &ExternalInterface,
     timing: &Timing,
     stop: &CancellationToken,
@@ -375,7 +376,7 @@ async fn known_mac(
         warn!(%error, "the state of an earlier run cannot be read");
         None
     });
-    let name = vxlan_config(network).device_name();
+    let name = vxlan.device_name();
     if let Some(state) = kept.filter(|state| state.device == name) {
         return Some(Some(state.vtep_mac));
     }
@@ -408,26 +409,27 @@ fn leave_former_interface(config: &Config, state: &State) {
     }
 }
 
-fn vxlan_config(network: &NetworkConfig) -> VxlanConfig {
-    let Backend::Vxlan(vxlan) = &network.backend;
-    VxlanConfig {
+fn vxlan_config(network: &NetworkConfig) -> Result<VxlanConfig> {
+    let Backend::Vxlan(vxlan) = &network.backend else {
+        bail!("backend {} is not wired up yet", network.backend.name());
+    };
+    Ok(VxlanConfig {
         vni: vxlan.vni,
         port: vxlan.port,
         mtu: vxlan.mtu,
         learning: vxlan.learning,
         gbp: vxlan.gbp,
-    }
+    })
 }
 
 /// Makes the tunnel device, so that its MAC can be advertised.
 async fn set_up_device(
     config: &Config,
     netlink: &Netlink,
-    network: &NetworkConfig,
+    vxlan: &VxlanConfig,
     external: &ExternalInterface,
     mac: Option<MacAddr>,
 ) -> Result<(DeviceSpec, Box<RawValue>)> {
-    let vxlan = vxlan_config(network);
     let Some(mtu) = vxlan.device_mtu(external.mtu) else {
         bail!(
             "the MTU of {}, {}, leaves no room for a tunnel",
