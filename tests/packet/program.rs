@@ -18,6 +18,16 @@ pub(crate) const KERNEL: i32 = -1;
 /// The packet was sent to another device.
 pub(crate) const REDIRECT: i32 = 7;
 
+/// All programs of the object.
+const PROGRAMS: [&str; 6] = [
+    "vxlan_encap",
+    "vxlan_decap",
+    "udp_encap",
+    "udp_decap",
+    "direct_egress",
+    "direct_ingress",
+];
+
 /// Index of the interface towards the peer; the test run only records it.
 const EXTERNAL: u32 = 1;
 /// Index of the tunnel device.
@@ -53,7 +63,7 @@ impl Programs {
             .override_global("AYA_LOG_LEVEL", &0_u8, false)
             .load(object)
             .expect("load the object");
-        for name in ["vxlan_encap", "vxlan_decap"] {
+        for name in PROGRAMS {
             let program: &mut SchedClassifier = ebpf.program_mut(name).unwrap().try_into().unwrap();
             program.load().expect("pass the verifier");
         }
