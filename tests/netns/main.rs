@@ -11,4 +11,3 @@ mod frame;
 mod live;
 mod pins;
 mod place;
-mod raw;

@@ -5,6 +5,8 @@
 pub(crate) const PEER_IP: [u8; 4] = [192, 168, 7, 11];
 /// Our underlay address.
 pub(crate) const OWN_IP: [u8; 4] = [192, 168, 7, 12];
+/// UDP port of the udp backend's table rows; the vxlan backend's is 8472.
+pub(crate) const UDP_PORT: u16 = 8_285;
 /// The peer's VTEP.
 pub(crate) const PEER_MAC: [u8; 6] = [0x5e, 1, 2, 3, 4, 11];
 /// Our VTEP.
@@ -91,6 +93,24 @@ pub(crate) fn udp(source: u16, destination: u16, payload: &[u8]) -> Vec<u8> {
         payload,
     ]
     .concat()
+}
+
+/// The packet with the checksum of its TCP or UDP header: complete, or the sum of the pseudo header
+/// alone, which is how sockets leave it to a device.
+pub(crate) fn filled(packet: &[u8], is_complete: bool) -> Vec<u8> {
+    let mut packet = packet.to_vec();
+    let (header, segment) = packet.split_at_mut(20);
+    let at = if header[9] == 6 { 16 } else { 6 };
+    let len = (segment.len() as u16).to_be_bytes();
+    let pseudo = [&header[12..20], &[0, header[9]], &len].concat();
+    segment[at..at + 2].fill(0);
+    let sum = if is_complete {
+        checksum(&[&pseudo[..], segment].concat())
+    } else {
+        checksum(&pseudo).map(|octet| !octet)
+    };
+    segment[at..at + 2].copy_from_slice(&sum);
+    packet
 }
 
 /// The inner packet of most rows: UDP from a pod of A to a pod of B, or back.

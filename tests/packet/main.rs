@@ -11,7 +11,9 @@
     reason = "a test that cannot go on stops where it is"
 )]
 
-mod decap;
-mod encap;
+mod bed;
 mod frame;
 mod program;
+mod udp_encap;
+mod vxlan_decap;
+mod vxlan_encap;

@@ -9,7 +9,7 @@
 //! - [`bed`], [`host`], [`wire`], [`etcd`]: the topology.
 //! - [`machine`], [`dockerd`], [`cni`]: a host that is a whole machine, with Docker or CNI plugins.
 //! - [`agent`], [`cluster`], [`clock`]: agents on hosts; [`by_hand`]: the same overlay without any.
-//! - [`traffic`], [`source`]: packets, checked or measured.
+//! - [`traffic`], [`source`]: packets, checked or measured; [`raw`], [`tun`]: one at a time.
 //! - [`measure`], [`report`], [`render`]: the comparison that the demo shows.
 
 pub mod agent;
@@ -29,10 +29,12 @@ pub mod machine;
 pub mod measure;
 pub mod mounts;
 pub mod netns;
+pub mod raw;
 pub mod render;
 pub mod report;
 pub mod source;
 pub mod traffic;
+pub mod tun;
 pub mod wait;
 pub mod wire;
 pub mod wire_watch;
