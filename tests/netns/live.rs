@@ -12,8 +12,8 @@ use flannel_tests::host;
 use flannel_tests::raw::{Offload, Raw};
 use flannel_tests::wait;
 
-use super::frame::{OWN_IP, OWN_MAC, PEER_IP, pod_packet, tunnel};
 use super::place::{DEVICE, EXTERNAL, Place, mechanisms};
+use flannel_tests::frame::{OWN_IP, OWN_MAC, PEER_IP, pod_packet, tunnel};
 
 fn index(place: &Place, name: &str) -> u32 {
     let read = || nix::net::if_::if_nametoindex(name).unwrap();

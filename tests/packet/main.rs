@@ -12,8 +12,10 @@
 )]
 
 mod bed;
-mod frame;
+mod checksum;
+mod direct;
 mod program;
+mod udp_decap;
 mod udp_encap;
 mod vxlan_decap;
 mod vxlan_encap;

@@ -16,7 +16,7 @@ use flannel_ebpf::wire::{ETHERTYPE_IPV4, Ethernet, Headers, Ipv4, Udp, Vxlan};
 
 use flannel_tests::netns::NetNs;
 
-use super::frame::{HOP_MAC, OWN_IP, OWN_MAC, PEER_IP, PEER_MAC, UDP_PORT};
+use flannel_tests::frame::{HOP_MAC, OWN_IP, OWN_MAC, PEER_IP, PEER_MAC, UDP_PORT};
 
 /// "Next program, then the stack": the packet was left to the kernel path.
 pub(crate) const KERNEL: i32 = -1;
@@ -232,6 +232,20 @@ fn sum(values: impl Iterator<Item = Counter>) -> (u64, u64) {
     values.fold((0, 0), |(packets, bytes), cpu| {
         (packets + cpu.packets, bytes + cpu.bytes)
     })
+}
+
+/// Checks that a packet was left to the kernel unchanged, for this one reason.
+pub(crate) fn assert_left(
+    name: &str,
+    run: &Run,
+    frame: &[u8],
+    outcome: &'static str,
+    packets: u64,
+) {
+    assert_eq!(run.verdict, KERNEL, "{name}: verdict");
+    assert_eq!(run.frame, frame, "{name}: must be unchanged");
+    let expected = BTreeMap::from([(outcome, (packets, frame.len() as u64))]);
+    assert_eq!(run.counted, expected, "{name}: counters");
 }
 
 /// Names live as long as the test process.

@@ -6,10 +6,10 @@ use flannel_tests::raw::{IPV4, Offload};
 use flannel_tests::wire::Wire;
 
 use super::bed::{Bed, Out};
-use super::frame::{
+use super::program::{peer, udp_peer};
+use flannel_tests::frame::{
     HOP_MAC, Ip, OWN_IP, PEER_IP, UDP_PORT, checksum, ethernet, filled, pod_packet, udp,
 };
-use super::program::{peer, udp_peer};
 
 const POD: [u8; 4] = [10, 5, 2, 2];
 const REMOTE_POD: [u8; 4] = [10, 5, 1, 2];

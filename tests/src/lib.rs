@@ -9,7 +9,8 @@
 //! - [`bed`], [`host`], [`wire`], [`etcd`]: the topology.
 //! - [`machine`], [`dockerd`], [`cni`]: a host that is a whole machine, with Docker or CNI plugins.
 //! - [`agent`], [`cluster`], [`clock`]: agents on hosts; [`by_hand`]: the same overlay without any.
-//! - [`traffic`], [`source`]: packets, checked or measured; [`raw`], [`tun`]: one at a time.
+//! - [`traffic`], [`source`]: packets, checked or measured; [`frame`], [`raw`], [`tun`]:
+//!   one at a time.
 //! - [`measure`], [`report`], [`render`]: the comparison that the demo shows.
 
 pub mod agent;
@@ -23,6 +24,7 @@ pub mod command;
 pub mod cpu;
 pub mod dockerd;
 pub mod etcd;
+pub mod frame;
 pub mod host;
 pub mod keep;
 pub mod machine;
