@@ -15,6 +15,7 @@
 
 mod direct;
 mod egress;
+mod fast;
 mod ingress;
 mod udp;
 mod vxlan;
