@@ -6,6 +6,7 @@
 )]
 
 mod attach;
+mod extension;
 #[path = "../packet/frame.rs"]
 mod frame;
 mod live;
