@@ -56,9 +56,14 @@ fn a_command_gets_three_files_and_default_signals() {
         );
         bed.options.pre_startup = Some("grep ^Sig[BI] /proc/self/status".into());
         let signals = bed.extension().pre_startup(&stop).await.unwrap().unwrap();
-        let none = "0".repeat(16);
-        let expected = format!(r#""SigBlk:\t{none}\nSigIgn:\t{none}""#);
-        assert_eq!(signals.get(), expected, "blocked and ignored ones");
+        let signals: String = serde_json::from_str(signals.get()).unwrap();
+        for line in signals.lines() {
+            let (mask, bits) = line.split_once(":\t").unwrap();
+            // Above the 31 of POSIX the C library has some of its own.
+            let bits = u64::from_str_radix(bits, 16).unwrap() & 0x7fff_ffff;
+            assert_eq!(bits, 0, "{mask} {bits:x}");
+        }
+        assert_eq!(signals.lines().count(), 2);
     });
 }
 

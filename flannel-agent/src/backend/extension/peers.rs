@@ -19,8 +19,8 @@ use super::process::Run;
 use super::schedule::{Action, Job, Next, Schedule};
 use super::{Extension, PeerFacts};
 
-/// Commands at a time. They spend their time in the kernel under one lock, the one of rtnetlink, so
-/// that more would only wait for each other.
+/// Commands at a time. Most of them change routes or devices, which the kernel does under one lock:
+/// more would wait for each other.
 const AT_ONCE: usize = 8;
 
 /// Runs the commands for peers until it is dropped or stopped.

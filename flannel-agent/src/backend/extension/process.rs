@@ -66,6 +66,9 @@ impl Runner {
     }
 
     async fn attempt(&self, run: &Run<'_>, stop: &CancellationToken) -> Result<Said, Reason> {
+        if stop.is_cancelled() {
+            return Err(Reason::Stopped);
+        }
         let mut command = self.command(run);
         let child = command.spawn().map_err(|error| Reason::Start {
             program: command.as_std().get_program().to_owned(),
@@ -75,27 +78,30 @@ impl Runner {
         let mut group = Group(child);
         let talk = talk(&mut group.0, run);
         tokio::pin!(talk);
-        let mut said = None;
+        let mut heard = None;
         let ended = async {
-            said = Some(talk.as_mut().await?);
+            heard = Some(talk.as_mut().await);
             group.0.wait().await
         };
         let cut = tokio::select! {
-            status = ended => return judge(status, said),
+            status = ended => return judge(status, heard),
             () = sleep(self.limit) => Cut::Limit,
             () = stop.cancelled() => Cut::Stop,
         };
         // The leader is waited for last: until then no other group can get its number.
-        for signal in [Signal::SIGTERM, Signal::SIGKILL] {
-            group.signal(signal);
-            if said.is_some() {
-                sleep(GRACE).await;
-            } else if let Ok(heard) = timeout(GRACE, talk.as_mut()).await {
-                said = heard.ok();
-            }
+        group.signal(Signal::SIGTERM);
+        if heard.is_some() {
+            sleep(GRACE).await;
+        } else {
+            heard = timeout(GRACE, talk.as_mut()).await.ok();
+        }
+        group.signal(Signal::SIGKILL);
+        if heard.is_none() {
+            heard = timeout(GRACE, talk).await.ok();
         }
         // Killed, it ends at once, unless the kernel holds it; then it is left to the runtime.
         let _ = timeout(GRACE, group.0.wait()).await;
+        let said = heard.and_then(Result::ok);
         Err(match cut {
             Cut::Stop => Reason::Stopped,
             Cut::Limit => Reason::Limit {
@@ -147,17 +153,15 @@ enum Cut {
 /// What both streams of a command have said.
 type Talk = (Said, Said);
 
-fn judge(status: io::Result<ExitStatus>, said: Option<Talk>) -> Result<Said, Reason> {
+fn judge(status: io::Result<ExitStatus>, heard: Option<io::Result<Talk>>) -> Result<Said, Reason> {
+    let heard = heard.transpose().map_err(Reason::Follow)?;
+    let (output, errors) = heard.unwrap_or_default();
     let status = status.map_err(Reason::Follow)?;
-    let (output, errors) = said.unwrap_or_default();
     if status.success() {
-        Ok(output)
-    } else {
-        Err(Reason::Status {
-            status,
-            said: errors.last(),
-        })
+        return Ok(output);
     }
+    let said = errors.last();
+    Err(Reason::Status { status, said })
 }
 
 /// Gives a command its input and hears it out.
