@@ -1,6 +1,6 @@
 //! Options of the vxlan backend.
 
-use flannel_agent::backend::vxlan::VxlanConfig;
+use flannel_agent::backend::vxlan::{device_mtu, device_name};
 use flannel_agent::network::{Backend, NetworkConfig, Vxlan};
 
 use super::document::Is::{Other, Same};
@@ -95,16 +95,8 @@ fn pods_get_the_mtu_of_the_interface_less_the_headers() {
         (None, 100, None, Other("B2")),
     ];
     for (mtu, external, expected, is) in rows {
-        let config = VxlanConfig {
-            mtu,
-            ..VxlanConfig::default()
-        };
-        assert_eq!(config.device_mtu(external), expected, "{mtu:?} {external}");
+        assert_eq!(device_mtu(mtu, external), expected, "{mtu:?} {external}");
         check(is);
     }
-    let name = VxlanConfig {
-        vni: 42,
-        ..VxlanConfig::default()
-    };
-    assert_eq!(name.device_name(), "flannel.42");
+    assert_eq!(device_name(42), "flannel.42");
 }
