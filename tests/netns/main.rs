@@ -6,7 +6,6 @@
 )]
 
 mod attach;
-mod extension;
 #[path = "../packet/frame.rs"]
 mod frame;
 mod live;

@@ -63,7 +63,7 @@ pub(super) async fn begin(agent: &Agent) -> Result<Option<Begun>> {
         .context("EnableIPv4 is false: IPv6-only networks are not supported")?;
 
     let netlink = Netlink::open()?;
-    let external = external::choose(config).await?;
+    let external = external::choose(config, &network.backend).await?;
     info!(
         interface = external.name,
         address = %external.address,
@@ -92,7 +92,10 @@ pub(super) async fn begin(agent: &Agent) -> Result<Option<Begun>> {
             external.mtu
         );
     };
-    let advert = backend.prepare(&netlink, &external).await?;
+    let advert = tokio::select! {
+        advert = backend.prepare(&netlink, &external) => advert?,
+        () = end.cancelled() => return Ok(None),
+    };
     let state = earlier::note(config, earlier.as_ref(), &*backend, advert.mac, &external)?;
 
     phase.send_replace(Phase::Starting("a lease"));
@@ -122,7 +125,10 @@ pub(super) async fn begin(agent: &Agent) -> Result<Option<Begun>> {
     };
     // Subscribed to before the node reads anything, so that no change falls in between.
     let monitor = Monitor::open()?;
-    let node = Node::new(netlink.clone(), spec.clone(), backend, dataplane).await?;
+    let node = tokio::select! {
+        node = Node::new(netlink.clone(), spec.clone(), backend, dataplane) => node?,
+        () = end.cancelled() => return Ok(None),
+    };
     write_subnet_file(config, overlay.network, &lease, pod_mtu)?;
     Ok(Some(Begun {
         network,

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flannel_agent::backend::extension::{Extension, OwnFacts, PeerFacts, Peers};
+use flannel_agent::backend::extension::{Commands, OwnFacts, PeerFacts, Peers};
 use flannel_agent::network::Extension as Options;
 use ipnetwork::Ipv4Network;
 use tempfile::TempDir;
@@ -49,12 +49,12 @@ impl Bed {
         ]
     }
 
-    pub(super) fn extension(&self) -> Extension {
-        Extension::new(self.options.clone(), self.environment())
+    pub(super) fn commands(&self) -> Commands {
+        Commands::new(self.options.clone(), self.environment())
     }
 
     pub(super) fn peers(&self) -> Peers {
-        Peers::start(Arc::new(self.extension()))
+        Peers::start(Arc::new(self.commands()))
     }
 
     pub(super) fn path(&self, name: &str) -> PathBuf {

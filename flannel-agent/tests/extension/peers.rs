@@ -92,7 +92,6 @@ fn what_fails_is_told_and_tried_again_until_it_succeeds() {
         assert!(reason.contains("SubnetAddCommand"), "{reason}");
         assert!(reason.ends_with("exit status: 4: not yet"), "{reason}");
         bed.write("works", "");
-        peers.retry();
         wait("success", || {
             peers.failures().is_empty() && peers.pending() == 0
         })

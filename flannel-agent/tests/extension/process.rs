@@ -40,7 +40,7 @@ fn a_command_gets_three_files_and_default_signals() {
         let _open = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stop = CancellationToken::new();
         bed.options.pre_startup = Some("ls /proc/self/fd".into());
-        let files = bed.extension().pre_startup(&stop).await.unwrap().unwrap();
+        let files = bed.commands().pre_startup(&stop).await.unwrap().unwrap();
         let files: String = serde_json::from_str(files.get()).unwrap();
         let mut files: BTreeSet<_> = files.lines().map(str::to_owned).collect();
         for handed_down in ["0".into(), "1".into(), "2".into()]
@@ -55,7 +55,7 @@ fn a_command_gets_three_files_and_default_signals() {
             "`ls` opens the directory that it lists: {files:?}"
         );
         bed.options.pre_startup = Some("grep ^Sig[BI] /proc/self/status".into());
-        let signals = bed.extension().pre_startup(&stop).await.unwrap().unwrap();
+        let signals = bed.commands().pre_startup(&stop).await.unwrap().unwrap();
         let signals: String = serde_json::from_str(signals.get()).unwrap();
         for line in signals.lines() {
             let (mask, bits) = line.split_once(":\t").unwrap();
@@ -75,7 +75,7 @@ fn the_limit_ends_the_whole_process_group() {
         bed.options.post_startup = Some(STUBBORN.into());
         let start = Instant::now();
         let stop = CancellationToken::new();
-        let error = bed.extension().post_startup(&OWN, &stop).await.unwrap_err();
+        let error = bed.commands().post_startup(&OWN, &stop).await.unwrap_err();
         assert!(
             error.to_string().contains("did not end within 1 s"),
             "{error}"
@@ -97,12 +97,12 @@ fn one_that_closes_its_output_is_waited_for_all_the_same() {
         let mut bed = Bed::new();
         bed.options.post_startup = Some("exec >&- 2>&-; sleep 0.3; touch $D/done; exit 7".into());
         let stop = CancellationToken::new();
-        let error = bed.extension().post_startup(&OWN, &stop).await.unwrap_err();
+        let error = bed.commands().post_startup(&OWN, &stop).await.unwrap_err();
         assert!(error.to_string().contains("exit status: 7"), "{error}");
         assert!(bed.path("done").exists());
         bed.options.timeout = Duration::from_secs(1);
         bed.options.post_startup = Some("echo $$ > $D/quiet; exec >&- 2>&-; exec sleep 60".into());
-        let error = bed.extension().post_startup(&OWN, &stop).await.unwrap_err();
+        let error = bed.commands().post_startup(&OWN, &stop).await.unwrap_err();
         assert!(error.to_string().contains("did not end"), "{error}");
         assert!(!runs(bed.process("quiet").await));
     });
@@ -116,7 +116,7 @@ fn one_in_the_background_stays_if_it_lets_go_of_the_output() {
             Some("sleep 60 > /dev/null 2>&1 < /dev/null & echo $! > $D/daemon".into());
         let stop = CancellationToken::new();
         let start = Instant::now();
-        bed.extension().post_startup(&OWN, &stop).await.unwrap();
+        bed.commands().post_startup(&OWN, &stop).await.unwrap();
         assert!(start.elapsed() < PATIENCE);
         let daemon = bed.process("daemon").await;
         assert!(runs(daemon));
@@ -146,20 +146,20 @@ fn the_end_of_the_agent_ends_commands() {
         let mut bed = Bed::new();
         bed.options.post_startup = Some(STUBBORN.into());
         let stop = CancellationToken::new();
-        let extension = bed.extension();
+        let commands = bed.commands();
         // Asked to stop.
         let started = async {
             bed.process("stubborn").await;
             stop.cancel();
         };
-        let (ended, ()) = tokio::join!(extension.post_startup(&OWN, &stop), started);
+        let (ended, ()) = tokio::join!(commands.post_startup(&OWN, &stop), started);
         assert!(ended.unwrap_err().is_stop());
         let stubborn = bed.process("stubborn").await;
         wait("the end", || !runs(stubborn)).await;
         // Dropped in the middle.
         fs::remove_file(bed.path("stubborn")).unwrap();
         let stop = CancellationToken::new();
-        let run = extension.post_startup(&OWN, &stop);
+        let run = commands.post_startup(&OWN, &stop);
         let dropped = async {
             bed.process("stubborn").await;
         };

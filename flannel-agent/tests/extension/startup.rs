@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::bed::{Bed, OWN, run};
 
 async fn backend_data(bed: &Bed) -> Option<String> {
-    let data = bed.extension().pre_startup(&CancellationToken::new()).await;
+    let data = bed.commands().pre_startup(&CancellationToken::new()).await;
     data.unwrap().map(|data| data.get().to_owned())
 }
 
@@ -47,7 +47,7 @@ fn the_second_command_knows_the_lease() {
             r#"env | grep -v -e ^_= -e ^PWD= -e ^D= -e ^PATH= -e ^SHLVL= -e ^OLDPWD= | sort > "$D/env"; od -c > "$D/input""#
                 .into(),
         );
-        bed.extension().post_startup(&OWN, &stop).await.unwrap();
+        bed.commands().post_startup(&OWN, &stop).await.unwrap();
         let expected = "IPV6SUBNET=\nNETWORK=10.5.0.0/16\nPUBLIC_IP=192.168.7.11\nPUBLIC_IPV6=\n\
                         SUBNET=10.5.34.0/24\n";
         assert_eq!(bed.read("env"), expected);
@@ -57,7 +57,7 @@ fn the_second_command_knows_the_lease() {
             public_ipv6: Some("fd00:7::b".parse().unwrap()),
             ..OWN
         };
-        bed.extension().post_startup(&dual, &stop).await.unwrap();
+        bed.commands().post_startup(&dual, &stop).await.unwrap();
         let env = bed.read("env");
         assert!(env.contains("IPV6SUBNET=fd00:5:0:22::/64\n"), "{env}");
         assert!(env.contains("PUBLIC_IPV6=fd00:7::b\n"), "{env}");
@@ -76,7 +76,7 @@ fn without_a_shell_words_are_arguments() {
         bed.options.post_startup =
             Some("sh $D/script  $SUBNET ${NETWORK}x $UNSET \"$PUBLIC_IP\" | cat; $".into());
         let stop = CancellationToken::new();
-        bed.extension().post_startup(&OWN, &stop).await.unwrap();
+        bed.commands().post_startup(&OWN, &stop).await.unwrap();
         let expected = "<10.5.34.0/24>\n<10.5.0.0/16x>\n<>\n<\"192.168.7.11\">\n<|>\n<cat;>\n<$>\n";
         assert_eq!(bed.read("words"), expected);
     });
@@ -132,7 +132,7 @@ fn a_failure_names_command_status_and_last_words() {
             bed.options.shell = has_shell.then(|| "/bin/sh".into());
             bed.options.post_startup = Some(command.into());
             let stop = CancellationToken::new();
-            let error = bed.extension().post_startup(&OWN, &stop).await.unwrap_err();
+            let error = bed.commands().post_startup(&OWN, &stop).await.unwrap_err();
             for part in parts {
                 assert!(error.to_string().contains(part), "{command}: {error}");
             }
@@ -140,7 +140,7 @@ fn a_failure_names_command_status_and_last_words() {
         }
         bed.options.shell = Some("/no/such/shell".into());
         bed.options.pre_startup = Some("x".repeat(500));
-        let error = bed.extension().pre_startup(&CancellationToken::new()).await;
+        let error = bed.commands().pre_startup(&CancellationToken::new()).await;
         let error = error.unwrap_err().to_string();
         assert!(error.contains("/no/such/shell: No such file"), "{error}");
         assert!(error.len() < 300 && !error.contains("Shell"), "{error}");
@@ -154,7 +154,7 @@ fn a_lease_has_room_for_so_much() {
         bed.options.pre_startup = Some("head -c 65536 /dev/zero | tr '\\0' x".into());
         assert_eq!(backend_data(&bed).await.unwrap().len(), 65_538);
         bed.options.pre_startup = Some("head -c 65537 /dev/zero | tr '\\0' x".into());
-        let error = bed.extension().pre_startup(&CancellationToken::new()).await;
+        let error = bed.commands().pre_startup(&CancellationToken::new()).await;
         let error = error.unwrap_err().to_string();
         assert!(error.contains("prints more than 64 KiB"), "{error}");
     });

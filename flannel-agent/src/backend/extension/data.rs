@@ -4,6 +4,12 @@
 use std::fmt::Write as _;
 
 use serde_json::value::RawValue;
+use thiserror::Error;
+
+/// `BackendData` that no command can have printed.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("BackendData is not a string: {0}")]
+pub struct NotText(String);
 
 /// `BackendData` for what a command has printed: without white space at both ends, as a string.
 ///
@@ -27,8 +33,9 @@ pub(super) fn backend_data(output: &[u8]) -> serde_json::Result<Box<RawValue>> {
 ///
 /// # Errors
 /// It is not a string.
-pub(super) fn text(data: Option<&RawValue>) -> serde_json::Result<String> {
-    let text: Option<String> = serde_json::from_str(data.map_or("null", RawValue::get))?;
+pub(super) fn text(data: Option<&RawValue>) -> Result<String, NotText> {
+    let text: Result<Option<String>, _> = serde_json::from_str(data.map_or("null", RawValue::get));
+    let text = text.map_err(|error| NotText(error.to_string()))?;
     Ok(text.unwrap_or_default())
 }
 

@@ -1,6 +1,7 @@
 //! Commands for peers: the task that runs what the schedule says, several at a time.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -15,13 +16,37 @@ use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use super::Commands;
+use super::data::{NotText, text};
 use super::process::Run;
 use super::schedule::{Action, Job, Next, Schedule};
-use super::{Extension, PeerFacts};
+use crate::lease::LeaseAttrs;
 
 /// Commands at a time. Most of them change routes or devices, which the kernel does under one lock:
 /// more would wait for each other.
 const AT_ONCE: usize = 8;
+
+/// A peer, as the commands about it are told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerFacts {
+    /// Its address on the underlay.
+    pub public_ip: Ipv4Addr,
+    /// What its `PreStartupCommand` has printed; empty when it has none.
+    pub data: String,
+}
+
+impl PeerFacts {
+    /// What a lease of this backend says about its node.
+    ///
+    /// # Errors
+    /// Its data is not what this backend writes.
+    pub fn from_lease(attrs: &LeaseAttrs) -> Result<Self, NotText> {
+        Ok(Self {
+            public_ip: attrs.public_ip,
+            data: text(attrs.backend_data.as_deref())?,
+        })
+    }
+}
 
 /// Runs the commands for peers until it is dropped or stopped.
 ///
@@ -51,10 +76,10 @@ impl Peers {
     /// Starts with no peers, whatever an earlier run has left: as in flannel, adds run for all peers
     /// that are then set.
     #[must_use]
-    pub fn start(extension: Arc<Extension>) -> Self {
+    pub fn start(commands: Arc<Commands>) -> Self {
         let shared = Arc::new(Shared::default());
         let stop = CancellationToken::new();
-        let task = drive(Arc::clone(&shared), extension, stop.clone());
+        let task = drive(Arc::clone(&shared), commands, stop.clone());
         Self {
             shared,
             stop,
@@ -66,12 +91,6 @@ impl Peers {
     /// those that went are removed. Returns at once.
     pub fn set_peers(&mut self, peers: &BTreeMap<Ipv4Network, PeerFacts>) {
         self.shared.schedule().set(peers, Instant::now());
-        self.shared.changed.notify_one();
-    }
-
-    /// Tries what has failed again, without waiting for its time. Returns at once.
-    pub fn retry(&mut self) {
-        self.shared.schedule().retry(Instant::now());
         self.shared.changed.notify_one();
     }
 
@@ -106,7 +125,7 @@ impl Drop for Peers {
     }
 }
 
-async fn drive(shared: Arc<Shared>, extension: Arc<Extension>, stop: CancellationToken) {
+async fn drive(shared: Arc<Shared>, commands: Arc<Commands>, stop: CancellationToken) {
     let mut rng = StdRng::from_os_rng();
     let mut running = FuturesUnordered::new();
     while !stop.is_cancelled() {
@@ -117,7 +136,7 @@ async fn drive(shared: Arc<Shared>, extension: Arc<Extension>, stop: Cancellatio
                 next_due = shared.schedule().next_due();
                 break;
             };
-            running.push(run(&extension, job, &stop));
+            running.push(run(&commands, job, &stop));
         }
         let due = async {
             match next_due {
@@ -141,14 +160,10 @@ async fn drive(shared: Arc<Shared>, extension: Arc<Extension>, stop: Cancellatio
 }
 
 /// Runs a peer's command, if the network config has one.
-async fn run(
-    extension: &Extension,
-    job: Job,
-    stop: &CancellationToken,
-) -> (Job, Result<(), String>) {
+async fn run(commands: &Commands, job: Job, stop: &CancellationToken) -> (Job, Result<(), String>) {
     let (key, text) = match job.action {
-        Action::Add => ("SubnetAddCommand", &extension.subnet_add),
-        Action::Remove => ("SubnetRemoveCommand", &extension.subnet_remove),
+        Action::Add => ("SubnetAddCommand", &commands.subnet_add),
+        Action::Remove => ("SubnetRemoveCommand", &commands.subnet_remove),
     };
     let Some(text) = text else {
         return (job, Ok(()));
@@ -164,7 +179,7 @@ async fn run(
         variables: &variables,
         input: &job.facts.data,
     };
-    let result = extension.runner.run(&run, stop).await;
+    let result = commands.runner.run(&run, stop).await;
     (job, result.map(drop).map_err(|failure| failure.to_string()))
 }
 

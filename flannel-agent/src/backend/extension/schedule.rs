@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 use ipnetwork::Ipv4Network;
 use rand::Rng;
 
-use super::PeerFacts;
+use super::peers::PeerFacts;
 use crate::backoff::Backoff;
 
 /// First delay after a failure.
 const FIRST_DELAY: Duration = Duration::from_secs(1);
 
-/// Longest delay after a failure.
-const LONGEST_DELAY: Duration = Duration::from_secs(300);
+/// Longest delay after a failure: as long as between the agent's own full comparisons.
+const LONGEST_DELAY: Duration = Duration::from_secs(60);
 
 /// How often a remove is tried: what it is about may well have gone by itself.
 const REMOVE_TRIES: u32 = 5;
@@ -200,15 +200,6 @@ impl Schedule {
             if known.and_then(|peer| peer.desired.as_ref()) != Some(facts) {
                 self.change(*subnet, now, |peer| peer.set(Some(facts.clone())));
             }
-        }
-    }
-
-    /// Tries again at once what has failed and waits.
-    pub(super) fn retry(&mut self, now: Instant) {
-        let failed = self.peers.iter().filter(|(_, peer)| peer.failure.is_some());
-        let failed: Vec<_> = failed.map(|(subnet, _)| *subnet).collect();
-        for subnet in failed {
-            self.change(subnet, now, |_| ());
         }
     }
 
