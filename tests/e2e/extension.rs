@@ -188,7 +188,9 @@ fn the_end_of_the_agent_is_the_end_of_its_startup_command() {
 fn a_command_for_a_peer_that_fails_is_told_until_it_succeeds() {
     let mut pair = Pair::new(&config(r#""SubnetAddCommand":"cat /dev/shm/works""#));
     let problem = |agent: &Agent| -> anyhow::Result<Option<String>> {
-        Ok(agent.status()?.problems.first().cloned())
+        let problems = agent.status()?.problems;
+        let is_it = |problem: &String| problem.contains("SubnetAddCommand");
+        Ok(problems.into_iter().find(is_it))
     };
     let told = wait::until("the problem", LIMIT, || problem(&pair.agents[0]));
     let told = told.expect("told");

@@ -19,7 +19,6 @@ use crate::network::{Backend, NetworkConfig};
 use crate::node::{Node, NodeSpec};
 use crate::rules::{self, Rules};
 use crate::state::State;
-use crate::status;
 use crate::status_source::Phase;
 use crate::subnet::acquire::{HeldLease, Wish, acquire};
 use crate::subnet::file::{PreviousSubnet, SubnetEnv};
@@ -38,7 +37,6 @@ pub(super) struct Begun {
     pub(super) node: Node,
     pub(super) netlink: Netlink,
     pub(super) monitor: Monitor,
-    pub(super) datapath: status::Datapath,
 }
 
 /// Starts up to the point where peers can be programmed; `None` after cancellation.
@@ -83,8 +81,8 @@ pub(super) async fn begin(agent: &Agent) -> Result<Option<Begun>> {
         }
         _ => None,
     };
-    let mut backend = backend::new(&network.backend, known_mac)?;
-    let (dataplane, datapath) = datapath::open(config, &*backend)?;
+    let mut backend = backend::new(&network.backend, known_mac);
+    let datapath = datapath::open(config, &*backend)?;
     let Some(pod_mtu) = backend.pod_mtu(external.mtu) else {
         bail!(
             "the MTU of {}, {}, leaves no room for a tunnel",
@@ -126,7 +124,7 @@ pub(super) async fn begin(agent: &Agent) -> Result<Option<Begun>> {
     // Subscribed to before the node reads anything, so that no change falls in between.
     let monitor = Monitor::open()?;
     let node = tokio::select! {
-        node = Node::new(netlink.clone(), spec.clone(), backend, dataplane) => node?,
+        node = Node::new(netlink.clone(), spec.clone(), backend, datapath) => node?,
         () = end.cancelled() => return Ok(None),
     };
     write_subnet_file(config, overlay.network, &lease, pod_mtu)?;
@@ -142,7 +140,6 @@ pub(super) async fn begin(agent: &Agent) -> Result<Option<Begun>> {
         node,
         netlink,
         monitor,
-        datapath,
     }))
 }
 

@@ -8,6 +8,7 @@
 //! | backend     | peers are reached by                           | device        |
 //! |-------------|------------------------------------------------|---------------|
 //! | `vxlan`     | VXLAN; on the own link by routes, if so wished | `flannel.VNI` |
+//! | `udp`       | UDP, also from user space                      | `flannel0`    |
 //! | `host_gw`   | routes through their own address               | none          |
 //! | `alloc`     | nothing of ours                                | none          |
 //! | `extension` | what commands of the operator set up           | none of ours  |
@@ -17,6 +18,7 @@ pub mod entries;
 pub mod extension;
 pub mod host_gw;
 pub mod peer;
+pub mod udp;
 pub mod vxlan;
 
 use std::net::Ipv4Addr;
@@ -40,7 +42,7 @@ use crate::state::DeviceState;
 use self::peer::{IgnoredReason, Peer};
 
 /// The programs of all backends: those that an earlier run may have left.
-pub const ALL_PROGRAMS: [&[Attachment]; 2] = [&vxlan::PROGRAMS, &host_gw::PROGRAMS];
+pub const ALL_PROGRAMS: [&[Attachment]; 3] = [&vxlan::PROGRAMS, &udp::PROGRAMS, &host_gw::PROGRAMS];
 
 /// How peers are reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,12 +167,11 @@ pub trait Backend: Send + Sync {
 }
 
 /// The backend of a network. `known_mac` is the link-layer address that this node had before.
-///
-/// # Errors
-/// The backend is not carried.
-pub fn new(options: &network::Backend, known_mac: Option<MacAddr>) -> Result<Box<dyn Backend>> {
-    Ok(match options {
+#[must_use]
+pub fn new(options: &network::Backend, known_mac: Option<MacAddr>) -> Box<dyn Backend> {
+    match options {
         network::Backend::Vxlan(options) => Box::new(vxlan::Vxlan::new(options.clone(), known_mac)),
+        network::Backend::Udp(options) => Box::new(udp::Udp::new(options.clone())),
         network::Backend::HostGw => Box::new(host_gw::HostGw),
         network::Backend::Alloc => Box::new(alloc::Alloc),
         network::Backend::Extension(options) => Box::new(extension::Extension::new(
@@ -178,10 +179,7 @@ pub fn new(options: &network::Backend, known_mac: Option<MacAddr>) -> Result<Box
             // The commands of the operator, not the agent, read it.
             std::env::vars_os(),
         )),
-        network::Backend::Udp(_) => {
-            anyhow::bail!("backend {} is not carried yet", options.name())
-        }
-    })
+    }
 }
 
 /// Whether the device is there and is the one that an agent made. A vxlan device of the same name
