@@ -23,16 +23,6 @@ pub(crate) const KERNEL: i32 = -1;
 /// The packet was sent to another device.
 pub(crate) const REDIRECT: i32 = 7;
 
-/// All programs of the object.
-const PROGRAMS: [&str; 6] = [
-    "vxlan_encap",
-    "vxlan_decap",
-    "udp_encap",
-    "udp_decap",
-    "direct_egress",
-    "direct_ingress",
-];
-
 /// Node A's subnet.
 pub(crate) const PEER_SUBNET: [u8; 4] = [10, 5, 1, 0];
 
@@ -59,7 +49,7 @@ pub(crate) struct Run {
     pub counted: BTreeMap<&'static str, (u64, u64)>,
 }
 
-/// Both programs, loaded without pins, over maps that know node A.
+/// The programs, without pins, over maps that know node A.
 pub(crate) struct Programs {
     ebpf: Ebpf,
 }
@@ -77,14 +67,10 @@ impl Programs {
 
     fn over(config: &Config, peer: &Peer) -> Self {
         let object = object::embedded().expect("built with FLANNEL_EBPF_OBJECT");
-        let mut ebpf = EbpfLoader::new()
+        let ebpf = EbpfLoader::new()
             .override_global("AYA_LOG_LEVEL", &0_u8, false)
             .load(object)
             .expect("load the object");
-        for name in PROGRAMS {
-            let program: &mut SchedClassifier = ebpf.program_mut(name).unwrap().try_into().unwrap();
-            program.load().expect("pass the verifier");
-        }
         let mut programs = Self { ebpf };
         programs.set_config(config);
         programs.set_peer(PEER_SUBNET, peer);
@@ -102,6 +88,16 @@ impl Programs {
         programs
     }
 
+    /// A program, loaded with its first use: a table asks for one.
+    fn program(&mut self, name: &str) -> &mut SchedClassifier {
+        let program: &mut SchedClassifier =
+            self.ebpf.program_mut(name).unwrap().try_into().unwrap();
+        if program.fd().is_err() {
+            program.load().expect("pass the verifier");
+        }
+        program
+    }
+
     /// Lets a program see the packets of an interface, for as long as this lives.
     pub(crate) fn attach(
         &mut self,
@@ -110,8 +106,7 @@ impl Programs {
         interface: &str,
         direction: TcAttachType,
     ) {
-        let classifier: &mut SchedClassifier =
-            self.ebpf.program_mut(program).unwrap().try_into().unwrap();
+        let classifier = self.program(program);
         let attach = || {
             // Where there is no tcx (Linux 6.6), aya takes this.
             tc::qdisc_add_clsact(interface).unwrap();
@@ -163,13 +158,7 @@ impl Programs {
         let ctx_in = context.bytes();
         let mut out = vec![0; frame.len() + 256];
         let (result, counted) = self.counted(|programs| {
-            let classifier: &mut SchedClassifier = programs
-                .ebpf
-                .program_mut(program)
-                .unwrap()
-                .try_into()
-                .unwrap();
-            classifier.test_run(TestRunOptions {
+            programs.program(program).test_run(TestRunOptions {
                 data_in: Some(frame),
                 data_out: Some(&mut out),
                 ctx_in: ctx_in.as_deref(),
