@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use aya::maps::{Array, MapData, PerCpuArray};
 use bytemuck::Zeroable as _;
+use flannel_agent::backend::vxlan;
 use flannel_agent::cli::TcAttach;
 use flannel_agent::dataplane::{Dataplane, Options};
 use flannel_agent::error::chain;
@@ -87,7 +88,7 @@ fn a_foreign_map_at_a_pin_is_refused_with_every_difference() {
     foreign.pin(maps.join("peers")).unwrap();
     let error = place
         .ns
-        .enter(|| Dataplane::open(&place.options(TcAttach::Auto)).err())
+        .enter(|| Dataplane::open(&place.options(TcAttach::Auto), &vxlan::PROGRAMS).err())
         .unwrap();
     let error = chain(&error.expect("refused"));
     for part in [
@@ -121,7 +122,11 @@ fn a_pin_path_off_bpffs_is_refused_with_the_remedy() {
         tc_attach: TcAttach::Auto,
         log_level: 0,
     };
-    let error = chain(&Dataplane::open(&options).err().expect("refused"));
+    let error = chain(
+        &Dataplane::open(&options, &vxlan::PROGRAMS)
+            .err()
+            .expect("refused"),
+    );
     assert!(error.contains("is not on a BPF file system"), "{error}");
     assert!(error.contains("mount -t bpf bpf /sys/fs/bpf"), "{error}");
     assert!(!options.pin_path.exists(), "nothing was made");
