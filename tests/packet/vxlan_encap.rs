@@ -222,7 +222,7 @@ fn every_odd_packet_is_left_with_its_reason() {
 #[test]
 fn an_unresolved_peer_is_left() {
     let mut programs = Programs::load();
-    programs.set_peer([10, 5, 1, 0], &flannel_ebpf::abi::Peer { mtu: 0, ..peer() });
+    programs.set_peer(&flannel_ebpf::abi::Peer { mtu: 0, ..peer() });
     let frame = frame(&pod_packet(POD, REMOTE_POD, b"hello"));
     let run = programs.run("vxlan_encap", &frame, Context::default());
     assert_left("unresolved", &run, &frame, "egress unresolved", 1);
