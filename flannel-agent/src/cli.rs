@@ -42,6 +42,13 @@ pub enum Command {
         /// How to print.
         output: Output,
     },
+    /// Find out what this host can do.
+    Probe {
+        /// What an agent would be run with.
+        run: Box<RunArgs>,
+        /// How to print.
+        output: Output,
+    },
     /// Remove everything that an agent left on this host.
     Cleanup {
         /// Where the agent ran.
@@ -401,6 +408,19 @@ enum Sub {
         #[arg(long)]
         json: bool,
     },
+    /// Try what this host can do, say what follows, and leave it as it is
+    ///
+    /// Needs no etcd and no agent; as another user than root it says what could not be tried. The
+    /// flags of the agent that stand before the command, and their variables, apply: interface, pin
+    /// path, --tc-attach. Ends with 1 if the agent, run as this user, could carry nothing at all.
+    Probe {
+        /// The external interface, by name or by one of its addresses
+        #[arg(long, value_name = "NAME|IP")]
+        iface: Option<String>,
+        /// Print a JSON document
+        #[arg(long)]
+        json: bool,
+    },
     /// Remove everything that an agent left on this host: devices, routes, programs, pins
     Cleanup {
         /// Only say what would be removed
@@ -533,7 +553,7 @@ fn read(definition: &clap::Command, words: Vec<OsString>) -> Result<Cli, Stop> {
 
 fn command(cli: Cli) -> Command {
     let Cli {
-        run,
+        mut run,
         help: _,
         version: _,
         command,
@@ -551,6 +571,15 @@ fn command(cli: Cli) -> Command {
             mode,
             output: output(json),
         },
+        Some(Sub::Probe { iface, json }) => {
+            if let Some(iface) = iface {
+                run.iface = vec![iface];
+            }
+            Command::Probe {
+                run: Box::new(run),
+                output: output(json),
+            }
+        }
         Some(Sub::MkDockerOpts(args)) => Command::MkDockerOpts(args),
         Some(Sub::Completions { shell }) => Command::Print(generate::completions(shell)),
         Some(Sub::Man) => Command::Print(generate::man()),
