@@ -49,6 +49,15 @@ pub enum Command {
         /// How to print.
         output: Output,
     },
+    /// Switch the fast path of a running agent.
+    FastPath {
+        /// Where the agent runs.
+        place: PlaceArgs,
+        /// Whether to use it; none asks for its state.
+        mode: Option<FastPathMode>,
+        /// How to print.
+        output: Output,
+    },
     /// Remove everything that an agent left on this host.
     Cleanup {
         /// Where the agent ran.
@@ -113,6 +122,17 @@ pub enum DatapathMode {
     Kernel,
 }
 
+/// Whether established flows between pods go around routing and netfilter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FastPathMode {
+    /// Where that is safe.
+    #[value(alias = "on")]
+    Auto,
+    /// Never.
+    Off,
+}
+
 /// How TC programs are attached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum TcAttach {
@@ -159,7 +179,13 @@ macro_rules! shown_as_typed {
         }
     )*};
 }
-shown_as_typed!(DatapathMode, TcAttach, EbpfLogLevel, OnLeaseLoss);
+shown_as_typed!(
+    DatapathMode,
+    FastPathMode,
+    TcAttach,
+    EbpfLogLevel,
+    OnLeaseLoss
+);
 
 /// Where an agent keeps what others find it by.
 #[derive(Debug, Clone, Args)]
@@ -328,6 +354,14 @@ pub struct RunArgs {
     /// Which data path carries the packets
     #[arg(long, help_heading = "Data path", value_name = "PATH", default_value_t = DatapathMode::Auto)]
     pub datapath: DatapathMode,
+    /// Whether established flows between pods go around routing and netfilter
+    #[arg(long, help_heading = "Data path", value_name = "WHEN", default_value_t = FastPathMode::Off)]
+    pub fast_path: FastPathMode,
+    /// How many milliseconds a flow stays on the fast path before the rules are asked again, 10 to
+    /// 60000
+    #[arg(long, help_heading = "Data path", value_name = "MS", default_value_t = 1000,
+        value_parser = clap::value_parser!(u64).range(10..=60_000))]
+    pub fast_path_bound: u64,
     /// How TC programs are attached
     #[arg(long, help_heading = "Data path", value_name = "HOW", default_value_t = TcAttach::Auto)]
     pub tc_attach: TcAttach,
@@ -417,6 +451,17 @@ enum Sub {
         /// The external interface, by name or by one of its addresses
         #[arg(long, value_name = "NAME|IP")]
         iface: Option<String>,
+        /// Print a JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show or switch the fast path of the running agent; packets go on meanwhile
+    ///
+    /// The change lasts until the agent is started again: what it then does is said by --fast-path.
+    #[command(name = "fast-path")]
+    FastPath {
+        /// on or off; none shows its state
+        mode: Option<FastPathMode>,
         /// Print a JSON document
         #[arg(long)]
         json: bool,
@@ -580,6 +625,11 @@ fn command(cli: Cli) -> Command {
                 output: output(json),
             }
         }
+        Some(Sub::FastPath { mode, json }) => Command::FastPath {
+            place,
+            mode,
+            output: output(json),
+        },
         Some(Sub::MkDockerOpts(args)) => Command::MkDockerOpts(args),
         Some(Sub::Completions { shell }) => Command::Print(generate::completions(shell)),
         Some(Sub::Man) => Command::Print(generate::man()),

@@ -2,10 +2,31 @@
 
 use std::fmt::Write as _;
 
-use crate::status::{Counter, Datapath, KernelPeer, PeerCounts, Status, Store};
+use crate::status::{Counter, Datapath, FastPath, KernelPeer, PeerCounts, Status, Store};
 
 /// Peers that are listed by name; the rest is counted.
 const LISTED: usize = 10;
+
+/// The fast path in one line.
+#[must_use]
+pub fn fast_path(fast_path: &FastPath) -> String {
+    let FastPath {
+        requested,
+        active,
+        reason,
+        bound_ms,
+        pods,
+        flows,
+        skipped: _,
+    } = fast_path;
+    if *active {
+        return format!("on for {pods} pods, {flows} flows, rules asked again every {bound_ms} ms");
+    }
+    match reason {
+        Some(reason) => format!("off ({requested} asked for): {reason}"),
+        None => format!("off ({requested} asked for)"),
+    }
+}
 
 /// Renders the document; ends with a line break.
 #[must_use]
@@ -22,6 +43,7 @@ pub fn render(status: &Status) -> String {
         lease,
         device,
         datapath,
+        fast_path: fast_path_status,
         peers,
         store,
     } = status;
@@ -69,6 +91,8 @@ pub fn render(status: &Status) -> String {
         });
     }
     view.datapath(datapath);
+    view.row("fast path", fast_path(fast_path_status));
+    view.rows("", &fast_path_status.skipped);
     view.peers(peers);
     view.store(store);
     view.counters(&datapath.counters);
@@ -287,6 +311,7 @@ pub(crate) fn example() -> Status {
                 counter("ingress", "decapsulated", true, 0),
             ],
         },
+        fast_path: FastPath::default(),
         peers: PeerCounts {
             total: 3,
             ebpf: 2,

@@ -10,7 +10,8 @@ use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap};
 use aya_ebpf::macros::btf_map;
 use flannel_ebpf::abi::{
-    Candidate, Config, EgressCounters, FastPath, Flow, FlowKey, IngressCounters, MAX_CANDIDATES, MAX_FLOWS, MAX_PEERS, Peer, Remote, Traffic,
+    Candidate, Config, EgressCounters, FastPath, Flow, FlowKey, IngressCounters, MAX_CANDIDATES,
+    MAX_FLOWS, MAX_PEERS, Peer, Remote, Traffic,
 };
 
 /// The node itself. Written by the agent; the programs are attached after the first write.

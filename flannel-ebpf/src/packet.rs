@@ -7,7 +7,10 @@ use aya_ebpf::bindings::{
     BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_INGRESS, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC,
     bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
 };
-use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_redirect_peer, bpf_csum_level, bpf_get_prandom_u32, bpf_redirect, bpf_skb_change_head};
+use aya_ebpf::helpers::{
+    bpf_csum_level, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_redirect, bpf_redirect_peer,
+    bpf_skb_change_head,
+};
 use aya_ebpf::programs::TcContext;
 use bytemuck::{AnyBitPattern, NoUninit};
 use flannel_ebpf::abi::Encap;

@@ -8,6 +8,7 @@ mod beds;
 mod cleanup;
 mod exercise;
 mod extension;
+mod fast_path;
 mod flows;
 mod lease_loss;
 mod leases;

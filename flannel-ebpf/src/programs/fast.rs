@@ -16,7 +16,7 @@
 use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use flannel_ebpf::abi::{Candidate, Encap, FastPath, Flow, FlowKey, Peer};
+use flannel_ebpf::abi::{Candidate, EgressOutcome, Encap, FastPath, Flow, FlowKey, Peer};
 use flannel_ebpf::encap::{self, complete};
 use flannel_ebpf::fast::{TCP_FLAGS, Transport, flow_of, is_unchanged};
 use flannel_ebpf::flow;
@@ -24,6 +24,7 @@ use flannel_ebpf::ttl::{self, Hop};
 use flannel_ebpf::wire::{Addresses, ETHERTYPE_IPV4, Ethernet, Headers, Ipv4};
 
 use super::egress;
+use crate::count::{self, Size};
 use crate::maps;
 use crate::packet::{Packet, Side, Verdict, now, random};
 
@@ -139,12 +140,14 @@ fn transmit(packet: &Packet, peer: &Peer, ip: &Ipv4) -> Option<Verdict> {
             source_port: flow::source_port(egress::flow_hash(packet, ip, Ethernet::LEN)),
         },
     );
+    let size = Size::of(packet);
     if !packet.add_room(Encap::Vxlan) {
         return None;
     }
     if !packet.write(0, &headers) || !packet.write(Headers::LEN + Hop::OFFSET, &hop) {
         return Some(Verdict::Dropped);
     }
+    count::egress(EgressOutcome::Fast, size);
     Some(packet.redirect(peer.ifindex, Side::Egress))
 }
 

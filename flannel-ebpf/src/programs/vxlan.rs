@@ -73,7 +73,7 @@ fn send(packet: &Packet) -> Result<Verdict, EgressOutcome> {
 }
 
 #[inline(always)]
-fn receive(packet: &Packet, config: &Config) -> Result<Verdict, IngressOutcome> {
+fn receive(packet: &Packet, config: &Config) -> Result<(IngressOutcome, Verdict), IngressOutcome> {
     ingress::check_arrival(packet)?;
     let VxlanFrame { outer, shim, inner } = ingress::frame(packet)?;
     decap::check(outer, packet.len(), config)?;
@@ -96,14 +96,16 @@ fn receive(packet: &Packet, config: &Config) -> Result<Verdict, IngressOutcome> 
     }
     packet.drop_checksum_level();
     if let Some(delivery) = delivery {
-        return fast::deliver(packet, &delivery).ok_or(IngressOutcome::Failed);
+        let verdict = fast::deliver(packet, &delivery).ok_or(IngressOutcome::Failed)?;
+        return Ok((IngressOutcome::Fast, verdict));
     }
     // The outer link-layer header is in front of the inner packet now: make it the inner one (the
     // EtherType is the same).
     if !packet.store(0, &addresses) || !mark.is_none_or(|mark| write_mark(packet, mark)) {
         return Err(IngressOutcome::Failed);
     }
-    Ok(packet.redirect(config.device_ifindex, Side::Ingress))
+    let verdict = packet.redirect(config.device_ifindex, Side::Ingress);
+    Ok((IngressOutcome::Decapsulated, verdict))
 }
 
 /// Writes the changed octets of the inner header. Its sum stays the same (the checksum makes up for

@@ -55,11 +55,6 @@ fn run(options: &Options) -> Result<()> {
     };
     let kernel = start_pair(Datapath::Kernel)?;
     let ebpf = start_pair(Datapath::Ebpf)?;
-    if std::env::var_os("FAST").is_some() {
-        for (host, agent) in ebpf.bed.hosts.iter().zip(&ebpf.agents) {
-            fast(host, agent)?;
-        }
-    }
     let sides = [("kernel", &kernel), ("eBPF", &ebpf)].map(|(name, cluster)| Side {
         name,
         bed: &cluster.bed,
@@ -98,24 +93,4 @@ fn wait_for_enter() -> Result<()> {
         .read_line(&mut String::new())
         .context("read standard input")
         .map(drop)
-}
-
-fn fast(host: &flannel_tests::host::Host, agent: &flannel_tests::agent::Agent) -> Result<()> {
-    use aya::maps::Array;
-    use aya::programs::{SchedClassifier, TcAttachType};
-    use flannel_agent::dataplane::{object, pin::Pins};
-    use flannel_ebpf::abi::FastPath;
-    let pins = Pins::new(&agent.outside(&agent.places.pins)?);
-    let mut ebpf = object::load(object::embedded().context("object")?, &pins, 0)?;
-    let mut map: Array<_, FastPath> = ebpf.take_map("fast_path").context("map")?.try_into()?;
-    map.set(0, FastPath { bound: 1_000_000_000, generation: 1, reserved: 0 }, 0)?;
-    for (name, direction) in [("from_pod", TcAttachType::Ingress), ("to_pod", TcAttachType::Egress)] {
-        let program: &mut SchedClassifier = ebpf.program_mut(name).context("program")?.try_into()?;
-        program.load()?;
-        for pod in &host.pods {
-            host.ns.enter(|| program.attach(&pod.veth, direction))??;
-        }
-    }
-    std::mem::forget(ebpf);
-    Ok(())
 }

@@ -339,6 +339,10 @@ mod tests {
             kind: Some("vxlan".into()),
             is_up: true,
             lower: Some(7),
+            controller: None,
+            has_end_elsewhere: false,
+            qdisc: None,
+            has_xdp: false,
             vxlan: Some(Vxlan {
                 vni: 1,
                 lower: Some(7),
