@@ -29,8 +29,6 @@ const DEVICE: u32 = 1;
 pub(crate) struct Context {
     pub gso_size: u32,
     pub gso_segs: u32,
-    /// Bytes in the linear part; 0: all.
-    pub linear: u32,
 }
 
 /// What came out.
@@ -152,21 +150,15 @@ impl Context {
     /// The kernel's `struct __sk_buff` (uapi/linux/bpf.h), as far as a test run may set it.
     fn bytes(self) -> Option<Vec<u8>> {
         const LEN: usize = 192;
-        const DATA_END: usize = 80;
         const GSO_SEGS: usize = 164;
         const GSO_SIZE: usize = 176;
-        let Self {
-            gso_size,
-            gso_segs,
-            linear,
-        } = self;
-        if (gso_size, gso_segs, linear) == (0, 0, 0) {
+        let Self { gso_size, gso_segs } = self;
+        if (gso_size, gso_segs) == (0, 0) {
             return None;
         }
         let mut bytes = vec![0; LEN];
         let mut put =
             |at: usize, value: u32| bytes[at..at + 4].copy_from_slice(&value.to_ne_bytes());
-        put(DATA_END, linear);
         put(GSO_SEGS, gso_segs);
         put(GSO_SIZE, gso_size);
         Some(bytes)
@@ -241,10 +233,4 @@ pub(crate) fn udp_peer() -> Peer {
     headers.udp.destination = UDP_PORT.to_be_bytes();
     (headers.vxlan, headers.inner) = (Vxlan::zeroed(), Ethernet::zeroed());
     Peer::new(headers, Encap::Udp, 1472, EXTERNAL)
-}
-
-/// Whether this kernel can make test runs with packets beyond the linear part (Linux 6.19).
-pub(crate) fn knows_nonlinear() -> bool {
-    use aya::util::KernelVersion;
-    KernelVersion::current().unwrap() >= KernelVersion::new(6, 19, 0)
 }

@@ -239,33 +239,8 @@ fn an_aggregate_is_measured_by_its_segments() {
         let context = Context {
             gso_size,
             gso_segs: 3,
-            linear: 0,
         };
         let run = Programs::load().run("vxlan_encap", &frame, context);
         assert_left(&format!("{gso_size}"), &run, &frame, outcome, 3);
     }
-}
-
-#[test]
-fn ports_outside_the_linear_part_do_not_matter() {
-    if !super::program::knows_nonlinear() {
-        eprintln!("skipped: needs Linux 6.19 for non-linear test runs");
-        return;
-    }
-    let frame = frame(&pod_packet(POD, REMOTE_POD, &[1; 200]));
-    let context = Context {
-        linear: 14,
-        ..Context::default()
-    };
-    let run = Programs::load().run("vxlan_encap", &frame, context);
-    assert_left("not linear", &run, &frame, "egress not_linear", 1);
-    let context = Context {
-        linear: 34,
-        ..Context::default()
-    };
-    let run = Programs::load().run("vxlan_encap", &frame, context);
-    assert_eq!(
-        run.verdict, REDIRECT,
-        "ports outside the linear part do not matter"
-    );
 }
