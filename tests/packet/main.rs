@@ -14,6 +14,7 @@
 mod bed;
 mod checksum;
 mod direct;
+mod probe;
 mod program;
 mod udp_decap;
 mod udp_encap;
