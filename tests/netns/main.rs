@@ -9,4 +9,5 @@ mod attach;
 mod live;
 mod pins;
 mod place;
+mod probe;
 mod udp;

@@ -229,6 +229,17 @@ impl XdpProgram {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
+    /// The kernel's id of the program.
+    ///
+    /// # Errors
+    /// `/proc` does not tell.
+    pub fn id(&self) -> Result<u32> {
+        let path = format!("/proc/self/fdinfo/{}", self.0.as_raw_fd());
+        let text = std::fs::read_to_string(path)?;
+        let line = text.lines().find_map(|line| line.strip_prefix("prog_id:"));
+        Ok(line.context("no program")?.trim().parse()?)
+    }
+
     /// Runs the program `repeat` times on copies of `frame`, as received on a device of the
     /// calling thread's namespace. Frames that it passes go up the stack.
     ///
