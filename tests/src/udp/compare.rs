@@ -1,0 +1,200 @@
+//! The proxy against [`super::reference`]: both up all the time, sampled in turn.
+
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde::Serialize;
+
+use super::reference::Reference;
+use super::{Node, Pair};
+use crate::cpu::{self, Times};
+use crate::report::Spread;
+use crate::source::Source;
+use crate::traffic::iperf::{Placement, Server};
+use crate::traffic::{ping, stream};
+use crate::wire::Wire;
+
+/// Length of a TCP stream on free cores; iperf3 takes whole seconds.
+const TCP: Duration = Duration::from_secs(1);
+/// Length of a TCP stream whose ends share a core.
+const TCP_ONE_CORE: Duration = Duration::from_millis(500);
+/// Length of a flow of small packets.
+const SMALL: Duration = Duration::from_millis(500);
+/// Echo requests behind a sample of the round-trip time.
+const PINGS: u32 = 100;
+
+/// What is measured: name and unit.
+const FIGURES: [(&str, Take); 5] = [
+    ("TCP, all cores, Gbit/s", take_tcp),
+    ("TCP per busy core, Gbit/s", take_nothing),
+    ("TCP, ends on one core, Gbit/s", take_tcp_one_core),
+    ("64-byte packets, kpps", take_small),
+    ("ping, mean, µs", take_ping),
+];
+/// Place of the figure that is taken with the one before.
+const PER_CORE: usize = 1;
+
+/// Takes one sample, or several, on a pair of hosts.
+type Take = fn(&Pair) -> Result<Vec<f64>>;
+
+/// One figure of both proxies.
+#[derive(Debug, Clone, Serialize)]
+pub struct Figure {
+    /// What it is, with the unit.
+    pub name: &'static str,
+    /// One packet per system call.
+    pub reference: Spread,
+    /// The agent's proxy.
+    pub proxy: Spread,
+    /// The proxy's divided by the reference's: median of the ratios of samples that were taken one
+    /// right after the other.
+    pub ratio: f64,
+}
+
+/// The comparison over one kind of wire.
+#[derive(Debug, Clone, Serialize)]
+pub struct Comparison {
+    /// The wire.
+    pub wire: Wire,
+    /// Samples behind each median.
+    pub rounds: usize,
+    /// What was measured.
+    pub figures: Vec<Figure>,
+}
+
+impl Comparison {
+    /// Ratio of TCP throughput on all cores.
+    #[must_use]
+    pub fn tcp_ratio(&self) -> f64 {
+        self.figures.first().map_or(0.0, |figure| figure.ratio)
+    }
+}
+
+/// Measures both proxies over `wire`, `rounds` times.
+///
+/// # Errors
+/// Not root, a tool is missing, or packets do not come through.
+pub fn compare(wire: Wire, rounds: usize, progress: &mut dyn FnMut(&str)) -> Result<Comparison> {
+    let pairs = [Pair::new(wire)?, Pair::new(wire)?];
+    let [a, b] = &pairs[0].hosts;
+    let _references = [Reference::start(a, 0, b)?, Reference::start(b, 1, a)?];
+    let _nodes: [Node; 2] = pairs[1].start()?;
+    for pair in &pairs {
+        check(pair)?;
+    }
+    let mut samples = [const { [const { Vec::new() }; FIGURES.len()] }; 2];
+    for round in 0..rounds {
+        progress(&format!("{wire}: round {} of {rounds}", round + 1));
+        for (place, (name, take)) in FIGURES.into_iter().enumerate() {
+            let order = if round % 2 == 0 { [0, 1] } else { [1, 0] };
+            for side in order {
+                let taken = take(&pairs[side]).with_context(|| name)?;
+                for (value, place) in taken.into_iter().zip(place..) {
+                    samples[side][place].push(value);
+                }
+            }
+        }
+    }
+    let [reference, proxy] = samples;
+    let figures = FIGURES
+        .into_iter()
+        .zip(reference.into_iter().zip(proxy))
+        .map(|((name, _), (reference, proxy))| {
+            let (reference, proxy) = (Spread::of(reference), Spread::of(proxy));
+            Figure {
+                name,
+                ratio: proxy.ratio_to(&reference),
+                reference,
+                proxy,
+            }
+        })
+        .collect();
+    Ok(Comparison {
+        wire,
+        rounds,
+        figures,
+    })
+}
+
+/// Warms up, and sees that there is something to measure.
+fn check(pair: &Pair) -> Result<()> {
+    let [a, b] = &pair.hosts;
+    let answer = ping::ping(&a.pods[0].ns, b.pods[0].address, ping::Options::default())?;
+    ensure!(answer.received > 0, "no echo reply:\n{}", answer.text);
+    Ok(())
+}
+
+fn take_tcp(pair: &Pair) -> Result<Vec<f64>> {
+    let [a, b] = &pair.hosts;
+    let server = Server::start(&b.pods[0], Placement::Free)?;
+    let before = Times::now()?;
+    let gbps = server.measure(&a.pods[0], TCP)?;
+    let after = Times::now()?;
+    let busy: f64 = (0..cpu::count())
+        .map(|core| after.busy_since(&before, core))
+        .sum();
+    debug_assert_eq!(FIGURES[PER_CORE].0, "TCP per busy core, Gbit/s");
+    Ok(vec![gbps, gbps / busy])
+}
+
+/// For a figure that another one has taken.
+fn take_nothing(_: &Pair) -> Result<Vec<f64>> {
+    Ok(Vec::new())
+}
+
+fn take_tcp_one_core(pair: &Pair) -> Result<Vec<f64>> {
+    let [a, b] = &pair.hosts;
+    let gbps = stream::throughput(&a.pods[0], &b.pods[0], cpu::count() - 1, TCP_ONE_CORE)?;
+    Ok(vec![gbps])
+}
+
+fn take_small(pair: &Pair) -> Result<Vec<f64>> {
+    let [a, b] = &pair.hosts;
+    let source = Source::new(a, &a.pods[0], &b.pods[0])?;
+    Ok(vec![source.measure(cpu::count() - 1, SMALL)?.kpps])
+}
+
+fn take_ping(pair: &Pair) -> Result<Vec<f64>> {
+    let [a, b] = &pair.hosts;
+    let options = ping::Options {
+        count: PINGS,
+        interval_ms: 2,
+        ..ping::Options::default()
+    };
+    let answer = ping::ping(&a.pods[0].ns, b.pods[0].address, options)?;
+    let mean = answer.mean_us;
+    Ok(vec![
+        mean.with_context(|| format!("no reply:\n{}", answer.text))?,
+    ])
+}
+
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            wire,
+            rounds,
+            figures,
+        } = self;
+        writeln!(f, "udp backend in user space, {wire}, medians of {rounds}:")?;
+        writeln!(
+            f,
+            "{:32}{:>10}{:>10}{:>8}   min..max of each",
+            "", "reference", "proxy", "ratio"
+        )?;
+        for Figure {
+            name,
+            reference,
+            proxy,
+            ratio,
+        } in figures
+        {
+            writeln!(
+                f,
+                "{name:32}{:>10.2}{:>10.2}{ratio:>8.2}   {:.2}..{:.2}, {:.2}..{:.2}",
+                reference.median, proxy.median, reference.min, reference.max, proxy.min, proxy.max
+            )?;
+        }
+        Ok(())
+    }
+}
