@@ -12,3 +12,4 @@ mod live;
 mod pins;
 mod place;
 mod raw;
+mod udp;

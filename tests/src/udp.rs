@@ -173,12 +173,15 @@ impl Node {
         let address = SocketAddrV4::new(host.address, DEFAULT_PORT);
         let sockets = host.ns.enter(|| Sockets::bind(address, spec.queues))??;
         let (device, _) = ensure(host, &spec, None)?.context("make the device")?;
-        let proxy = Proxy::start(ProxySpec {
-            sockets,
-            device: &device,
-            address: spec.address,
-            peers,
-        })?;
+        let start = || {
+            Proxy::start(ProxySpec {
+                sockets,
+                device: &device,
+                address: spec.address,
+                peers,
+            })
+        };
+        let proxy = host.ns.enter(start)??;
         Ok(Self { device, proxy })
     }
 }

@@ -21,7 +21,7 @@ use super::counters::{Counters, Live};
 use super::device::{Device, Queues};
 use super::egress::{self, Egress, Turn};
 use super::ingress::{self, Ingress};
-use super::socket::Sockets;
+use super::socket::{Answers, Sockets};
 use super::sys::Receiver;
 use super::table::Table;
 
@@ -60,6 +60,7 @@ pub struct Proxy {
 #[derive(Debug)]
 struct Shared {
     settings: Mutex<Settings>,
+    answers: Answers,
     /// Counts changes of the settings, so that threads need not look at them for every packet.
     version: AtomicU64,
     is_ending: AtomicBool,
@@ -101,7 +102,9 @@ impl Proxy {
             Ok(PerThread { wake, counters })
         };
         let threads: Result<_, Errno> = (0..count).map(|_| per_thread()).collect();
+        let Sockets { each, answers, .. } = sockets;
         let shared = Shared {
+            answers,
             settings: Mutex::new(Settings {
                 peers: Arc::new(peers),
                 queues: Arc::clone(&device.queues),
@@ -115,7 +118,7 @@ impl Proxy {
             shared: Arc::new(shared),
             threads: Vec::new(),
         };
-        for (number, socket) in sockets.each.into_iter().enumerate() {
+        for (number, socket) in each.into_iter().enumerate() {
             let shared = Arc::clone(&proxy.shared);
             let thread = thread::Builder::new()
                 .name(format!("udp-proxy-{number}"))
@@ -281,6 +284,7 @@ impl<'a> Worker<'a> {
             queue,
             socket: &self.socket,
             table: &self.settings.peers,
+            answers: &self.shared.answers,
             address: self.settings.address,
             counters: &self.own.counters,
         });
