@@ -6,10 +6,7 @@
 )]
 
 mod attach;
-#[path = "../packet/frame.rs"]
-mod frame;
 mod live;
 mod pins;
 mod place;
-mod raw;
 mod udp;

@@ -7,7 +7,6 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use flannel_agent::backend::udp::DEFAULT_PORT;
 use flannel_agent::backend::udp::counters::Counters;
 use flannel_agent::backend::udp::device::{DeviceChange, DeviceError, remove_device};
 use flannel_agent::backend::udp::socket::{SocketError, Sockets};
@@ -18,7 +17,7 @@ use flannel_tests::traffic::ping::{Answer, Fragmentation, Options, ping};
 use flannel_tests::traffic::sequence::Flow;
 use flannel_tests::traffic::stream;
 use flannel_tests::udp::reference::Reference;
-use flannel_tests::udp::{MTU, Node, Pair, device_spec, ensure};
+use flannel_tests::udp::{MTU, Node, PORT, Pair, device_spec, ensure};
 use flannel_tests::wait;
 use flannel_tests::wire::Wire;
 use nix::sys::socket::{setsockopt, sockopt};
@@ -227,12 +226,18 @@ fn who_sends_to_nobody_hears_so() {
     socket
         .set_read_timeout(Some(Duration::from_secs(5)))
         .unwrap();
+    // Else the kernel keeps it for itself: it may be a passing state.
+    setsockopt(&socket, sockopt::Ipv4RecvErr, &true).unwrap();
     socket.connect((b.address, 9)).unwrap();
     socket.send(b"anybody?").unwrap();
     let error = socket.recv(&mut [0; 10]).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::ENETUNREACH), "{error}");
-    let counters = node.proxy.counters();
-    assert_eq!((counters.no_peer, counters.icmp_sent), (1, 1));
+    // An answer is counted after the pod has it.
+    wait::until("the count of answers", Duration::from_secs(1), || {
+        let counters = node.proxy.counters();
+        Ok(((counters.no_peer, counters.icmp_sent) == (1, 1)).then_some(()))
+    })
+    .unwrap();
 
     // ICMP is not answered with ICMP.
     assert_eq!(ping_once(&pair, 56, Fragmentation::Allowed).received, 0);
@@ -258,14 +263,11 @@ fn a_table_is_replaced_under_traffic_without_loss() {
         // Others come and go; the one that is used stays.
         let others = (2..swaps % 50 + 3).map(|number| {
             let subnet = format!("10.5.{number}.0/24").parse().unwrap();
-            (
-                subnet,
-                SocketAddrV4::new([192, 168, 7, 99].into(), DEFAULT_PORT),
-            )
+            (subnet, SocketAddrV4::new([192, 168, 7, 99].into(), PORT))
         });
         let peer = (
             "10.5.1.0/24".parse().unwrap(),
-            SocketAddrV4::new(pair.hosts[1].address, DEFAULT_PORT),
+            SocketAddrV4::new(pair.hosts[1].address, PORT),
         );
         nodes[0].proxy.set_peers(Table::new(others.chain([peer])));
         swaps += 1;
@@ -473,12 +475,10 @@ fn what_belongs_to_others_is_refused_with_a_remedy() {
 fn a_taken_port_is_told_before_anything_is_made() {
     let pair = Pair::new(Wire::Mtu1500).unwrap();
     let host = &pair.hosts[0];
-    let address = SocketAddrV4::new(host.address, DEFAULT_PORT);
+    let address = SocketAddrV4::new(host.address, PORT);
     let bind = || host.ns.enter(|| Sockets::bind(address, 2)).unwrap();
     let open = |ip: Ipv4Addr| -> io::Result<UdpSocket> {
-        host.ns
-            .enter(|| UdpSocket::bind((ip, DEFAULT_PORT)))
-            .unwrap()
+        host.ns.enter(|| UdpSocket::bind((ip, PORT))).unwrap()
     };
     for ip in [host.address, Ipv4Addr::UNSPECIFIED] {
         let holder = open(ip).unwrap();
@@ -496,7 +496,7 @@ fn a_taken_port_is_told_before_anything_is_made() {
     drop(sockets);
     drop(bind().unwrap());
 
-    let elsewhere = SocketAddrV4::new([192, 0, 2, 1].into(), DEFAULT_PORT);
+    let elsewhere = SocketAddrV4::new([192, 0, 2, 1].into(), PORT);
     let error = host
         .ns
         .enter(|| Sockets::bind(elsewhere, 1))

@@ -17,7 +17,7 @@ use flannel_agent::backend::udp::device::{
 use flannel_agent::backend::udp::proxy::{Proxy, ProxySpec};
 use flannel_agent::backend::udp::socket::Sockets;
 use flannel_agent::backend::udp::table::Table;
-use flannel_agent::backend::udp::{DEFAULT_PORT, DEVICE_NAME, OVERHEAD};
+use flannel_agent::backend::udp::{DEVICE_NAME, OVERHEAD};
 use flannel_agent::netlink::Netlink;
 use ipnetwork::Ipv4Network;
 
@@ -26,6 +26,8 @@ use crate::mounts::Mounts;
 use crate::netns::NetNs;
 use crate::wire::Wire;
 
+/// Port of flannel's udp backend.
+pub const PORT: u16 = 8285;
 /// Largest inner packet over a wire with an MTU of 1500.
 pub const MTU: u32 = 1500 - OVERHEAD;
 
@@ -88,7 +90,7 @@ impl Pair {
     pub fn peers_of(&self, number: u8) -> Table {
         let other = 1 - number;
         let address = self.hosts[usize::from(other)].address;
-        Table::new([(subnet(other), SocketAddrV4::new(address, DEFAULT_PORT))])
+        Table::new([(subnet(other), SocketAddrV4::new(address, PORT))])
     }
 }
 
@@ -170,7 +172,7 @@ impl Node {
     /// The port or the device is taken, or the kernel refuses.
     pub fn start(host: &Host, number: u8, peers: Table) -> Result<Self> {
         let spec = device_spec(number);
-        let address = SocketAddrV4::new(host.address, DEFAULT_PORT);
+        let address = SocketAddrV4::new(host.address, PORT);
         let sockets = host.ns.enter(|| Sockets::bind(address, spec.queues))??;
         let (device, _) = ensure(host, &spec, None)?.context("make the device")?;
         let start = || {

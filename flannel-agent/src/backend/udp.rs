@@ -22,21 +22,28 @@ mod sys;
 pub mod table;
 mod vnet;
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::SocketAddrV4;
 
-use ipnetwork::Ipv4Network;
+use anyhow::{Context as _, Result};
+use async_trait::async_trait;
+use flannel_ebpf::abi::Encap;
+use flannel_ebpf::wire::{Headers, Udp as UdpHeader};
+use tracing::info;
 
+use self::device::{DeviceChange, DeviceSpec, ensure_device, queue_count};
+use self::proxy::{Proxy, ProxySpec};
+use self::socket::Sockets;
+use self::table::Table;
+use super::peer::{IgnoredReason, Peer};
+use super::{Advert, Backend, Device, Place, Reach};
+use crate::dataplane::{Attachment, Direction, Interface};
+use crate::iface::ExternalInterface;
 use crate::lease::Lease;
-use table::Table;
-
-/// Name that the network config has for this backend. Leases of it have an empty `BackendType`.
-pub const BACKEND_TYPE: &str = "udp";
+use crate::netlink::{MacAddr, Netlink};
+use crate::network;
 
 /// Name of the device. flannel asks the kernel for `flannel%d`, which gives this one.
 pub const DEVICE_NAME: &str = "flannel0";
-
-/// Port that packets are sent to and from unless the network config has another.
-pub const DEFAULT_PORT: u16 = 8285;
 
 /// Bytes that encapsulation puts before an inner packet: IPv4 20, UDP 8.
 pub const OVERHEAD: u32 = 28;
@@ -44,18 +51,21 @@ pub const OVERHEAD: u32 = 28;
 /// Smallest MTU that a link with IPv4 may have (RFC 791, section 3.2).
 const MIN_MTU: u32 = 68;
 
-/// The udp part of the network configuration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UdpConfig {
-    /// Port of this node and, since leases have none, of all peers.
-    pub port: u16,
-}
-
-impl Default for UdpConfig {
-    fn default() -> Self {
-        Self { port: DEFAULT_PORT }
-    }
-}
+/// Receiving first: a node that sends by eBPF should be able to take the answer.
+pub const PROGRAMS: [Attachment; 2] = [
+    Attachment {
+        program: "udp_decap",
+        interface: Interface::External,
+        direction: Direction::Ingress,
+        handle: 3,
+    },
+    Attachment {
+        program: "udp_encap",
+        interface: Interface::Device,
+        direction: Direction::Egress,
+        handle: 3,
+    },
+];
 
 /// Largest inner packet over an external interface with this MTU, if one fits at all.
 #[must_use]
@@ -65,172 +75,196 @@ pub fn device_mtu(external_mtu: u32) -> Option<u32> {
         .filter(|mtu| *mtu >= MIN_MTU)
 }
 
-/// This node, which no peer may be taken for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Own {
-    /// The whole network.
-    pub network: Ipv4Network,
-    /// Leased subnet.
-    pub subnet: Ipv4Network,
-    /// Address advertised to peers.
-    pub public_ip: Ipv4Addr,
-    /// Address of the external interface, which the socket is bound to.
-    pub local: Ipv4Addr,
+/// The backend.
+#[derive(Debug)]
+pub struct Udp {
+    options: network::Udp,
+    peers: Vec<Peer>,
+    state: State,
 }
 
-/// A node that packets can be sent to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Peer {
-    /// Its subnet.
-    pub subnet: Ipv4Network,
-    /// Its underlay address.
-    pub public_ip: Ipv4Addr,
+/// How far it has come.
+#[derive(Debug)]
+enum State {
+    /// Nothing is there yet.
+    New,
+    /// The port is ours; what peers send waits.
+    Bound(Sockets),
+    /// Packets are carried.
+    Running(Box<device::Device>, Proxy),
 }
 
-/// A lease that is not used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ignored {
-    /// Its subnet.
-    pub subnet: Ipv4Network,
-    /// Why.
-    pub reason: IgnoredReason,
-}
-
-/// Why a lease is not used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum IgnoredReason {
-    /// No packet can be sent there.
-    #[error("public IP {0} is not the address of a host")]
-    BadPublicIp(Ipv4Addr),
-    /// Two nodes claim one address; packets would come back.
-    #[error("public IP {0} is our own")]
-    OwnPublicIp(Ipv4Addr),
-    /// The device has no packets for it.
-    #[error(
-        "subnet is outside of the network, {0}; if the network config has changed, restart this \
-         agent"
-    )]
-    OutsideNetwork(Ipv4Network),
-    /// Packets of local pods would leave the host.
-    #[error("subnet overlaps our own, {0}")]
-    OverlapsOwn(Ipv4Network),
-}
-
-/// The peers among `leases`, whatever backend they name, as for flannel, and the rest with the
-/// reason. Subnets of peers may overlap: see [`table`].
-pub fn usable_peers<'a>(
-    leases: impl IntoIterator<Item = &'a Lease>,
-    own: &Own,
-) -> (Vec<Peer>, Vec<Ignored>) {
-    let mut peers = Vec::new();
-    let mut ignored = Vec::new();
-    for lease in leases {
-        let peer = Peer {
-            subnet: lease.subnet.v4,
-            public_ip: lease.attrs.public_ip,
-        };
-        match why_not(peer, own) {
-            None => peers.push(peer),
-            Some(reason) => ignored.push(Ignored {
-                subnet: peer.subnet,
-                reason,
-            }),
+impl Udp {
+    /// The backend with these options.
+    #[must_use]
+    pub fn new(options: network::Udp) -> Self {
+        Self {
+            options,
+            peers: Vec::new(),
+            state: State::New,
         }
     }
-    (peers, ignored)
-}
 
-fn why_not(peer: Peer, own: &Own) -> Option<IgnoredReason> {
-    let Peer { subnet, public_ip } = peer;
-    let is_host = public_ip.octets()[0] != 0
-        && !public_ip.is_loopback()
-        && !public_ip.is_multicast()
-        && !public_ip.is_broadcast();
-    if !is_host {
-        Some(IgnoredReason::BadPublicIp(public_ip))
-    } else if !subnet.is_subnet_of(own.network) {
-        Some(IgnoredReason::OutsideNetwork(own.network))
-    } else if subnet.overlaps(own.subnet) {
-        Some(IgnoredReason::OverlapsOwn(own.subnet))
-    } else if public_ip == own.public_ip || public_ip == own.local {
-        Some(IgnoredReason::OwnPublicIp(public_ip))
-    } else {
-        None
+    fn table(&self) -> Table {
+        let entry = |peer: &Peer| {
+            let to = SocketAddrV4::new(peer.public_ip, self.options.port);
+            (peer.subnet, to)
+        };
+        Table::new(self.peers.iter().map(entry))
     }
 }
 
-/// What the proxy needs to know of `peers`.
-#[must_use]
-pub fn table(peers: &[Peer], config: UdpConfig) -> Table {
-    let entry = |peer: &Peer| (peer.subnet, SocketAddrV4::new(peer.public_ip, config.port));
-    Table::new(peers.iter().map(entry))
+#[async_trait]
+impl Backend for Udp {
+    fn name(&self) -> &'static str {
+        "udp"
+    }
+
+    fn device_name(&self) -> Option<String> {
+        Some(DEVICE_NAME.to_owned())
+    }
+
+    fn reach(&self) -> Reach {
+        Reach::Tunnel
+    }
+
+    fn programs(&self) -> &'static [Attachment] {
+        &PROGRAMS
+    }
+
+    fn pod_mtu(&self, external_mtu: u32) -> Option<u32> {
+        device_mtu(external_mtu)
+    }
+
+    /// Takes the port, so that a node that cannot have it asks for no lease.
+    async fn prepare(&mut self, _: &Netlink, external: &ExternalInterface) -> Result<Advert> {
+        let address = SocketAddrV4::new(external.address, self.options.port);
+        self.state = State::Bound(Sockets::bind(address, queue_count())?);
+        Ok(Advert::default())
+    }
+
+    async fn set_up(&mut self, netlink: &Netlink, place: &Place) -> Result<Option<Device>> {
+        let Place {
+            external,
+            local,
+            network,
+            subnet,
+        } = place;
+        let spec = DeviceSpec {
+            name: DEVICE_NAME.to_owned(),
+            mtu: device_mtu(external.mtu).with_context(|| {
+                let mtu = external.mtu;
+                format!(
+                    "the MTU of {}, {mtu}, leaves no room for a tunnel",
+                    external.name
+                )
+            })?,
+            address: subnet.network(),
+            network: *network,
+            queues: queue_count(),
+        };
+        let held = match &self.state {
+            State::Running(device, _) => Some(&**device),
+            State::New | State::Bound(_) => None,
+        };
+        let (device, change) = ensure_device(netlink, &spec, held).await?;
+        if change != DeviceChange::Kept {
+            info!(device = device.name, ?change, "set up the TUN device");
+        }
+        let found = Device {
+            name: device.name.clone(),
+            index: device.index,
+            mtu: device.mtu,
+            mac: None,
+            vni: None,
+            port: self.options.port,
+        };
+        let peers = self.table();
+        self.state = match std::mem::replace(&mut self.state, State::New) {
+            State::Running(_, proxy) if proxy.is_running() => {
+                proxy.set_device(&device, spec.address);
+                State::Running(Box::new(device), proxy)
+            }
+            other => {
+                let sockets = match other {
+                    State::Bound(sockets) => sockets,
+                    // A proxy that has ended gives its port back.
+                    State::New | State::Running(..) => {
+                        drop(other);
+                        let address = SocketAddrV4::new(*local, self.options.port);
+                        Sockets::bind(address, spec.queues)?
+                    }
+                };
+                let proxy = Proxy::start(ProxySpec {
+                    sockets,
+                    device: &device,
+                    address: spec.address,
+                    peers,
+                })?;
+                State::Running(Box::new(device), proxy)
+            }
+        };
+        Ok(Some(found))
+    }
+
+    /// Whatever its backend, as in flannel: leases of this one name none.
+    fn accept(&self, _: &Lease) -> Result<Option<MacAddr>, IgnoredReason> {
+        Ok(None)
+    }
+
+    fn encap(&self) -> Encap {
+        Encap::Udp
+    }
+
+    /// Flannel's proxy sends from the port that it listens on.
+    fn finish_headers(&self, device: &Device, _: &Peer, headers: Headers) -> Headers {
+        let port = device.port.to_be_bytes();
+        Headers {
+            udp: UdpHeader {
+                source: port,
+                destination: port,
+                ..headers.udp
+            },
+            ..headers
+        }
+    }
+
+    async fn sync_peers(&mut self, peers: &[Peer]) {
+        if self.peers == peers {
+            return;
+        }
+        self.peers = peers.to_vec();
+        if let State::Running(_, proxy) = &self.state {
+            proxy.set_peers(self.table());
+        }
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let State::Running(device, proxy) = &self.state else {
+            return Vec::new();
+        };
+        let mut problems = Vec::new();
+        if !device.has_route {
+            problems.push(format!(
+                "the network is not routed into {}: another route to it is there, see `ip route`",
+                device.name
+            ));
+        }
+        if !proxy.is_running() {
+            problems.push("a thread of the proxy has ended, which is a bug".to_owned());
+        }
+        problems
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lease::{LeaseAttrs, Subnet};
-
-    fn lease(subnet: &str, public_ip: [u8; 4], backend: &str) -> Lease {
-        Lease {
-            subnet: Subnet {
-                v4: subnet.parse().unwrap(),
-                v6: None,
-            },
-            attrs: LeaseAttrs {
-                public_ip: public_ip.into(),
-                public_ipv6: None,
-                backend_type: backend.into(),
-                backend_data: None,
-                backend_v6_data: None,
-            },
-        }
-    }
 
     #[test]
-    fn every_lease_of_another_host_is_a_peer_whatever_its_backend() {
-        let own = Own {
-            network: "10.5.0.0/16".parse().unwrap(),
-            subnet: "10.5.1.0/24".parse().unwrap(),
-            public_ip: [203, 0, 113, 1].into(),
-            local: [192, 168, 7, 11].into(),
-        };
-        let leases = [
-            lease("10.5.2.0/24", [192, 168, 7, 12], ""),
-            lease("10.5.3.0/24", [192, 168, 7, 13], "vxlan"),
-            lease("10.5.0.0/20", [192, 168, 7, 14], ""),
-            lease("10.6.1.0/24", [192, 168, 7, 15], ""),
-            lease("10.5.4.0/24", [192, 168, 7, 11], ""),
-            lease("10.5.5.0/24", [203, 0, 113, 1], ""),
-            lease("10.5.6.0/24", [127, 0, 0, 1], ""),
-            lease("10.5.7.0/24", [0, 0, 0, 0], ""),
-            lease("10.5.8.0/24", [224, 0, 0, 1], ""),
-        ];
-        let (peers, ignored) = usable_peers(&leases, &own);
-        let subnets: Vec<_> = peers.iter().map(|peer| peer.subnet.to_string()).collect();
-        assert_eq!(subnets, ["10.5.2.0/24", "10.5.3.0/24"]);
-        let reasons: Vec<_> = ignored.into_iter().map(|ignored| ignored.reason).collect();
-        let expected = [
-            IgnoredReason::OverlapsOwn(own.subnet),
-            IgnoredReason::OutsideNetwork(own.network),
-            IgnoredReason::OwnPublicIp(own.local),
-            IgnoredReason::OwnPublicIp(own.public_ip),
-            IgnoredReason::BadPublicIp([127, 0, 0, 1].into()),
-            IgnoredReason::BadPublicIp([0; 4].into()),
-            IgnoredReason::BadPublicIp([224, 0, 0, 1].into()),
-        ];
-        assert_eq!(reasons, expected);
-
-        let table = table(&peers, UdpConfig { port: 8286 });
-        let peer = table.get([10, 5, 3, 200].into());
-        assert_eq!(peer, Some("192.168.7.13:8286".parse().unwrap()));
-    }
-
-    #[test]
-    fn the_device_has_room_for_the_outer_headers() {
+    fn the_device_leaves_room_for_the_headers() {
         assert_eq!(device_mtu(1500), Some(1472));
-        assert_eq!(device_mtu(68 + 28), Some(68));
+        assert_eq!(device_mtu(96), Some(68));
         assert_eq!(device_mtu(95), None);
-        assert_eq!(device_mtu(20), None);
     }
 }

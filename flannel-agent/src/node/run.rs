@@ -10,16 +10,19 @@ use tracing::{debug, info, warn};
 
 use super::report::Report;
 use super::{Error, Node, Scope};
+use crate::cli::DatapathMode;
 use crate::error::chain;
 use crate::lease::LeaseChange;
 use crate::netlink::monitor::Monitor;
-use crate::status::Datapath;
 
 /// How long notifications are gathered before a pass looks at what they are about: one change of
 /// an administrator's makes several.
 const SETTLE: Duration = Duration::from_millis(20);
 /// Before a pass that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// Before entries that the kernel refused are tried again: what they depend on may change without
+/// a notification. As often as flannel does for host-gw.
+const RETRY_ENTRIES: Duration = Duration::from_secs(10);
 /// Between comparisons that nothing has asked for. Routes of the underlay are left out: they are
 /// looked up one by one, and whatever changes them is told.
 const RESYNC: Duration = Duration::from_secs(60);
@@ -31,7 +34,9 @@ const KEEP: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub enum Request {
     /// The node as it is.
-    Report(Datapath, oneshot::Sender<Report>),
+    Report(oneshot::Sender<Report>),
+    /// Another data path; answered when it is in use, or with the reason why not.
+    Datapath(DatapathMode, oneshot::Sender<Result<(), String>>),
 }
 
 /// Where everything comes from.
@@ -46,6 +51,8 @@ pub struct Inputs {
     pub subnet: watch::Receiver<Ipv4Network>,
     /// Told once, after the first pass with all leases.
     pub ready: oneshot::Sender<()>,
+    /// Told whether the external interface is not what the node was made for.
+    pub moved: watch::Sender<bool>,
 }
 
 /// What to do when the dataplane cannot be attached at the first pass.
@@ -95,6 +102,7 @@ pub async fn run(
         mut requests,
         mut subnet,
         ready,
+        moved,
     } = inputs;
     // Gone once the first pass is done. Until then nothing is known of peers, and what an earlier
     // run left is left alone.
@@ -127,8 +135,7 @@ pub async fn run(
                 Scope::LEASES
             }
             Some(event) = monitor.next() => {
-                let (device, external) = node.interfaces();
-                if let Some(scope) = Scope::of(&event, device, external) {
+                if let Some(scope) = node.scope_of(&event) {
                     debug!(?event, "kernel changed");
                     due.after(SETTLE, scope);
                 }
@@ -150,15 +157,30 @@ pub async fn run(
                 continue;
             }
             request = requests.recv() => match request {
-                Some(Request::Report(datapath, answer)) => {
-                    let _ = answer.send(node.report(datapath));
+                // Whoever asks may be gone when the answer comes.
+                Some(Request::Report(answer)) => {
+                    let _ = answer.send(node.report());
+                    continue;
+                }
+                Some(Request::Datapath(_, answer)) if !is_started => {
+                    let _ = answer.send(Err("the agent is starting".to_owned()));
+                    continue;
+                }
+                Some(Request::Datapath(mode, answer)) => {
+                    info!(%mode, "asked for another data path");
+                    let result = node.set_datapath(mode).await;
+                    let _ = answer.send(result.map_err(|error| chain(&error)));
                     continue;
                 }
                 None => return Ok(()),
             },
         };
-        if node.reconcile(scope).await.is_err() {
+        let reconciled = node.reconcile(scope).await;
+        moved.send_if_modified(|moved| std::mem::replace(moved, node.has_moved()) != *moved);
+        if reconciled.is_err() {
             due.after(RETRY, Scope::ALL);
+        } else if node.has_failures() {
+            due.after(RETRY_ENTRIES, Scope::LEASES);
         }
     }
 }

@@ -5,22 +5,20 @@
 //! offloads, each side in turn until both have nothing, and then `poll`; a blocking send; buffers
 //! of the kernel's default size.
 
-use std::fs::File;
-use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddrV4, UdpSocket};
 use std::os::fd::{AsFd as _, AsRawFd as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
 use anyhow::{Context as _, Result};
-use flannel_agent::backend::udp::{DEFAULT_PORT, DEVICE_NAME};
+use flannel_agent::backend::udp::DEVICE_NAME;
 use ipnetwork::Ipv4Network;
 use nix::poll::{PollFd, PollFlags, poll};
 
-use super::{MTU, network, subnet};
+use super::{MTU, PORT, network, subnet};
 use crate::host::Host;
+use crate::tun::Tun;
 
 /// How often a thread without packets looks whether it is to end, milliseconds.
 const LOOK: u16 = 100;
@@ -38,12 +36,11 @@ impl Reference {
     /// # Errors
     /// The port or the name is taken.
     pub fn start(host: &Host, number: u8, peer: &Host) -> Result<Self> {
-        let (mut device, socket) = host.ns.enter(|| -> Result<_> {
-            Ok((
-                open_device().context("open TUN")?,
-                UdpSocket::bind((host.address, DEFAULT_PORT))?,
-            ))
-        })??;
+        let device = Tun::open(&host.ns, DEVICE_NAME)?;
+        let socket = host
+            .ns
+            .enter(|| UdpSocket::bind((host.address, PORT)))?
+            .context("bind the reference proxy")?;
         host.ns.ip(&format!(
             "addr add {}/32 dev {DEVICE_NAME}\n\
              link set {DEVICE_NAME} mtu {MTU} up\n\
@@ -51,13 +48,10 @@ impl Reference {
             subnet(number).network(),
             network(),
         ))?;
-        let routes = vec![(
-            subnet(1 - number),
-            SocketAddrV4::new(peer.address, DEFAULT_PORT),
-        )];
+        let routes = vec![(subnet(1 - number), SocketAddrV4::new(peer.address, PORT))];
         let is_ending = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&is_ending);
-        let thread = thread::spawn(move || run(&mut device, &socket, &routes, &flag));
+        let thread = thread::spawn(move || run(&device, &socket, &routes, &flag));
         Ok(Self {
             is_ending,
             thread: Some(thread),
@@ -74,32 +68,8 @@ impl Drop for Reference {
     }
 }
 
-/// Opens a device as flannel does: packets as they are, one queue, nothing offloaded.
-fn open_device() -> Result<File> {
-    let device = File::options()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open("/dev/net/tun")?;
-    let mut request = libc::ifreq {
-        ifr_name: [0; libc::IFNAMSIZ],
-        ifr_ifru: libc::__c_anonymous_ifr_ifru {
-            ifru_flags: (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short,
-        },
-    };
-    for (octet, byte) in request.ifr_name.iter_mut().zip(DEVICE_NAME.bytes()) {
-        *octet = byte as libc::c_char;
-    }
-    // SAFETY: the request is a live `ifreq`, which is what this call reads and writes.
-    let result = unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
-    if result < 0 {
-        return Err(io::Error::last_os_error().into());
-    }
-    Ok(device)
-}
-
 fn run(
-    device: &mut File,
+    device: &Tun,
     socket: &UdpSocket,
     routes: &[(Ipv4Network, SocketAddrV4)],
     is_ending: &AtomicBool,
@@ -120,12 +90,12 @@ fn run(
 
 /// Whether a packet was read.
 fn send(
-    device: &mut File,
+    device: &Tun,
     socket: &UdpSocket,
     routes: &[(Ipv4Network, SocketAddrV4)],
     buffer: &mut [u8],
 ) -> bool {
-    let Ok(length @ 20..) = device.read(buffer) else {
+    let Ok(length @ 20..) = device.read_into(buffer) else {
         return false;
     };
     let packet = &mut buffer[..length];
@@ -142,7 +112,7 @@ fn send(
 }
 
 /// Whether a packet was read.
-fn receive(device: &mut File, socket: &UdpSocket, buffer: &mut [u8]) -> bool {
+fn receive(device: &Tun, socket: &UdpSocket, buffer: &mut [u8]) -> bool {
     // SAFETY: the buffer is live and as long as is said.
     let length = unsafe {
         libc::recv(

@@ -1,0 +1,40 @@
+//! The data path as the command line asks for it.
+
+use anyhow::Result;
+
+use crate::backend::Backend;
+use crate::cli::DatapathMode;
+use crate::config::Config;
+use crate::dataplane;
+use crate::node::Datapath;
+
+/// With `--datapath=ebpf`, refuses before anything is touched on a host that cannot.
+///
+/// # Errors
+/// What the host lacks.
+pub(super) fn check(config: &Config) -> Result<()> {
+    if config.datapath != DatapathMode::Ebpf {
+        return Ok(());
+    }
+    dataplane::check(&options(config)).map_err(refusal)
+}
+
+/// The data path for a backend.
+///
+/// # Errors
+/// `--datapath=ebpf` is asked for and cannot be had.
+pub(super) fn open(config: &Config, backend: &dyn Backend) -> Result<Datapath> {
+    Datapath::open(options(config), backend.programs(), config.datapath).map_err(refusal)
+}
+
+fn refusal(error: dataplane::Error) -> anyhow::Error {
+    anyhow::Error::from(error).context("--datapath=ebpf cannot be used here")
+}
+
+fn options(config: &Config) -> dataplane::Options {
+    dataplane::Options {
+        pin_path: config.bpf_pin_path.clone(),
+        tc_attach: config.tc_attach,
+        log_level: config.ebpf_log_level as u8,
+    }
+}
