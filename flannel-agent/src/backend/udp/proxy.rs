@@ -248,11 +248,14 @@ impl<'a> Worker<'a> {
                 ready = self.wait();
                 continue;
             }
-            if ready.device {
-                ready.device = self.send();
-            }
+            // What is received may be answered before the call returns, so the device is looked at
+            // after the socket and before sleeping.
             if ready.socket {
                 ready.socket = self.receive();
+                ready.device = true;
+            }
+            if ready.device {
+                ready.device = self.send();
             }
         }
     }
@@ -277,7 +280,8 @@ impl<'a> Worker<'a> {
 
     /// Whether there may be more.
     fn send(&mut self) -> bool {
-        let Some(queue) = self.settings.queues.each.get(self.number) else {
+        let queue = self.settings.queues.each.get(self.number);
+        let Some(queue) = queue.filter(|_| self.has_device) else {
             return false;
         };
         let turn = self.buffers.turn(Egress {
@@ -295,9 +299,12 @@ impl<'a> Worker<'a> {
     /// Whether there may be more.
     fn receive(&mut self) -> bool {
         let Queues { each, datagrams } = &*self.settings.queues;
+        let Some(queue) = each.get(self.number) else {
+            return false;
+        };
         let ingress = Ingress {
             socket: &self.socket,
-            queues: each,
+            queue,
             datagrams: *datagrams,
             counters: &self.own.counters,
         };
