@@ -8,7 +8,7 @@
 use std::fs::File;
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -314,7 +314,7 @@ impl<'a> Worker<'a> {
     fn wait(&self) -> Ready {
         let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let wake = self.own.wake.as_fd();
-        let queue = self.queue().map(File::as_fd);
+        let queue = self.queue().map(|queue| queue.as_fd());
         let mut fds = [
             readable(wake),
             readable(self.socket.as_fd()),

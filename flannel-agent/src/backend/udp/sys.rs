@@ -113,7 +113,7 @@ impl<T> Control<T> {
     fn is(&self, level: libc::c_int, kind: libc::c_int) -> bool {
         self.header.cmsg_level == level
             && self.header.cmsg_type == kind
-            && self.header.cmsg_len as usize >= Self::LEN
+            && self.header.cmsg_len >= Self::LEN as _
     }
 }
 
@@ -276,7 +276,7 @@ impl Receiver {
             .take(*count)
             .map(|((buffer, header), control)| {
                 let length = buffer.len().min(header.msg_len as usize);
-                let has_control = header.msg_hdr.msg_controllen as usize >= Control::<i32>::LEN;
+                let has_control = header.msg_hdr.msg_controllen >= Control::<i32>::LEN as _;
                 let segment = usize::try_from(control.value).ok().filter(|segment| {
                     has_control && control.is(libc::SOL_UDP, libc::UDP_GRO) && *segment > 0
                 });
