@@ -268,7 +268,7 @@ fn a_table_is_replaced_under_traffic_without_loss() {
     let nodes = pair.start().unwrap();
     assert_reachable(&pair);
     let [a, b] = pods(&pair);
-    let flow = Flow::start(a, b, 200, 5000).unwrap();
+    let flow = Flow::start(a, b, 200, 2000).unwrap();
     let end = Instant::now() + Duration::from_millis(1500);
     let mut swaps = 0;
     while Instant::now() < end {
@@ -372,7 +372,9 @@ fn a_device_outlives_the_proxy_and_is_opened_again() {
         "{routes:?}"
     );
 
-    let again = pair.start_one(0).unwrap();
+    // Processes that other tests start have copies of its descriptors for a moment.
+    let again = || Ok(Some(pair.start_one(0)?));
+    let again = wait::until("the port", Duration::from_secs(5), again).unwrap();
     assert_eq!(again.device.index, before);
     assert_reachable(&pair);
 }
@@ -492,8 +494,10 @@ fn a_taken_port_is_told_before_anything_is_made() {
     let open = |ip: Ipv4Addr| -> io::Result<UdpSocket> {
         host.ns.enter(|| UdpSocket::bind((ip, PORT))).unwrap()
     };
+    // Processes that other tests start have copies of a descriptor for a moment.
+    let limit = Duration::from_secs(5);
     for ip in [host.address, Ipv4Addr::UNSPECIFIED] {
-        let holder = open(ip).unwrap();
+        let holder = wait::until("the port", limit, || Ok(Some(open(ip)?))).unwrap();
         let error = bind().unwrap_err();
         assert!(matches!(error, SocketError::PortTaken(_)), "{error}");
         assert!(
@@ -503,10 +507,11 @@ fn a_taken_port_is_told_before_anything_is_made() {
         drop(holder);
     }
     // Another agent of this user shares the port among its own sockets, and with nobody else.
-    let sockets = bind().unwrap();
+    let free = || wait::until("the port", limit, || Ok(Some(bind()?))).unwrap();
+    let sockets = free();
     assert!(matches!(bind().unwrap_err(), SocketError::PortTaken(_)));
     drop(sockets);
-    drop(bind().unwrap());
+    drop(free());
 
     let elsewhere = SocketAddrV4::new([192, 0, 2, 1].into(), PORT);
     let error = host

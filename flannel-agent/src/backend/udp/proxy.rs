@@ -22,8 +22,12 @@ use super::device::{Device, Queues};
 use super::egress::{self, Egress, Turn};
 use super::ingress::{self, Ingress};
 use super::socket::{Answers, Sockets};
-use super::sys::Receiver;
+use super::sys::{self, Receiver};
 use super::table::Table;
+
+/// Priority of the threads. The kernel carries packets before it lets any thread run; a thread that
+/// does so should at least not wait behind those that compute, since its queues are short.
+const NICE: i32 = -10;
 
 /// Why the proxy does not start.
 #[derive(Debug, thiserror::Error)]
@@ -238,6 +242,7 @@ impl<'a> Worker<'a> {
     }
 
     fn run(mut self) {
+        sys::raise_priority(NICE);
         let mut ready = Ready {
             device: true,
             socket: true,

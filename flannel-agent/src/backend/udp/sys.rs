@@ -320,3 +320,13 @@ pub(super) fn allow_fragments(socket: impl AsFd) -> io::Result<()> {
         )
     })
 }
+
+/// Lets the calling thread go before ordinary work, unless it does already. Best effort.
+pub(super) fn raise_priority(nice: libc::c_int) {
+    // SAFETY: no pointer is involved; 0 is the calling thread.
+    let current = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
+    if current > nice {
+        // SAFETY: as above. Without CAP_SYS_NICE it fails, and all is as before.
+        let _ = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) };
+    }
+}
