@@ -82,7 +82,7 @@ outcomes! {
         NotLinear not_linear,
         /// No lease for the destination.
         UnknownPeer unknown_peer,
-        /// Frame is for another link-layer address than the peer's.
+        /// Frame is for another link-layer address than the peer's, or not from our own.
         OtherMac other_mac,
         /// The agent has no plain, resolved next hop for the peer.
         Unresolved unresolved,

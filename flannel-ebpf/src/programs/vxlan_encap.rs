@@ -50,8 +50,9 @@ fn send(packet: &Packet) -> Result<Verdict, EgressOutcome> {
         return Err(EgressOutcome::NotIpv4);
     }
     let peer = peer_of(inner.ip.destination).ok_or(EgressOutcome::UnknownPeer)?;
-    // The kernel's own decision goes by this address (it is the key of its FDB): follow it.
-    if inner.ethernet.destination != peer.headers.inner.destination {
+    // The kernel's own decision goes by the destination (it is the key of its FDB): follow it. The
+    // source is ours unless a bridge or a raw socket is behind the device; the template has no other.
+    if inner.ethernet.addresses() != peer.headers.inner.addresses() {
         return Err(EgressOutcome::OtherMac);
     }
     if peer.mtu == 0 {
