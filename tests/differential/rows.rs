@@ -1,0 +1,96 @@
+//! Packets that once made a difference. Each is sent first in every run of its lane.
+//!
+//! A failing run prints rows in this form.
+
+use std::fmt::Write as _;
+
+use anyhow::{Context as _, Result};
+
+use crate::socket::{Frame, Offload};
+
+/// One or more packets in order.
+#[derive(Debug)]
+pub(crate) struct Row {
+    /// Name of the lane.
+    pub lane: &'static str,
+    /// What was different, and where it was found.
+    pub what: &'static str,
+    /// Frames in hexadecimal, each after its offload header, if that is not all zero, and a colon.
+    pub frames: &'static [&'static str],
+}
+
+/// The table.
+pub(crate) const ROWS: &[Row] = &[];
+
+impl Row {
+    /// The frames to send.
+    pub(crate) fn frames(&self) -> Result<Vec<Frame>> {
+        self.frames.iter().map(|text| parse(text)).collect()
+    }
+}
+
+fn parse(text: &str) -> Result<Frame> {
+    let (offload, bytes) = text.split_once(':').unwrap_or(("", text));
+    let offload = match offload {
+        "" => Offload::default(),
+        hex => bytemuck::try_pod_read_unaligned(&octets(hex)?)
+            .map_err(|error| anyhow::anyhow!("offload {hex}: {error}"))?,
+    };
+    let bytes = octets(bytes)?;
+    Ok(Frame { bytes, offload })
+}
+
+fn octets(hex: &str) -> Result<Vec<u8>> {
+    (0..hex.len())
+        .step_by(2)
+        .map(|at| {
+            let octet = hex.get(at..at + 2).context("an odd number of digits")?;
+            u8::from_str_radix(octet, 16).with_context(|| format!("octet {octet:?}"))
+        })
+        .collect()
+}
+
+/// A row, ready to be pasted.
+pub(crate) fn text(lane: &str, origin: &str, frames: &[&Frame]) -> String {
+    let mut text = format!("    Row {{\n        lane: {lane:?},\n        what: {origin:?},\n        frames: &[\n");
+    for Frame { bytes, offload } in frames {
+        text += "            \"";
+        if *offload != Offload::default() {
+            append_hex(&mut text, bytemuck::bytes_of(offload));
+            text += ":";
+        }
+        append_hex(&mut text, bytes);
+        text += "\",\n";
+    }
+    text + "        ],\n    },"
+}
+
+fn append_hex(text: &mut String, bytes: &[u8]) {
+    for byte in bytes {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_printed_is_what_is_read() {
+        let frame = Frame {
+            bytes: vec![0, 1, 0xfe],
+            offload: Offload {
+                flags: 1,
+                gso_size: 1400,
+                ..Offload::default()
+            },
+        };
+        let text = text("lane", "origin", &[&frame]);
+        let hex = text.split('"').nth(5).expect("hexadecimal");
+        assert_eq!(parse(hex).expect("parse"), frame);
+        let plain = Frame::from(vec![7, 8]);
+        assert_eq!(parse("0708").expect("parse"), plain);
+        assert!(parse("070").is_err());
+    }
+}
