@@ -10,12 +10,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-use crate::backend::vxlan::device::remove_device;
+use crate::backend::entries::{remove_routes, route_line};
+use crate::backend::{ALL_PROGRAMS, is_own_device, remove_device};
 use crate::cli::CleanupMode;
-use crate::dataplane;
+use crate::dataplane::{self, Interfaces};
 use crate::netlink::Netlink;
 use crate::rules;
-use crate::state::State;
+use crate::state::{DeviceState, State};
 
 /// What was, or would be, removed.
 #[derive(Debug, Default, Serialize)]
@@ -89,17 +90,24 @@ async fn remove(
     result: &mut Removed,
 ) -> Result<()> {
     // Programs first: they would send to devices that are gone.
-    let interfaces = state.map(|state| [state.external.as_str(), state.device.as_str()]);
-    let interfaces = interfaces.as_ref().map_or(&[][..], |both| &both[..]);
-    let pins = dataplane::remove(pin_path, interfaces)
+    let interfaces = Interfaces {
+        external: state.map_or("", |state| &state.external),
+        device: state
+            .and_then(|state| state.device.as_ref())
+            .map(|device| device.name.as_str()),
+    };
+    let pins = dataplane::remove(pin_path, &ALL_PROGRAMS, interfaces)
         .with_context(|| format!("remove the pins below {}", pin_path.display()))?;
     result.removed.extend(pins);
     let Some(state) = state else { return Ok(()) };
     let netlink = Netlink::open()?;
-    if is_our_device(&netlink, state).await? {
-        remove_device(&netlink, &state.device).await?;
-        result.removed.push(device_line(state));
+    for device in state.devices_but(None) {
+        if remove_device(&netlink, &device).await? {
+            result.removed.push(device_line(&device));
+        }
     }
+    let routes = remove_routes(&netlink).await.context("remove routes")?;
+    result.removed.extend(routes);
     // After the device: without it nothing needs them any more.
     let rules = rules::remove_ours(&netlink).await;
     result
@@ -129,9 +137,14 @@ async fn list(
         .extend(pins.into_iter().map(|pin| format!("pin {}", pin.display())));
     let Some(state) = state else { return Ok(()) };
     let netlink = Netlink::open()?;
-    if is_our_device(&netlink, state).await? {
-        result.removed.push(device_line(state));
+    for device in state.devices_but(None) {
+        if is_own_device(&netlink, &device).await? {
+            result.removed.push(device_line(&device));
+        }
     }
+    let routes = netlink.direct_routes().await.context("list routes")?;
+    let lines = routes.iter().map(|(subnet, via)| route_line(*subnet, *via));
+    result.removed.extend(lines);
     let rules = rules::list_ours(&netlink).await;
     result
         .removed
@@ -145,16 +158,10 @@ async fn list(
     Ok(())
 }
 
-/// A device of the same name that somebody else has made is not ours: the MAC tells.
-async fn is_our_device(netlink: &Netlink, state: &State) -> Result<bool> {
-    let link = netlink.link_by_name(&state.device).await?;
-    Ok(link.is_some_and(|link| link.vxlan.is_some() && link.mac == Some(state.vtep_mac)))
-}
-
-fn device_line(state: &State) -> String {
+fn device_line(device: &DeviceState) -> String {
     format!(
         "device {} with its routes, neighbours and FDB entries",
-        state.device
+        device.name
     )
 }
 

@@ -7,18 +7,18 @@
 
 mod backend;
 mod difference;
+mod document;
 mod range;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::{Ipv4Network, Ipv6Network};
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use thiserror::Error;
 
-pub use self::backend::{Backend, Vxlan};
+pub use self::backend::{Backend, Extension, Udp, Vxlan};
+use self::document::Document;
 use self::range::{FamilyRules, Wanted, subnet_range};
-use crate::json::{self, Members};
+use crate::json::Members;
 
 /// The document, validated.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,15 +85,12 @@ pub enum NetworkError {
     #[error("{0}")]
     Rule(String),
     /// flannel knows the backend, this version of the agent does not.
-    #[error(
-        "backend {name} is not supported by this version yet{hint}; \
-         supported: \"Backend\": {{\"Type\": \"vxlan\"}}"
-    )]
+    #[error("backend {name} is not supported by this version; supported: {supported}")]
     BackendNotSupported {
         /// Name of the backend.
         name: String,
-        /// Why it is that one, when it was not asked for by name.
-        hint: &'static str,
+        /// Names of those that are.
+        supported: String,
     },
 }
 
@@ -120,80 +117,9 @@ impl NetworkConfig {
             ipv4,
             ipv6,
             enable_nftables: document.flag("EnableNFTables")?.unwrap_or(false),
-            backend: Backend::parse(&document)?,
+            backend: Backend::parse(&document, &mut warnings)?,
         };
-        let Backend::Vxlan(vxlan) = &config.backend;
-        if vxlan.direct_routing {
-            warnings.push(
-                "DirectRouting is not there yet: peers on the same link are reached through the \
-                 tunnel, too"
-                    .into(),
-            );
-        }
         Ok((config, warnings))
-    }
-}
-
-/// An object inside the document (or the document itself), and the text for positions.
-struct Document<'a> {
-    text: &'a str,
-    members: Members<'a>,
-}
-
-impl<'a> Document<'a> {
-    fn error(
-        &self,
-        key: &'static str,
-        value: &RawValue,
-        wanted: impl Into<String>,
-    ) -> NetworkError {
-        let (line, column) = json::position(self.text, value.get());
-        NetworkError::Value {
-            key,
-            value: value.get().to_owned(),
-            line,
-            column,
-            wanted: wanted.into(),
-        }
-    }
-
-    /// The value of a key; absent and `null` alike leave the default.
-    fn typed<T: Deserialize<'a>>(
-        &self,
-        key: &'static str,
-        wanted: &str,
-    ) -> Result<Option<T>, NetworkError> {
-        let Some(value) = self.members.get_non_null(key) else {
-            return Ok(None);
-        };
-        let typed = serde_json::from_str(value.get());
-        typed.map(Some).map_err(|_| self.error(key, value, wanted))
-    }
-
-    fn flag(&self, key: &'static str) -> Result<Option<bool>, NetworkError> {
-        self.typed(key, "true or false is expected, without quotes")
-    }
-
-    /// Text that `read` understands; an explicit `null` is an error, as in flannel.
-    fn text<T>(
-        &self,
-        key: &'static str,
-        wanted: &str,
-        read: impl Fn(&str) -> Option<T>,
-    ) -> Result<Option<T>, NetworkError> {
-        let Some(value) = self.members.get(key) else {
-            return Ok(None);
-        };
-        let text: Result<String, _> = serde_json::from_str(value.get());
-        let read = text.ok().and_then(|text| read(&text));
-        read.map(Some)
-            .ok_or_else(|| self.error(key, value, format!("{wanted} is expected")))
-    }
-
-    /// A prefix length; 0 means that none is given.
-    fn length(&self, key: &'static str) -> Result<Option<u8>, NetworkError> {
-        let length: Option<u8> = self.typed(key, "a prefix length is expected, without quotes")?;
-        Ok(length.filter(|length| *length != 0))
     }
 }
 

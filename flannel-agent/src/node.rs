@@ -2,13 +2,14 @@
 //! the host has, both for the kernel path and for eBPF.
 //!
 //! ```text
-//! leases ─▶ usable peers ─┬─▶ routes, neighbours, FDB of the tunnel device   (kernel path)
+//! leases ─▶ usable peers ─┬─▶ routes, neighbours, FDB entries                 (kernel path)
 //!                         └─▶ way over the underlay ─▶ peers, remotes        (eBPF)
 //! ```
 //!
 //! A [`Node`] has one owner, the loop in [`run`]; everybody else sends it messages. Each pass of
 //! [`Node::reconcile`] looks at as much of the host as its [`Scope`] says, so that a single lease
-//! costs its difference and an overrun costs a full comparison, by the same code.
+//! costs its difference and an overrun costs a full comparison, by the same code. What a backend
+//! wants is asked of [`Backend`]; nothing here knows which it is.
 
 mod report;
 pub mod run;
@@ -16,23 +17,22 @@ mod scope;
 
 use std::net::Ipv4Addr;
 
-use flannel_ebpf::abi;
-use flannel_ebpf::wire::Vxlan;
+use bytemuck::Zeroable as _;
+use flannel_ebpf::abi::{self, Encap};
 use ipnetwork::Ipv4Network;
 use tracing::{info, warn};
 
 pub use self::scope::Scope;
-use crate::backend::vxlan::device::{
-    Device, DeviceChange, DeviceError, DeviceSpec, ensure_address, ensure_device,
-};
-use crate::backend::vxlan::entries::{apply, read_actual};
-use crate::backend::vxlan::{Ignored, Own, Peer, desired_state, usable_peers};
-use crate::dataplane::{self, Dataplane};
+use crate::backend::entries::{apply, read_actual};
+use crate::backend::peer::{Ignored, Own, Peer, usable_peers};
+use crate::backend::{Backend, Device, Place, Reach};
+use crate::dataplane::{self, Dataplane, Interfaces};
 use crate::error::chain;
 use crate::lease::LeaseTable;
+use crate::netlink::route::Via;
 use crate::netlink::{self, MacAddr, Netlink};
 use crate::plan::{KernelState, plan};
-use crate::underlay::{Desired, Local, NotPlain, Underlay};
+use crate::underlay::{Desired, Local, NotPlain, Underlay, outer_headers};
 
 /// What a node is made from: decided before, fixed for the run but for the subnet, which a node
 /// that lost its lease may have to change.
@@ -40,12 +40,12 @@ use crate::underlay::{Desired, Local, NotPlain, Underlay};
 pub struct NodeSpec {
     /// Name of the external interface.
     pub external: String,
+    /// Its MTU at the start, which the device's and the pods' follow from.
+    pub external_mtu: u32,
     /// Source address of the tunnel.
     pub local: Ipv4Addr,
     /// Address advertised to peers.
     pub public_ip: Ipv4Addr,
-    /// The tunnel device; its `mac` and `mtu` as they came out.
-    pub device: DeviceSpec,
     /// The whole network.
     pub network: Ipv4Network,
     /// The own subnet.
@@ -58,9 +58,9 @@ pub enum Error {
     /// The external interface is not there.
     #[error("external interface {0} is gone")]
     NoExternal(String),
-    /// The tunnel device could not be set up.
-    #[error(transparent)]
-    Device(#[from] DeviceError),
+    /// The backend's device, or what belongs to it, could not be set up.
+    #[error("{0:#}")]
+    Backend(anyhow::Error),
     /// A netlink call failed.
     #[error(transparent)]
     Netlink(#[from] netlink::Error),
@@ -73,40 +73,45 @@ pub enum Error {
 pub struct Node {
     spec: NodeSpec,
     netlink: Netlink,
-    device: Device,
+    backend: Box<dyn Backend>,
+    device: Option<Device>,
     local: Local,
     dataplane: Option<Dataplane>,
     leases: LeaseTable,
     underlay: Underlay,
-    /// Entries of the device as last read or written.
+    /// Entries as last read or written.
     actual: KernelState,
     peers: Vec<Peer>,
     ignored: Vec<Ignored>,
     /// Peers that eBPF leaves to the kernel.
     kernel: Vec<(Ipv4Network, NotPlain)>,
-    /// Kernel entries that could not be made at the last try.
-    failed: usize,
+    /// Kernel entries that could not be made at the last try, with the reason of the first.
+    failed: Option<(usize, String)>,
     /// What went wrong with the last pass.
     error: Option<String>,
     /// Why a dataplane that was to be had was given up.
     given_up: Option<String>,
+    /// Whether the external interface has another MTU than at the start, or not its address.
+    has_moved: bool,
 }
 
 impl Node {
-    /// A node whose tunnel device is up.
+    /// A node whose backend is set up.
     ///
     /// # Errors
     /// The device or its address could not be set up.
     pub async fn new(
         netlink: Netlink,
         spec: NodeSpec,
+        mut backend: Box<dyn Backend>,
         dataplane: Option<Dataplane>,
     ) -> Result<Self, Error> {
-        let (device, local) = set_up(&netlink, &spec).await?;
-        let actual = read_actual(&netlink, &device).await?;
+        let (device, local) = set_up(&netlink, &spec, &mut *backend).await?;
+        let actual = read_actual(&netlink, device.as_ref().map(|device| device.index)).await?;
         Ok(Self {
             spec,
             netlink,
+            backend,
             device,
             local,
             dataplane,
@@ -116,9 +121,10 @@ impl Node {
             peers: Vec::new(),
             ignored: Vec::new(),
             kernel: Vec::new(),
-            failed: 0,
+            failed: None,
             error: None,
             given_up: None,
+            has_moved: false,
         })
     }
 
@@ -138,19 +144,45 @@ impl Node {
         self.dataplane.is_some()
     }
 
+    /// Whether the external interface is not what the node was made for: its address or its MTU is
+    /// another one.
+    #[must_use]
+    pub fn has_moved(&self) -> bool {
+        self.has_moved
+    }
+
+    /// Whether something is to be tried again although nothing has changed.
+    #[must_use]
+    pub fn has_failures(&self) -> bool {
+        self.failed.is_some()
+    }
+
     /// Leaves all packets to the kernel path from here on: what was attached is detached.
     pub fn give_up_dataplane(&mut self, reason: String) {
         if let Some(dataplane) = self.dataplane.take() {
-            dataplane.remove(&[&self.spec.external, &self.device.name]);
+            dataplane.remove(self.interfaces());
         }
         self.kernel.clear();
         self.given_up = Some(reason);
     }
 
-    /// Indices of tunnel device and external interface, for telling events apart.
+    /// Names of the node's interfaces.
     #[must_use]
-    pub fn interfaces(&self) -> (u32, u32) {
-        (self.device.index, self.local.ifindex)
+    pub fn interfaces(&self) -> Interfaces<'_> {
+        Interfaces {
+            external: &self.spec.external,
+            device: self.device.as_ref().map(|device| device.name.as_str()),
+        }
+    }
+
+    fn device_index(&self) -> Option<u32> {
+        self.device.as_ref().map(|device| device.index)
+    }
+
+    /// What an event of the kernel's asks this node to look at.
+    #[must_use]
+    pub fn scope_of(&self, event: &netlink::monitor::NetlinkEvent) -> Option<Scope> {
+        Scope::of(event, self.device_index(), self.local.ifindex)
     }
 
     /// One pass: makes the host what the leases say, as far as `scope` looks.
@@ -170,60 +202,120 @@ impl Node {
 
     async fn pass(&mut self, scope: Scope) -> Result<(), Error> {
         if scope.device {
-            let (device, local) = set_up(&self.netlink, &self.spec).await?;
+            let (device, local) = set_up(&self.netlink, &self.spec, &mut *self.backend).await?;
             if local != self.local {
                 // What was found for the old interface says nothing of this one.
                 self.underlay.forget_routes();
             }
             (self.device, self.local) = (device, local);
+            let addresses = self.netlink.addresses(self.local.ifindex).await?;
+            let has_address = addresses.iter().any(|it| it.ip() == self.spec.local);
+            self.has_moved = !has_address || self.local.mtu != self.spec.external_mtu;
         }
         if scope.device || scope.entries {
-            self.actual = read_actual(&self.netlink, &self.device).await?;
+            self.actual = read_actual(&self.netlink, self.device_index()).await?;
         }
+        if scope.routes {
+            self.underlay.forget_routes();
+        }
+        self.choose_peers().await;
+        self.sync_entries().await?;
+        self.backend.sync_peers(&self.peers).await;
+        self.sync_dataplane(scope).await
+    }
+
+    /// Which leases are peers, and how each is reached.
+    async fn choose_peers(&mut self) {
         let own = Own {
             network: self.spec.network,
             subnet: self.spec.subnet,
             public_ip: self.spec.public_ip,
             local: self.spec.local,
-            mac: self.device.mac,
+            mac: self.device.as_ref().and_then(|device| device.mac),
         };
-        let (peers, ignored) = usable_peers(self.leases.peers(self.spec.subnet), &own);
+        let leases = self.leases.peers(self.spec.subnet);
+        let (peers, ignored) = usable_peers(leases, &own, |lease| self.backend.accept(lease));
         report::log_ignored(&self.ignored, &ignored);
         (self.peers, self.ignored) = (peers, ignored);
-        self.sync_entries().await?;
-        if scope.routes {
-            self.underlay.forget_routes();
+        match self.backend.reach() {
+            Reach::Tunnel | Reach::None => {}
+            Reach::Direct => {
+                for peer in &mut self.peers {
+                    peer.direct = Some(self.local.ifindex);
+                }
+            }
+            Reach::TunnelUnlessOnLink => {
+                let Self {
+                    underlay,
+                    netlink,
+                    peers,
+                    ..
+                } = self;
+                underlay.resolve_links(netlink, peers).await;
+                for peer in peers {
+                    peer.direct = underlay.link_of(peer.public_ip);
+                }
+            }
         }
-        self.sync_dataplane(scope).await
     }
 
-    /// Routes, neighbours and FDB entries of the device.
+    /// Routes, neighbours and FDB entries of all peers.
     async fn sync_entries(&mut self) -> Result<(), Error> {
-        let desired = desired_state(&self.peers);
+        let desired = self.desired_entries();
         let actions = plan(&desired, &self.actual);
         if actions.is_empty() {
-            self.failed = 0;
+            self.failed = None;
             return Ok(());
         }
-        let failed = apply(&self.netlink, &self.device, &actions).await;
+        let failed = apply(&self.netlink, self.device_index(), &actions).await;
         info!(
             changes = actions.len() - failed.len(),
             failed = failed.len(),
             "programmed peers"
         );
-        if let Some((action, error)) = failed.first() {
+        let Some((action, error)) = failed.first() else {
+            (self.actual, self.failed) = (desired, None);
+            return Ok(());
+        };
+        let first = chain(error);
+        // Once per kind of failure, not once per try.
+        if self
+            .failed
+            .as_ref()
+            .is_none_or(|(_, reason)| *reason != first)
+        {
             warn!(
                 ?action,
-                error = chain(error),
+                error = first,
                 count = failed.len(),
                 "entries could not be made"
             );
-            self.actual = read_actual(&self.netlink, &self.device).await?;
-        } else {
-            self.actual = desired;
         }
-        self.failed = failed.len();
+        self.failed = Some((failed.len(), first));
+        self.actual = read_actual(&self.netlink, self.device_index()).await?;
         Ok(())
+    }
+
+    fn desired_entries(&self) -> KernelState {
+        let mut state = KernelState::default();
+        if self.backend.reach() == Reach::None {
+            return state;
+        }
+        for peer in &self.peers {
+            match (peer.direct, &self.device) {
+                (Some(oif), _) => {
+                    let via = Via {
+                        oif,
+                        gateway: peer.public_ip,
+                        is_onlink: false,
+                    };
+                    state.routes.insert(peer.subnet, via);
+                }
+                (None, Some(device)) => self.backend.add_tunnel(device, peer, &mut state),
+                (None, None) => {}
+            }
+        }
+        state
     }
 
     /// Maps, and with the first pass the attachment.
@@ -241,23 +333,31 @@ impl Node {
                 .await?;
             unresolved = self.underlay.unresolved();
         }
+        let ttl = default_ttl();
+        let (backend, device, local) = (&*self.backend, self.device.as_ref(), &self.local);
         let Desired {
             peers,
             remotes,
             kernel,
-        } = self
-            .underlay
-            .desired(&self.local, default_ttl(), &self.peers);
+        } = self.underlay.desired(local, &self.peers, |peer, mac, mtu| {
+            entry(backend, device, local, ttl, peer, mac, mtu)
+        });
+        let direct = self.peers.iter().filter(|peer| peer.direct.is_some());
+        let direct = direct.map(|peer| peer.subnet.network().octets()).collect();
         let maps = dataplane.maps();
-        let config = config(&self.local, self.device.index);
+        let config = config(backend, device, local);
         maps.set_config(&config).map_err(dataplane::Error::from)?;
         // Senders first: whoever hears from us may answer.
         maps.sync_remotes(&remotes)
             .map_err(dataplane::Error::from)?;
         maps.sync_peers(&peers).map_err(dataplane::Error::from)?;
+        maps.sync_traffic(&direct).map_err(dataplane::Error::from)?;
         self.kernel = kernel;
-        if dataplane.programs().is_empty() || (scope.device && !dataplane.is_attached()) {
-            dataplane.attach(&self.device.name, &self.spec.external)?;
+        if !dataplane.is_attached() && (scope.device || !dataplane.was_attached()) {
+            dataplane.attach(Interfaces {
+                external: &self.spec.external,
+                device: device.map(|device| device.name.as_str()),
+            })?;
         }
         probe(&self.netlink, self.local.ifindex, unresolved).await;
         Ok(())
@@ -272,49 +372,79 @@ impl Node {
     }
 }
 
-/// Makes the tunnel device and its address, and reads what is beneath it.
-async fn set_up(netlink: &Netlink, spec: &NodeSpec) -> Result<(Device, Local), Error> {
+/// Sets the backend up, and reads what is beneath it.
+async fn set_up(
+    netlink: &Netlink,
+    spec: &NodeSpec,
+    backend: &mut dyn Backend,
+) -> Result<(Option<Device>, Local), Error> {
     let gone = || Error::NoExternal(spec.external.clone());
     let external = netlink
         .link_by_name(&spec.external)
         .await?
         .ok_or_else(gone)?;
-    let device_spec = DeviceSpec {
-        lower: external.index,
-        ..spec.device.clone()
-    };
-    let (device, change) = ensure_device(netlink, &device_spec).await?;
-    if change != DeviceChange::Kept {
-        info!(device = device.name, mac = %device.mac, ?change, "set up the tunnel device");
-    }
-    ensure_address(netlink, &device, spec.subnet, spec.network).await?;
-    let local = Local {
+    let mut local = Local {
         ifindex: external.index,
         // A device without link-layer addresses (a tunnel as underlay) resolves no neighbour, so
         // nothing is ever sent with this.
         mac: external.mac.unwrap_or(MacAddr([0; 6])),
         address: spec.local,
         mtu: external.mtu,
-        vtep_mac: device.mac,
-        vni: device.vni,
-        port: device.port,
+        port: None,
+        overhead: backend.encap().overhead() as u32,
         subnet_len: spec.subnet.prefix(),
     };
+    let place = Place {
+        external,
+        local: spec.local,
+        network: spec.network,
+        subnet: spec.subnet,
+    };
+    let device = backend
+        .set_up(netlink, &place)
+        .await
+        .map_err(Error::Backend)?;
+    local.port = device.as_ref().map(|device| device.port);
     Ok((device, local))
 }
 
-fn config(local: &Local, device_ifindex: u32) -> abi::Config {
+/// A peer's entry in the maps.
+fn entry(
+    backend: &dyn Backend,
+    device: Option<&Device>,
+    local: &Local,
+    ttl: u8,
+    peer: &Peer,
+    next_hop: MacAddr,
+    mtu: u32,
+) -> abi::Peer {
+    let headers = outer_headers(local, ttl, peer, next_hop);
+    let (encap, headers) = match device.filter(|_| peer.direct.is_none()) {
+        Some(device) => (
+            backend.encap(),
+            backend.finish_headers(device, peer, headers),
+        ),
+        None => (Encap::Direct, headers),
+    };
+    let inner_mtu = mtu.saturating_sub(encap.overhead() as u32);
+    abi::Peer::new(headers, encap, inner_mtu, local.ifindex)
+}
+
+/// What the programs know of this node.
+fn config(backend: &dyn Backend, device: Option<&Device>, local: &Local) -> abi::Config {
     let mask = u32::MAX
         .checked_shl(32 - u32::from(local.subnet_len))
         .unwrap_or(0);
-    abi::Config {
-        vxlan: Vxlan::new(local.vni),
+    let config = abi::Config {
         subnet_mask: mask.to_be_bytes(),
         local_ip: local.address.octets(),
-        vtep_mac: local.vtep_mac.0,
-        udp_port: local.port.to_be_bytes(),
-        device_ifindex,
-        reserved: 0,
+        udp_port: local.port.unwrap_or(0).to_be_bytes(),
+        device_ifindex: device.map_or(0, |device| device.index),
+        ..abi::Config::zeroed()
+    };
+    match device {
+        Some(device) => backend.finish_config(device, config),
+        None => config,
     }
 }
 

@@ -1,8 +1,9 @@
-//! What has to change so that the tunnel device has what the leases ask for. Pure.
+//! What has to change so that the kernel has what the leases ask for. Pure.
 //!
-//! A packet to a peer passes three tables: route → neighbour → FDB, that is subnet → VTEP MAC →
-//! underlay address. The order of a plan keeps every packet on a complete chain while it is
-//! carried out, for peers that stay, also when their MAC or address changes:
+//! A packet to a tunnelled peer passes three tables: route → neighbour → FDB, that is subnet → VTEP
+//! MAC → underlay address; to a direct peer only the first. The order of a plan keeps every packet
+//! on a complete chain while it is carried out, for peers that stay, also when their MAC, their
+//! address or the way to them changes:
 //!
 //! 1. FDB entries, then neighbours, then routes are set: an entry exists before another leads to
 //!    it. Each of these overwrites, so there is no moment without.
@@ -11,19 +12,20 @@
 //! So a peer that changes its MAC has both MACs in the FDB until its neighbour entry points to the
 //! second one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
 
 use crate::netlink::MacAddr;
+use crate::netlink::route::Via;
 
-/// Entries of flannel's shape on the tunnel device. What has another shape is no part of it, and
-/// so is never removed; it is overwritten where it has the key of a desired entry.
+/// Entries of flannel's shape. What has another shape is no part of it, and so is never removed; it
+/// is overwritten where it has the key of a desired entry.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KernelState {
-    /// Subnets routed through their own network address.
-    pub routes: BTreeSet<Ipv4Network>,
+    /// Routes of the main table: subnet → where to.
+    pub routes: BTreeMap<Ipv4Network, Via>,
     /// Permanent neighbours: network address of a subnet → VTEP MAC.
     pub neighbours: BTreeMap<Ipv4Addr, MacAddr>,
     /// Permanent FDB entries: VTEP MAC → underlay address.
@@ -51,11 +53,15 @@ pub enum Action {
     ReplaceRoute {
         /// Subnet of the peer.
         subnet: Ipv4Network,
+        /// Where to.
+        via: Via,
     },
     /// Remove a route.
     RemoveRoute {
         /// Subnet that nobody holds.
         subnet: Ipv4Network,
+        /// Where it led to: another route to the subnet stays.
+        via: Via,
     },
     /// Remove a neighbour.
     RemoveNeighbour {
@@ -90,16 +96,17 @@ impl Action {
 pub fn plan(desired: &KernelState, actual: &KernelState) -> Vec<Action> {
     let fdb = differing(&desired.fdb, &actual.fdb);
     let neighbours = differing(&desired.neighbours, &actual.neighbours);
-    let routes = desired.routes.difference(&actual.routes);
-    let stale_routes = actual.routes.difference(&desired.routes);
+    let routes = differing(&desired.routes, &actual.routes);
+    let stale_routes = actual.routes.iter();
+    let stale_routes = stale_routes.filter(|(subnet, _)| !desired.routes.contains_key(subnet));
     let stale_neighbours = absent(&actual.neighbours, &desired.neighbours);
     let stale_fdb = absent(&actual.fdb, &desired.fdb);
 
     let mut actions = Vec::new();
     actions.extend(fdb.map(|(mac, remote)| Action::ReplaceFdb { mac, remote }));
     actions.extend(neighbours.map(|(ip, mac)| Action::ReplaceNeighbour { ip, mac }));
-    actions.extend(routes.map(|&subnet| Action::ReplaceRoute { subnet }));
-    actions.extend(stale_routes.map(|&subnet| Action::RemoveRoute { subnet }));
+    actions.extend(routes.map(|(subnet, via)| Action::ReplaceRoute { subnet, via }));
+    actions.extend(stale_routes.map(|(&subnet, &via)| Action::RemoveRoute { subnet, via }));
     actions.extend(stale_neighbours.map(|ip| Action::RemoveNeighbour { ip }));
     actions.extend(stale_fdb.map(|mac| Action::RemoveFdb { mac }));
     actions

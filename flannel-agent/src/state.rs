@@ -17,10 +17,11 @@ const FILE: &str = "state.json";
 /// What stands in the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
-    /// The tunnel device.
-    pub device: String,
-    /// Its link-layer address.
-    pub vtep_mac: MacAddr,
+    /// The tunnel device, for backends with one.
+    pub device: Option<DeviceState>,
+    /// Devices of earlier runs with other settings that have not been removed yet.
+    #[serde(default)]
+    pub former: Vec<DeviceState>,
     /// The external interface.
     pub external: String,
     /// Address advertised to peers.
@@ -31,7 +32,27 @@ pub struct State {
     pub subnet_file: PathBuf,
 }
 
+/// A device that an agent made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceState {
+    /// Name.
+    pub name: String,
+    /// Link-layer address, by which it is told from one that somebody else has made; a device of
+    /// the network layer has none.
+    pub mac: Option<MacAddr>,
+}
+
 impl State {
+    /// All devices of this and earlier runs, but `device`.
+    #[must_use]
+    pub fn devices_but(&self, device: Option<&DeviceState>) -> Vec<DeviceState> {
+        let name = device.map(|device| &device.name);
+        let all = self.device.iter().chain(&self.former);
+        all.filter(|other| Some(&other.name) != name)
+            .cloned()
+            .collect()
+    }
+
     /// Where the file is.
     #[must_use]
     pub fn path(run_dir: &Path) -> PathBuf {
@@ -70,8 +91,11 @@ mod tests {
 
     fn state() -> State {
         State {
-            device: "flannel.1".into(),
-            vtep_mac: MacAddr([2, 0, 0, 0, 0, 1]),
+            device: Some(DeviceState {
+                name: "flannel.1".into(),
+                mac: Some(MacAddr([2, 0, 0, 0, 0, 1])),
+            }),
+            former: Vec::new(),
             external: "eth0".into(),
             public_ip: [192, 168, 7, 11].into(),
             bpf_pin_path: "/sys/fs/bpf/flannel".into(),

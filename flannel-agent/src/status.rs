@@ -24,7 +24,7 @@ pub struct Status {
     /// that waits for a restart.
     #[serde(default)]
     pub notices: Vec<String>,
-    /// Backend name: `vxlan`.
+    /// Backend name, for example `vxlan`.
     pub backend: String,
     /// The external interface.
     pub interface: Interface,
@@ -73,12 +73,14 @@ pub struct Device {
     pub name: String,
     /// Kernel index.
     pub index: u32,
-    /// Link-layer address in colon notation: the VTEP MAC.
-    pub mac: String,
+    /// Link-layer address in colon notation: the VTEP MAC. A device without link layer has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
     /// Largest inner packet, bytes.
     pub mtu: u32,
-    /// VXLAN network identifier.
-    pub vni: u32,
+    /// VXLAN network identifier, of a vxlan device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vni: Option<u32>,
     /// UDP port.
     pub port: u16,
 }

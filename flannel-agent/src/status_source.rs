@@ -100,7 +100,7 @@ impl StatusSource {
             ready: is_ready && problems.is_empty(),
             problems,
             notices: notice.borrow().iter().cloned().collect(),
-            backend: crate::backend::vxlan::BACKEND_TYPE.into(),
+            backend: report.backend,
             interface: report.interface,
             lease: OwnLease {
                 subnet: subnet.to_string(),
@@ -108,7 +108,7 @@ impl StatusSource {
                 public_ip: spec.public_ip,
                 expires_in_secs,
             },
-            device: Some(report.device),
+            device: report.device,
             datapath: report.datapath,
             peers: report.peers,
             store,

@@ -55,13 +55,18 @@ pub fn render(status: &Status) -> String {
     );
     view.row("backend", backend);
     if let Some(device) = device {
-        view.row(
-            "device",
+        view.row("device", {
+            let mac = device.mac.as_ref().map(|mac| format!(", MAC {mac}"));
+            let vni = device.vni.map(|vni| format!(", VNI {vni}"));
             format!(
-                "{}, MAC {}, MTU {}, VNI {}, port {}",
-                device.name, device.mac, device.mtu, device.vni, device.port
-            ),
-        );
+                "{}{}, MTU {}{}, port {}",
+                device.name,
+                mac.unwrap_or_default(),
+                device.mtu,
+                vni.unwrap_or_default(),
+                device.port
+            )
+        });
     }
     view.datapath(datapath);
     view.peers(peers);
@@ -259,9 +264,9 @@ pub(crate) fn example() -> Status {
         device: Some(Device {
             name: "flannel.1".into(),
             index: 7,
-            mac: "5e:1a:0b:33:9c:02".into(),
+            mac: Some("5e:1a:0b:33:9c:02".into()),
             mtu: 1450,
-            vni: 1,
+            vni: Some(1),
             port: 8472,
         }),
         datapath: Datapath {

@@ -12,19 +12,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+use bytemuck::Zeroable as _;
 use flannel_ebpf::abi;
-use flannel_ebpf::wire::{ETHERTYPE_IPV4, Ethernet, Headers, Ipv4, PROTOCOL_UDP, Udp, Vxlan};
+use flannel_ebpf::wire::{ETHERTYPE_IPV4, Ethernet, Headers, Ipv4, PROTOCOL_UDP};
 use futures_util::{StreamExt as _, stream};
 use rtnetlink::packet_route::route::RouteType;
 
-use crate::backend::vxlan::Peer;
+use crate::backend::peer::Peer;
 use crate::netlink::route::{UnderlayQuery, UnderlayRoute};
 use crate::netlink::{self, MacAddr, Netlink};
 
 /// Route look-ups under way at once.
 const IN_FLIGHT: usize = 64;
 
-/// The near end of every tunnel.
+/// The near end of the way to every peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Local {
     /// Index of the external interface.
@@ -35,12 +36,10 @@ pub struct Local {
     pub address: Ipv4Addr,
     /// Largest outer packet, bytes.
     pub mtu: u32,
-    /// Link-layer address of the tunnel device.
-    pub vtep_mac: MacAddr,
-    /// VXLAN network identifier.
-    pub vni: u32,
-    /// UDP port.
-    pub port: u16,
+    /// UDP port of the tunnel, for backends with one.
+    pub port: Option<u16>,
+    /// Headers that the tunnel puts in front of an inner packet, link layer not counted, bytes.
+    pub overhead: u32,
     /// Length of the network's subnets, bits.
     pub subnet_len: u8,
 }
@@ -117,7 +116,7 @@ fn judge(route: &UnderlayRoute, dst: Ipv4Addr, local: &Local) -> Result<Hop, Not
     }
     let mtu = mtu.map_or(local.mtu, |mtu| mtu.min(local.mtu));
     // 68 is the least that IPv4 asks of a link (RFC 791).
-    if mtu < Headers::OVERHEAD as u32 + 68 {
+    if mtu < local.overhead + 68 {
         return Err(NotPlain::TooSmall);
     }
     Ok(Hop {
@@ -129,6 +128,8 @@ fn judge(route: &UnderlayRoute, dst: Ipv4Addr, local: &Local) -> Result<Hop, Not
 /// What is known of the underlay.
 #[derive(Debug, Default)]
 pub struct Underlay {
+    /// Links on which peers are, by public IP, as far as asked for: `None` is behind a gateway.
+    links: BTreeMap<Ipv4Addr, Option<u32>>,
     hops: BTreeMap<Ipv4Addr, Result<Hop, NotPlain>>,
     neighbours: BTreeMap<Ipv4Addr, MacAddr>,
 }
@@ -148,6 +149,42 @@ impl Underlay {
     /// Forgets the routes: they, or what they depend on, have changed.
     pub fn forget_routes(&mut self) {
         self.hops.clear();
+        self.links.clear();
+    }
+
+    /// Finds out which peers are on a link of this host, as far as that is not known yet: those
+    /// that the kernel reaches by one route without a gateway.
+    pub async fn resolve_links(&mut self, netlink: &Netlink, peers: &[Peer]) {
+        let wanted: BTreeSet<_> = peers.iter().map(|peer| peer.public_ip).collect();
+        self.links.retain(|dst, _| wanted.contains(dst));
+        let missing = wanted
+            .into_iter()
+            .filter(|dst| !self.links.contains_key(dst));
+        let answers: Vec<_> = stream::iter(missing.collect::<Vec<_>>())
+            .map(|dst| async move { (dst, netlink.host_route(dst).await) })
+            .buffer_unordered(IN_FLIGHT)
+            .collect()
+            .await;
+        for (dst, answer) in answers {
+            match answer {
+                Ok(route) => {
+                    self.links.insert(dst, on_link(&route));
+                }
+                // The kernel's no is an answer; anything else is asked again.
+                Err(error) if netlink::errno(&error).is_some() => {
+                    self.links.insert(dst, None);
+                }
+                Err(error) => {
+                    tracing::warn!(%dst, error = crate::error::chain(&error), "route look-up failed");
+                }
+            }
+        }
+    }
+
+    /// The link on which a peer is, as [`resolve_links`](Self::resolve_links) found it.
+    #[must_use]
+    pub fn link_of(&self, public_ip: Ipv4Addr) -> Option<u32> {
+        self.links.get(&public_ip).copied().flatten()
     }
 
     /// Looks up the routes that are not known yet, and drops those that nobody needs.
@@ -219,10 +256,16 @@ impl Underlay {
             .collect()
     }
 
-    /// What the maps should hold for these peers. A peer without a plain way has an entry all the
+    /// What the maps should hold for these peers; `entry` makes a peer's entry from its next hop's
+    /// link-layer address and MTU. A peer without a plain way has an entry all the
     /// same: its packets are left to the kernel path as `unresolved`, not as `unknown_peer`.
     #[must_use]
-    pub fn desired(&self, local: &Local, ttl: u8, peers: &[Peer]) -> Desired {
+    pub fn desired(
+        &self,
+        local: &Local,
+        peers: &[Peer],
+        entry: impl Fn(&Peer, MacAddr, u32) -> abi::Peer,
+    ) -> Desired {
         let mut desired = Desired::default();
         for peer in peers {
             let subnet = peer.subnet.network().octets();
@@ -249,11 +292,7 @@ impl Underlay {
                     )
                 }
             };
-            let mtu = hop.mtu.saturating_sub(Headers::OVERHEAD as u32);
-            let headers = headers(local, ttl, peer, mac);
-            desired
-                .peers
-                .insert(subnet, abi::Peer::new(headers, mtu, local.ifindex));
+            desired.peers.insert(subnet, entry(peer, mac, hop.mtu));
         }
         desired
     }
@@ -270,8 +309,20 @@ impl Underlay {
     }
 }
 
-/// The template of everything that is in front of a packet to the peer.
-fn headers(local: &Local, ttl: u8, peer: &Peer, next_hop: MacAddr) -> Headers {
+/// The link of a destination that is on one.
+fn on_link(route: &UnderlayRoute) -> Option<u32> {
+    let is_plain = route.kind == RouteType::Unicast
+        && route.gateway.is_none()
+        && !route.has_multipath
+        && !route.has_encap
+        && !route.has_foreign_gateway;
+    is_plain.then_some(route.oif)
+}
+
+/// The link-layer and IPv4 headers in front of packets to a peer. What the tunnel adds is the
+/// backend's; of the IPv4 header, a direct peer needs nothing.
+#[must_use]
+pub fn outer_headers(local: &Local, ttl: u8, peer: &Peer, next_hop: MacAddr) -> Headers {
     Headers {
         outer: Ethernet {
             destination: next_hop.0,
@@ -291,18 +342,7 @@ fn headers(local: &Local, ttl: u8, peer: &Peer, next_hop: MacAddr) -> Headers {
             source: local.address.octets(),
             destination: peer.public_ip.octets(),
         },
-        udp: Udp {
-            source: [0; 2],
-            destination: local.port.to_be_bytes(),
-            len: [0; 2],
-            checksum: [0; 2],
-        },
-        vxlan: Vxlan::new(local.vni),
-        inner: Ethernet {
-            destination: peer.mac.0,
-            source: local.vtep_mac.0,
-            ethertype: ETHERTYPE_IPV4,
-        },
+        ..Headers::zeroed()
     }
 }
 

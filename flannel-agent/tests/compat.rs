@@ -10,6 +10,7 @@
 )]
 
 mod compat {
+    mod backends;
     mod document;
     mod environment;
     mod etcd;

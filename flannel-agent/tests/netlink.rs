@@ -15,11 +15,12 @@ use std::process::Command;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use flannel_agent::backend::entries::{apply, read_actual};
+use flannel_agent::backend::peer::Peer;
+use flannel_agent::backend::vxlan::add_entries;
 use flannel_agent::backend::vxlan::device::{
     Device, DeviceChange, DeviceError, DeviceSpec, ensure_address, ensure_device, remove_device,
 };
-use flannel_agent::backend::vxlan::entries::{apply, read_actual};
-use flannel_agent::backend::vxlan::{Peer, desired_state};
 use flannel_agent::netlink::monitor::{Monitor, NetlinkEvent};
 use flannel_agent::netlink::route::{UnderlayQuery, UnderlayRoute};
 use flannel_agent::netlink::{MacAddr, Netlink, errno};
@@ -103,15 +104,24 @@ fn peer(i: u16) -> Peer {
     let [high, low] = i.to_be_bytes();
     Peer {
         subnet: format!("10.{}.{low}.0/24", 5 + high).parse().unwrap(),
-        mac: MacAddr([2, 0, 0, 1, high, low]),
+        mac: Some(MacAddr([2, 0, 0, 1, high, low])),
+        direct: None,
         public_ip: [192, 168, 7 + high, low].into(),
     }
 }
 
+fn desired_state(device: &Device, peers: &[Peer]) -> KernelState {
+    let mut state = KernelState::default();
+    for peer in peers {
+        add_entries(device.index, peer, &mut state);
+    }
+    state
+}
+
 async fn reconcile(netlink: &Netlink, device: &Device, desired: &KernelState) -> usize {
-    let actual = read_actual(netlink, device).await.unwrap();
+    let actual = read_actual(netlink, Some(device.index)).await.unwrap();
     let actions = plan(desired, &actual);
-    let failed = apply(netlink, device, &actions).await;
+    let failed = apply(netlink, Some(device.index), &actions).await;
     assert!(failed.is_empty(), "{failed:?}");
     actions.len()
 }
@@ -284,7 +294,7 @@ fn entries_have_the_shape_of_flannel() {
     in_namespace(async || {
         let netlink = Netlink::open().unwrap();
         let device = device(&netlink).await;
-        let desired = desired_state(&[peer(34), peer(35)]);
+        let desired = desired_state(&device, &[peer(34), peer(35)]);
         assert_eq!(reconcile(&netlink, &device, &desired).await, 6);
 
         assert_eq!(
@@ -323,7 +333,7 @@ fn entries_of_stock_flannel_are_taken_over_as_they_are() {
         run("ip neigh replace 10.5.34.0 lladdr 02:00:00:01:00:22 dev flannel.1 nud permanent");
         run("bridge fdb replace 02:00:00:01:00:22 dev flannel.1 dst 192.168.7.34 self permanent");
         run("ip route replace 10.5.34.0/24 via 10.5.34.0 dev flannel.1 onlink");
-        let desired = desired_state(&[peer(34)]);
+        let desired = desired_state(&device, &[peer(34)]);
         assert_eq!(reconcile(&netlink, &device, &desired).await, 0);
     });
 }
@@ -333,7 +343,12 @@ fn stale_entries_go_and_foreign_ones_stay() {
     in_namespace(async || {
         let netlink = Netlink::open().unwrap();
         let device = device(&netlink).await;
-        reconcile(&netlink, &device, &desired_state(&[peer(34), peer(35)])).await;
+        reconcile(
+            &netlink,
+            &device,
+            &desired_state(&device, &[peer(34), peer(35)]),
+        )
+        .await;
         run("ip route add 172.30.0.0/16 dev flannel.1 scope link");
         run("ip route add 10.9.0.0/24 via 10.9.0.0 dev flannel.1 onlink proto static");
         run("ip route add 10.5.35.0/24 via 10.5.35.0 dev flannel.1 onlink metric 50");
@@ -347,9 +362,9 @@ fn stale_entries_go_and_foreign_ones_stay() {
 
         // 34 has a new MAC and a new address, 35 is gone.
         let mut changed = peer(34);
-        changed.mac = MacAddr([2, 0, 0, 2, 0, 34]);
+        changed.mac = Some(MacAddr([2, 0, 0, 2, 0, 34]));
         changed.public_ip = [192, 168, 7, 134].into();
-        let desired = desired_state(&[changed]);
+        let desired = desired_state(&device, &[changed]);
         reconcile(&netlink, &device, &desired).await;
         assert_eq!(reconcile(&netlink, &device, &desired).await, 0);
 
@@ -389,7 +404,7 @@ fn a_foreign_entry_in_the_place_of_a_peer_is_overwritten() {
         run(
             "bridge fdb add 02:00:00:01:00:22 dev flannel.1 dst 192.168.7.66 port 4789 self dynamic",
         );
-        let desired = desired_state(&[peer(34)]);
+        let desired = desired_state(&device, &[peer(34)]);
         assert_eq!(reconcile(&netlink, &device, &desired).await, 3);
         assert_eq!(reconcile(&netlink, &device, &desired).await, 0);
         assert_eq!(run("ip route show 10.5.34.0/24").len(), 1);
@@ -405,13 +420,13 @@ fn an_entry_that_fails_does_not_block_the_others() {
         let device = device(&netlink).await;
         let mut bad = peer(35);
         // No usable peer has a group address; the FDB refuses it.
-        bad.mac = MacAddr([1, 0, 0, 1, 0, 35]);
-        let desired = desired_state(&[peer(34), bad, peer(36)]);
+        bad.mac = Some(MacAddr([1, 0, 0, 1, 0, 35]));
+        let desired = desired_state(&device, &[peer(34), bad, peer(36)]);
         let actions = plan(&desired, &KernelState::default());
-        let failed = apply(&netlink, &device, &actions).await;
+        let failed = apply(&netlink, Some(device.index), &actions).await;
         assert_eq!(failed.len(), 1, "{failed:?}");
-        assert!(matches!(failed[0].0, Action::ReplaceFdb { mac, .. } if mac == bad.mac));
-        let actual = read_actual(&netlink, &device).await.unwrap();
+        assert!(matches!(failed[0].0, Action::ReplaceFdb { mac, .. } if Some(mac) == bad.mac));
+        let actual = read_actual(&netlink, Some(device.index)).await.unwrap();
         let left = plan(&desired, &actual);
         assert_eq!(left, [failed[0].0]);
     });
@@ -422,11 +437,11 @@ fn a_device_that_was_down_gets_its_entries_back() {
     in_namespace(async || {
         let netlink = Netlink::open().unwrap();
         let up = device(&netlink).await;
-        let desired = desired_state(&[peer(34), peer(35)]);
+        let desired = desired_state(&up, &[peer(34), peer(35)]);
         reconcile(&netlink, &up, &desired).await;
         run("ip link set flannel.1 down");
-        let actual = read_actual(&netlink, &up).await.unwrap();
-        let failed = apply(&netlink, &up, &plan(&desired, &actual)).await;
+        let actual = read_actual(&netlink, Some(up.index)).await.unwrap();
+        let failed = apply(&netlink, Some(up.index), &plan(&desired, &actual)).await;
         let is_down = |error| errno(error) == Some(libc::ENETDOWN);
         assert!(!failed.is_empty() && failed.iter().all(|(_, error)| is_down(error)));
         device(&netlink).await;
@@ -443,7 +458,7 @@ fn the_monitor_tells_what_changed() {
         let mut monitor = Monitor::open().unwrap();
         let device = device(&netlink).await;
         let ifindex = device.index;
-        reconcile(&netlink, &device, &desired_state(&[peer(34)])).await;
+        reconcile(&netlink, &device, &desired_state(&device, &[peer(34)])).await;
         run("ip rule add from 192.0.2.0/24 table 100");
         let name = || "flannel.1".to_owned();
         let link = |is_removed| NetlinkEvent::Link {
@@ -475,8 +490,8 @@ fn the_monitor_tells_what_changed() {
 fn looking_again_without_need_causes_no_event() {
     in_namespace(async || {
         let netlink = Netlink::open().unwrap();
-        let desired = desired_state(&[peer(34)]);
         let first = device(&netlink).await;
+        let desired = desired_state(&first, &[peer(34)]);
         reconcile(&netlink, &first, &desired).await;
         let mut monitor = Monitor::open().unwrap();
         let second = device(&netlink).await;
@@ -516,7 +531,7 @@ fn a_flood_of_notifications_ends_in_an_overrun_and_no_loss_of_sight() {
         let device = device(&netlink).await;
         let mut monitor = Monitor::open().unwrap();
         let peers: Vec<_> = (256..6256).map(peer).collect();
-        reconcile(&netlink, &device, &desired_state(&peers)).await;
+        reconcile(&netlink, &device, &desired_state(&device, &peers)).await;
         expect_events(&mut monitor, [NetlinkEvent::Overrun]).await;
         run("ip rule add from 192.0.2.0/24 table 100");
         expect_events(&mut monitor, [NetlinkEvent::Rule]).await;
@@ -529,7 +544,7 @@ async fn lookup(netlink: &Netlink, dst: [u8; 4]) -> UnderlayRoute {
         dst: dst.into(),
         source: LOCAL,
         oif,
-        port: 8472,
+        port: Some(8472),
     };
     netlink.underlay_route(query).await.unwrap()
 }
@@ -613,7 +628,7 @@ fn underlay_routes_are_told_in_facts() {
             dst: [192, 168, 7, 12].into(),
             source: [203, 0, 113, 9].into(),
             oif,
-            port: 8472,
+            port: Some(8472),
         };
         let error = netlink.underlay_route(query).await.unwrap_err();
         assert!(errno(&error).is_some(), "{error}");
@@ -662,10 +677,11 @@ async fn join(netlink: &Netlink, lower: &str, own: u8, other: u8, other_mac: Mac
         .unwrap();
     let peer = Peer {
         subnet: subnet(other),
-        mac: other_mac,
+        mac: Some(other_mac),
+        direct: None,
         public_ip: underlay(other),
     };
-    reconcile(netlink, &device, &desired_state(&[peer])).await;
+    reconcile(netlink, &device, &desired_state(&device, &[peer])).await;
     device
 }
 
@@ -737,10 +753,10 @@ fn ten_thousand_peers() {
         let netlink = Netlink::open().unwrap();
         let device = device(&netlink).await;
         let mut peers: Vec<_> = (256..10_256).map(peer).collect();
-        let desired = desired_state(&peers);
+        let desired = desired_state(&device, &peers);
         let mut timings = Vec::new();
-        peers[5000].mac = MacAddr([2, 0, 0, 9, 9, 9]);
-        let changed = desired_state(&peers);
+        peers[5000].mac = Some(MacAddr([2, 0, 0, 9, 9, 9]));
+        let changed = desired_state(&device, &peers);
         for (step, desired, actions) in [
             ("from nothing", &desired, 30_000),
             ("no change", &desired, 0),

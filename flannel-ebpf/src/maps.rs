@@ -7,9 +7,11 @@
 )]
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
-use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray};
+use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, PerCpuHashMap};
 use aya_ebpf::macros::btf_map;
-use flannel_ebpf::abi::{Config, EgressCounters, IngressCounters, MAX_PEERS, Peer, Remote};
+use flannel_ebpf::abi::{
+    Config, EgressCounters, IngressCounters, MAX_PEERS, Peer, Remote, Traffic,
+};
 
 /// The node itself. Written by the agent; the programs are attached after the first write.
 #[btf_map]
@@ -34,3 +36,13 @@ pub(crate) static egress: PerCpuArray<EgressCounters, 1> = PerCpuArray::new();
 /// What became of packets from peers. Written by the ingress program.
 #[btf_map]
 pub(crate) static ingress: PerCpuArray<IngressCounters, 1> = PerCpuArray::new();
+
+/// What went to direct peers and came from them, by the address of their subnet. Entries are the
+/// agent's; a miss is no direct peer's packet.
+#[btf_map]
+pub(crate) static traffic: PerCpuHashMap<
+    [u8; 4],
+    Traffic,
+    MAX_PEERS,
+    { BPF_F_NO_PREALLOC as usize },
+> = PerCpuHashMap::new();

@@ -7,12 +7,14 @@ use aya::programs::TcAttachType::{Egress, Ingress};
 use aya::programs::links::LinkOrder;
 use aya::programs::tc::TcAttachOptions;
 use aya::{Ebpf, EbpfLoader};
+use flannel_agent::backend::ALL_PROGRAMS;
 use flannel_agent::cli::TcAttach;
 use flannel_agent::dataplane::{self, object};
+use flannel_ebpf::abi;
 
 use flannel_tests::wait;
 
-use super::place::{DEVICE, EXTERNAL, Place, has_tcx, mechanisms};
+use super::place::{DEVICE, EXTERNAL, INTERFACES, Place, has_tcx, mechanisms};
 
 fn ids(dataplane: &dataplane::Dataplane) -> (u32, u32) {
     let id = |name| {
@@ -102,7 +104,7 @@ fn a_device_made_anew_gets_its_program_again() {
         assert!(!is_attached(&dataplane), "{how:?}");
         place
             .ns
-            .enter(|| dataplane.attach(DEVICE, EXTERNAL).unwrap())
+            .enter(|| dataplane.attach(INTERFACES).unwrap())
             .unwrap();
         assert!(is_attached(&dataplane), "{how:?}");
         let on_device = match how {
@@ -138,12 +140,15 @@ fn a_former_external_interface_is_left_on_clsact_too() {
         1,
         "nobody else knows of it"
     );
-    let leave = || dataplane::leave(EXTERNAL).unwrap();
-    assert!(place.ns.enter(leave).unwrap());
+    let leave = || dataplane::leave(EXTERNAL, &ALL_PROGRAMS).unwrap();
+    assert_eq!(
+        place.ns.enter(leave).unwrap(),
+        [format!("filter vxlan_decap on {EXTERNAL}")]
+    );
     assert_eq!(place.clsact(EXTERNAL, "ingress"), [0_u32; 0]);
     assert_eq!(place.clsact("eth1", "ingress").len(), 1);
     assert!(
-        !place.ns.enter(leave).unwrap(),
+        place.ns.enter(leave).unwrap().is_empty(),
         "a second time there is nothing"
     );
 }
@@ -186,7 +191,7 @@ fn foreign_programs_stay_and_come_first() {
     );
     place
         .ns
-        .enter(|| dataplane::remove(&place.pins, &[EXTERNAL, DEVICE]).unwrap())
+        .enter(|| dataplane::remove(&place.pins, &ALL_PROGRAMS, INTERFACES).unwrap())
         .unwrap();
     expect_tcx(&place, &[before, after]);
 }
@@ -205,10 +210,11 @@ fn removing_leaves_nothing_and_says_what_it_was() {
     for &how in mechanisms() {
         let place = Place::new();
         drop(place.start(how));
-        let remove = || dataplane::remove(&place.pins, &[EXTERNAL, DEVICE]).unwrap();
+        let remove = || dataplane::remove(&place.pins, &ALL_PROGRAMS, INTERFACES).unwrap();
         let removed = place.ns.enter(remove).unwrap();
+        let peers = format!("/maps-v{}/peers", abi::VERSION);
         assert!(
-            removed.iter().any(|line| line.ends_with("/maps-v1/peers")),
+            removed.iter().any(|line| line.ends_with(&peers)),
             "{removed:?}"
         );
         expect_tcx(&place, &[]);

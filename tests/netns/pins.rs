@@ -4,18 +4,27 @@ use std::collections::BTreeMap;
 
 use aya::maps::{Array, MapData, PerCpuArray};
 use bytemuck::Zeroable as _;
+use flannel_agent::backend::vxlan;
 use flannel_agent::cli::TcAttach;
 use flannel_agent::dataplane::{Dataplane, Options};
 use flannel_agent::error::chain;
-use flannel_ebpf::abi::{Peer, Remote};
+use flannel_ebpf::abi::{self, Encap, Peer, Remote};
 use flannel_ebpf::wire::Headers;
 
 use super::place::Place;
 
+/// The folder of this version's maps below the pin path.
+fn own_maps() -> String {
+    format!("maps-v{}", abi::VERSION)
+}
+
 fn peer(number: u8) -> ([u8; 4], Peer) {
     let mut headers = Headers::zeroed();
     headers.ip.destination = [192, 168, 7, number];
-    ([10, 5, number, 0], Peer::new(headers, 1450, 3))
+    (
+        [10, 5, number, 0],
+        Peer::new(headers, Encap::Vxlan, 1450, 3),
+    )
 }
 
 #[test]
@@ -73,17 +82,17 @@ fn a_full_map_is_an_error_that_costs_only_what_did_not_fit() {
 #[test]
 fn a_foreign_map_at_a_pin_is_refused_with_every_difference() {
     let place = Place::new();
-    let maps = place.pins.join("maps-v1");
+    let maps = place.pins.join(own_maps());
     std::fs::create_dir_all(&maps).unwrap();
     let foreign: Array<MapData, u64> = Array::create(4, 0).unwrap();
     foreign.pin(maps.join("peers")).unwrap();
     let error = place
         .ns
-        .enter(|| Dataplane::open(&place.options(TcAttach::Auto)).err())
+        .enter(|| Dataplane::open(&place.options(TcAttach::Auto), &vxlan::PROGRAMS).err())
         .unwrap();
     let error = chain(&error.expect("refused"));
     for part in [
-        "/maps-v1/peers is not the map of this agent",
+        &format!("/{}/peers is not the map of this agent", own_maps()),
         "type 2 instead of 1",
         "value size 8 instead of 80",
         "capacity 4 instead of 65536",
@@ -102,7 +111,7 @@ fn maps_of_another_version_go_once_programs_are_replaced() {
     map.pin(old.join("counters")).unwrap();
     drop(place.start(TcAttach::Auto));
     assert!(!old.exists());
-    assert!(place.pins.join("maps-v1/peers").exists());
+    assert!(place.pins.join(own_maps()).join("peers").exists());
 }
 
 #[test]
@@ -113,7 +122,11 @@ fn a_pin_path_off_bpffs_is_refused_with_the_remedy() {
         tc_attach: TcAttach::Auto,
         log_level: 0,
     };
-    let error = chain(&Dataplane::open(&options).err().expect("refused"));
+    let error = chain(
+        &Dataplane::open(&options, &vxlan::PROGRAMS)
+            .err()
+            .expect("refused"),
+    );
     assert!(error.contains("is not on a BPF file system"), "{error}");
     assert!(error.contains("mount -t bpf bpf /sys/fs/bpf"), "{error}");
     assert!(!options.pin_path.exists(), "nothing was made");

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use aya::programs::{SchedClassifier, TcAttachType};
 use aya::util::KernelVersion;
+use flannel_agent::backend::vxlan;
 use flannel_agent::cli::TcAttach;
-use flannel_agent::dataplane::{Dataplane, Options};
+use flannel_agent::dataplane::{Dataplane, Interfaces, Options};
 use flannel_tests::mounts::{BPFFS, Mounts};
 use flannel_tests::netns::NetNs;
 
@@ -14,6 +15,11 @@ use flannel_tests::netns::NetNs;
 pub(crate) const EXTERNAL: &str = "eth0";
 /// The interface that stands for the tunnel device.
 pub(crate) const DEVICE: &str = "flannel.1";
+/// Both.
+pub(crate) const INTERFACES: Interfaces<'static> = Interfaces {
+    external: EXTERNAL,
+    device: Some(DEVICE),
+};
 
 /// Whether this kernel has tcx (Linux 6.6).
 pub(crate) fn has_tcx() -> bool {
@@ -67,8 +73,13 @@ impl Place {
     pub(crate) fn start_on(&self, tc_attach: TcAttach, external: &str) -> Dataplane {
         let options = self.options(tc_attach);
         let open = || {
-            let mut dataplane = Dataplane::open(&options).expect("open");
-            dataplane.attach(DEVICE, external).expect("attach");
+            let mut dataplane = Dataplane::open(&options, &vxlan::PROGRAMS).expect("open");
+            dataplane
+                .attach(Interfaces {
+                    external,
+                    ..INTERFACES
+                })
+                .expect("attach");
             dataplane
         };
         self.ns.enter(open).unwrap()

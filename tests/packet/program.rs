@@ -7,7 +7,7 @@ use aya::programs::{SchedClassifier, TestRunOptions};
 use aya::{Ebpf, EbpfLoader, TestRun as _};
 use flannel_agent::dataplane::object;
 use flannel_ebpf::abi::{
-    Config, EgressCounters, EgressOutcome, IngressCounters, IngressOutcome, Peer, Remote,
+    Config, EgressCounters, EgressOutcome, Encap, IngressCounters, IngressOutcome, Peer, Remote,
 };
 use flannel_ebpf::wire::{ETHERTYPE_IPV4, Ethernet, Headers, Ipv4, Udp, Vxlan};
 
@@ -239,7 +239,7 @@ pub(crate) fn peer() -> Peer {
             ethertype: ETHERTYPE_IPV4,
         },
     };
-    Peer::new(headers, 1450, EXTERNAL)
+    Peer::new(headers, Encap::Vxlan, 1450, EXTERNAL)
 }
 
 /// Whether this kernel can make test runs with packets beyond the linear part (Linux 6.19).

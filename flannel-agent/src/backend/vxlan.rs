@@ -1,23 +1,28 @@
-//! The vxlan backend: what peers must know of this node, and what this node makes of its peers.
-//! Pure; [`device`] and [`entries`] have the effects.
-//!
-//! One device, `flannel.<VNI>`, carries all peers. Per peer there is a route, a permanent
-//! neighbour and a permanent FDB entry; nothing is learnt, and there is no broadcast.
+//! The vxlan backend: one device, `flannel.<VNI>`, carries all tunnelled peers. Per peer there is a
+//! route, a permanent neighbour and a permanent FDB entry; nothing is learnt, and there is no
+//! broadcast.
 
 pub mod device;
-pub mod entries;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
-
-use ipnetwork::Ipv4Network;
+use anyhow::{Result, bail};
+use async_trait::async_trait;
+use flannel_ebpf::abi::{self, Encap};
+use flannel_ebpf::wire::{ETHERTYPE_IPV4, Ethernet, Headers, Udp, Vxlan as VxlanHeader};
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
+use tracing::info;
 
+use self::device::{DeviceChange, DeviceSpec, ensure_address, ensure_device};
+use super::peer::{IgnoredReason, Peer, require_type};
+use super::{Advert, Backend, Device, Place, Reach, host_gw};
+use crate::dataplane::{Attachment, Direction, Interface};
+use crate::iface::ExternalInterface;
 use crate::lease::Lease;
-use crate::netlink::MacAddr;
 use crate::netlink::mac::ParseMacError;
+use crate::netlink::route::Via;
+use crate::netlink::{MacAddr, Netlink};
+use crate::network;
 use crate::plan::KernelState;
 
 /// Value of `BackendType` in leases of this backend.
@@ -30,46 +35,209 @@ pub const OVERHEAD: u32 = 50;
 /// Smallest MTU that a link with IPv4 may have (RFC 791, section 3.2).
 const MIN_MTU: u32 = 68;
 
-/// The vxlan part of the network configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VxlanConfig {
-    /// VXLAN network identifier, below 2²⁴.
-    pub vni: u32,
-    /// UDP port; the kernel's default, 8472, if absent.
-    pub port: Option<u16>,
-    /// MTU of the underlay; that of the external interface if absent.
-    pub mtu: Option<u32>,
-    /// Whether the FDB learns from received frames.
-    pub learning: bool,
-    /// Whether group policy ids are carried.
-    pub gbp: bool,
+/// Receiving first: a node that sends by eBPF should be able to take the answer.
+pub const PROGRAMS: [Attachment; 2] = [
+    Attachment {
+        program: "vxlan_decap",
+        interface: Interface::External,
+        direction: Direction::Ingress,
+        handle: 1,
+    },
+    Attachment {
+        program: "vxlan_encap",
+        interface: Interface::Device,
+        direction: Direction::Egress,
+        handle: 1,
+    },
+];
+
+/// With `DirectRouting`.
+const WITH_DIRECT: [Attachment; 4] = [
+    PROGRAMS[0],
+    PROGRAMS[1],
+    host_gw::PROGRAMS[0],
+    host_gw::PROGRAMS[1],
+];
+
+/// Name of the device for a VNI.
+#[must_use]
+pub fn device_name(vni: u32) -> String {
+    format!("flannel.{vni}")
 }
 
-impl Default for VxlanConfig {
-    fn default() -> Self {
-        Self {
-            vni: 1,
-            port: None,
-            mtu: None,
-            learning: false,
-            gbp: false,
+/// Largest inner packet over an external interface with this MTU, if one fits at all. The
+/// `configured` MTU of the underlay can lower it, not raise it: the kernel would refuse.
+#[must_use]
+pub fn device_mtu(configured: Option<u32>, external_mtu: u32) -> Option<u32> {
+    let underlay = configured.unwrap_or(external_mtu).min(external_mtu);
+    underlay.checked_sub(OVERHEAD).filter(|mtu| *mtu >= MIN_MTU)
+}
+
+/// Adds what the device must have for a peer.
+pub fn add_entries(device: u32, peer: &Peer, state: &mut KernelState) {
+    let Some(mac) = peer.mac else { return };
+    let gateway = peer.subnet.network();
+    let via = Via {
+        oif: device,
+        gateway,
+        is_onlink: true,
+    };
+    state.routes.insert(peer.subnet, via);
+    state.neighbours.insert(gateway, mac);
+    state.fdb.insert(mac, peer.public_ip);
+}
+
+/// The backend.
+#[derive(Debug)]
+pub struct Vxlan {
+    options: network::Vxlan,
+    /// Link-layer address of the device: the one that it had before, or a new one.
+    mac: MacAddr,
+}
+
+impl Vxlan {
+    /// The backend with these options.
+    #[must_use]
+    pub fn new(options: network::Vxlan, known_mac: Option<MacAddr>) -> Self {
+        let mac = known_mac.unwrap_or_else(|| MacAddr::random_local(&mut rand::rng()));
+        Self { options, mac }
+    }
+
+    async fn ensure(
+        &mut self,
+        netlink: &Netlink,
+        lower: u32,
+        lower_mtu: u32,
+        local: std::net::Ipv4Addr,
+    ) -> Result<device::Device> {
+        let Some(mtu) = self.pod_mtu(lower_mtu) else {
+            bail!("the MTU of the external interface, {lower_mtu}, leaves no room for a tunnel");
+        };
+        let spec = DeviceSpec {
+            name: device_name(self.options.vni),
+            vni: self.options.vni,
+            lower,
+            local,
+            port: self.options.port,
+            mtu,
+            mac: self.mac,
+            learning: self.options.learning,
+            gbp: self.options.gbp,
+        };
+        let (device, change) = ensure_device(netlink, &spec).await?;
+        if change != DeviceChange::Kept {
+            info!(device = device.name, mac = %device.mac, ?change, "set up the tunnel device");
+        }
+        Ok(device)
+    }
+}
+
+#[async_trait]
+impl Backend for Vxlan {
+    fn name(&self) -> &'static str {
+        BACKEND_TYPE
+    }
+
+    fn device_name(&self) -> Option<String> {
+        Some(device_name(self.options.vni))
+    }
+
+    fn reach(&self) -> Reach {
+        match self.options.direct_routing {
+            true => Reach::TunnelUnlessOnLink,
+            false => Reach::Tunnel,
         }
     }
-}
 
-impl VxlanConfig {
-    /// Name of the device.
-    #[must_use]
-    pub fn device_name(&self) -> String {
-        format!("flannel.{}", self.vni)
+    fn programs(&self) -> &'static [Attachment] {
+        match self.options.direct_routing {
+            true => &WITH_DIRECT,
+            false => &PROGRAMS,
+        }
     }
 
-    /// Largest inner packet over an external interface with this MTU, if one fits at all. The
-    /// configured MTU can lower it, not raise it: the kernel would refuse.
-    #[must_use]
-    pub fn device_mtu(&self, external_mtu: u32) -> Option<u32> {
-        let underlay = self.mtu.unwrap_or(external_mtu).min(external_mtu);
-        underlay.checked_sub(OVERHEAD).filter(|mtu| *mtu >= MIN_MTU)
+    fn pod_mtu(&self, external_mtu: u32) -> Option<u32> {
+        device_mtu(self.options.mtu, external_mtu)
+    }
+
+    /// Makes the device, since its link-layer address is what peers must know.
+    async fn prepare(&mut self, netlink: &Netlink, external: &ExternalInterface) -> Result<Advert> {
+        let ExternalInterface {
+            index,
+            mtu,
+            address,
+            ..
+        } = *external;
+        let device = self.ensure(netlink, index, mtu, address).await?;
+        // What the device has is what is advertised, also when it had it before.
+        self.mac = device.mac;
+        let data = BackendData {
+            vni: device.vni,
+            vtep_mac: device.mac,
+        };
+        Ok(Advert {
+            backend_data: Some(data.to_json()?),
+            mac: Some(device.mac),
+        })
+    }
+
+    async fn set_up(&mut self, netlink: &Netlink, place: &Place) -> Result<Option<Device>> {
+        let Place {
+            external,
+            local,
+            network,
+            subnet,
+        } = place;
+        let device = self
+            .ensure(netlink, external.index, external.mtu, *local)
+            .await?;
+        ensure_address(netlink, &device, *subnet, *network).await?;
+        Ok(Some(Device {
+            name: device.name,
+            index: device.index,
+            mtu: device.mtu,
+            mac: Some(device.mac),
+            vni: Some(device.vni),
+            port: device.port,
+        }))
+    }
+
+    fn accept(&self, lease: &Lease) -> Result<Option<MacAddr>, IgnoredReason> {
+        require_type(lease, BACKEND_TYPE)?;
+        Ok(Some(vtep_mac(lease.attrs.backend_data.as_deref())?))
+    }
+
+    fn add_tunnel(&self, device: &Device, peer: &Peer, state: &mut KernelState) {
+        add_entries(device.index, peer, state);
+    }
+
+    fn encap(&self) -> Encap {
+        Encap::Vxlan
+    }
+
+    fn finish_headers(&self, device: &Device, peer: &Peer, headers: Headers) -> Headers {
+        let mac = |mac: Option<MacAddr>| mac.unwrap_or(MacAddr([0; 6])).0;
+        Headers {
+            udp: Udp {
+                destination: device.port.to_be_bytes(),
+                ..headers.udp
+            },
+            vxlan: VxlanHeader::new(self.options.vni),
+            inner: Ethernet {
+                destination: mac(peer.mac),
+                source: mac(device.mac),
+                ethertype: ETHERTYPE_IPV4,
+            },
+            ..headers
+        }
+    }
+
+    fn finish_config(&self, device: &Device, config: abi::Config) -> abi::Config {
+        abi::Config {
+            vxlan: VxlanHeader::new(self.options.vni),
+            vtep_mac: device.mac.unwrap_or(MacAddr([0; 6])).0,
+            ..config
+        }
     }
 }
 
@@ -134,185 +302,6 @@ pub fn vtep_mac(data: Option<&RawValue>) -> Result<MacAddr, BackendDataError> {
         Ok(mac)
     } else {
         Err(BackendDataError::NotAStation(mac))
-    }
-}
-
-/// This node, which no peer may be taken for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Own {
-    /// The whole network.
-    pub network: Ipv4Network,
-    /// Leased subnet.
-    pub subnet: Ipv4Network,
-    /// Address advertised to peers.
-    pub public_ip: Ipv4Addr,
-    /// Source address of the tunnel.
-    pub local: Ipv4Addr,
-    /// Link-layer address of the tunnel device.
-    pub mac: MacAddr,
-}
-
-/// A node that packets can be sent to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Peer {
-    /// Its subnet.
-    pub subnet: Ipv4Network,
-    /// Link-layer address of its tunnel device.
-    pub mac: MacAddr,
-    /// Its underlay address.
-    pub public_ip: Ipv4Addr,
-}
-
-/// A lease that is not used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ignored {
-    /// Its subnet.
-    pub subnet: Ipv4Network,
-    /// Why.
-    pub reason: IgnoredReason,
-}
-
-/// Why a lease is not used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum IgnoredReason {
-    /// The node speaks another protocol.
-    #[error("backend is {0:?}, not vxlan")]
-    OtherBackend(String),
-    /// No VTEP MAC.
-    #[error(transparent)]
-    BackendData(#[from] BackendDataError),
-    /// No packet can be sent there.
-    #[error("public IP {0} is not the address of a host")]
-    BadPublicIp(Ipv4Addr),
-    /// Two nodes claim one address.
-    #[error("public IP {0} is our own")]
-    OwnPublicIp(Ipv4Addr),
-    /// Two nodes claim one MAC; the kernel drops what seems to come from itself.
-    #[error("VTEP MAC {0} is our own")]
-    OwnMac(MacAddr),
-    /// A route to it would take packets away from whatever is there, the underlay for example.
-    #[error(
-        "subnet is outside of the network, {0}; if the network config has changed, restart this \
-         agent"
-    )]
-    OutsideNetwork(Ipv4Network),
-    /// A route to it would take packets away from local pods.
-    #[error("subnet overlaps our own, {0}")]
-    OverlapsOwn(Ipv4Network),
-    /// Nodes at two addresses claim one MAC, and the FDB has room for one.
-    #[error("VTEP MAC {mac} belongs to {subnet} at {public_ip}")]
-    DuplicateMac {
-        /// The MAC.
-        mac: MacAddr,
-        /// Who has it.
-        subnet: Ipv4Network,
-        /// Where that one is.
-        public_ip: Ipv4Addr,
-    },
-    /// A route to it would take packets away from another peer, or get none.
-    #[error("subnet overlaps {0} of another lease")]
-    Overlaps(Ipv4Network),
-}
-
-/// The peers among `leases` that this backend can reach, and the rest with the reason.
-///
-/// Where two leases exclude each other, one of this node's length, which is the length that the
-/// network config asks for, goes before one of another; else the earlier of the two is used, so the
-/// caller's order decides.
-pub fn usable_peers<'a>(
-    leases: impl IntoIterator<Item = &'a Lease>,
-    own: &Own,
-) -> (Vec<Peer>, Vec<Ignored>) {
-    let mut peers: Vec<Peer> = Vec::new();
-    let mut ignored = Vec::new();
-    let mut by_mac = BTreeMap::new();
-    // Subnets in use by their first address; no two of them overlap.
-    let mut in_use: BTreeMap<Ipv4Addr, Ipv4Network> = BTreeMap::new();
-    let is_usual = |lease: &&Lease| lease.subnet.v4.prefix() == own.subnet.prefix();
-    let (usual, unusual): (Vec<_>, Vec<_>) = leases.into_iter().partition(is_usual);
-    for lease in usual.into_iter().chain(unusual) {
-        let verdict = usable_peer(lease, own).and_then(|peer| {
-            let before = in_use.range(..=peer.subnet.broadcast()).next_back();
-            if let Some((_, other)) = before.filter(|(_, other)| other.overlaps(peer.subnet)) {
-                return Err(IgnoredReason::Overlaps(*other));
-            }
-            // One node may hold two leases for a while: same MAC, same address.
-            match by_mac.get(&peer.mac) {
-                Some(Peer {
-                    subnet, public_ip, ..
-                }) if *public_ip != peer.public_ip => Err(IgnoredReason::DuplicateMac {
-                    mac: peer.mac,
-                    subnet: *subnet,
-                    public_ip: *public_ip,
-                }),
-                _ => Ok(peer),
-            }
-        });
-        match verdict {
-            Ok(peer) => {
-                in_use.insert(peer.subnet.network(), peer.subnet);
-                by_mac.entry(peer.mac).or_insert(peer);
-                peers.push(peer);
-            }
-            Err(reason) => ignored.push(Ignored {
-                subnet: lease.subnet.v4,
-                reason,
-            }),
-        }
-    }
-    (peers, ignored)
-}
-
-fn usable_peer(lease: &Lease, own: &Own) -> Result<Peer, IgnoredReason> {
-    let subnet = lease.subnet.v4;
-    let attrs = &lease.attrs;
-    if attrs.backend_type != BACKEND_TYPE {
-        return Err(IgnoredReason::OtherBackend(attrs.backend_type.clone()));
-    }
-    let mac = vtep_mac(attrs.backend_data.as_deref())?;
-    let public_ip = attrs.public_ip;
-    if public_ip.octets()[0] == 0
-        || public_ip.is_loopback()
-        || public_ip.is_multicast()
-        || public_ip.is_broadcast()
-    {
-        return Err(IgnoredReason::BadPublicIp(public_ip));
-    }
-    if !subnet.is_subnet_of(own.network) {
-        return Err(IgnoredReason::OutsideNetwork(own.network));
-    }
-    if subnet.overlaps(own.subnet) {
-        return Err(IgnoredReason::OverlapsOwn(own.subnet));
-    }
-    if public_ip == own.public_ip || public_ip == own.local {
-        return Err(IgnoredReason::OwnPublicIp(public_ip));
-    }
-    if mac == own.mac {
-        return Err(IgnoredReason::OwnMac(mac));
-    }
-    Ok(Peer {
-        subnet,
-        mac,
-        public_ip,
-    })
-}
-
-/// What the tunnel device must have for these peers, as [`usable_peers`] returned them.
-#[must_use]
-pub fn desired_state(peers: &[Peer]) -> KernelState {
-    KernelState {
-        routes: peers
-            .iter()
-            .map(|peer| peer.subnet)
-            .collect::<BTreeSet<_>>(),
-        neighbours: peers
-            .iter()
-            .map(|peer| (peer.subnet.network(), peer.mac))
-            .collect(),
-        fdb: peers
-            .iter()
-            .map(|peer| (peer.mac, peer.public_ip))
-            .collect(),
     }
 }
 

@@ -20,8 +20,6 @@ use crate::cli::TcAttach;
 /// Priority of our filters on clsact: behind what `tc` and other agents choose by themselves
 /// (49 152 and up from there downwards).
 const PRIORITY: u16 = 50_000;
-/// Handle of our filters on clsact.
-const HANDLE: TcHandle = TcHandle::new(0, 1);
 
 /// How a program hangs on its interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +50,8 @@ pub struct Hook<'a> {
     pub interface: &'a str,
     /// Direction.
     pub direction: TcAttachType,
+    /// Handle of the filter on clsact.
+    pub handle: u16,
 }
 
 /// Why attaching failed.
@@ -178,9 +178,10 @@ fn attach_clsact(program: &mut SchedClassifier, hook: Hook<'_>) -> Result<(), Er
         Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {}
         other => other?,
     }
+    let handle = TcHandle::new(0, hook.handle);
     let options = NlOptions {
         priority: PRIORITY,
-        handle: HANDLE,
+        handle,
         ..NlOptions::default()
     };
     let created = program.attach_with_options(
@@ -196,7 +197,7 @@ fn attach_clsact(program: &mut SchedClassifier, hook: Hook<'_>) -> Result<(), Er
                 hook.interface,
                 hook.direction,
                 PRIORITY,
-                HANDLE,
+                handle,
                 None,
             )
             .map_err(TcError::IoError)?;

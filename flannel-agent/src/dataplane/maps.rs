@@ -1,13 +1,15 @@
 //! The maps, typed: the desired content is written as a difference to what stands there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::hash::Hash;
 
-use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues};
+use aya::util::nr_cpus;
 use aya::{Ebpf, Pod};
 use flannel_ebpf::abi::{
-    Config, EgressCounters, EgressOutcome, IngressCounters, IngressOutcome, Peer, Remote, map_name,
+    self, Config, EgressCounters, EgressOutcome, IngressCounters, IngressOutcome, Peer, Remote,
+    Traffic, map_name,
 };
 
 use crate::status::Counter;
@@ -22,6 +24,9 @@ pub struct Maps {
     remotes: Table<Remote>,
     egress: PerCpuArray<MapData, EgressCounters>,
     ingress: PerCpuArray<MapData, IngressCounters>,
+    traffic: PerCpuHashMap<MapData, Key, Traffic>,
+    /// Keys of `traffic`.
+    counted: BTreeSet<Key>,
 }
 
 /// Why a map could not be read or written.
@@ -60,12 +65,21 @@ impl Maps {
                 source,
             })
         }
+        let traffic: PerCpuHashMap<_, Key, Traffic> = open(ebpf, map_name::TRAFFIC)?;
+        let counted = traffic.keys().collect::<Result<_, _>>();
+        let counted = counted.map_err(|source| Error::Map {
+            map: map_name::TRAFFIC,
+            operation: "read",
+            source,
+        })?;
         Ok(Self {
             config: open(ebpf, map_name::CONFIG)?,
             peers: Table::read(map_name::PEERS, open(ebpf, map_name::PEERS)?)?,
             remotes: Table::read(map_name::REMOTES, open(ebpf, map_name::REMOTES)?)?,
             egress: open(ebpf, map_name::EGRESS)?,
             ingress: open(ebpf, map_name::INGRESS)?,
+            traffic,
+            counted,
         })
     }
 
@@ -104,6 +118,58 @@ impl Maps {
         self.remotes.sync(desired)
     }
 
+    /// Makes the direct peers whose packets are counted what they should be; as
+    /// [`sync_peers`](Self::sync_peers). Counts of peers that stay are kept.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn sync_traffic(&mut self, desired: &BTreeSet<Key>) -> Result<(), Error> {
+        let map = map_name::TRAFFIC;
+        let at = |operation| {
+            move |source| Error::Map {
+                map,
+                operation,
+                source,
+            }
+        };
+        for key in &self.counted - desired {
+            self.traffic.remove(&key).map_err(at("remove"))?;
+            self.counted.remove(&key);
+        }
+        for key in desired - &self.counted {
+            let cpus = nr_cpus().map_err(|(_, error)| at("write")(MapError::IoError(error)))?;
+            let zero = PerCpuValues::try_from(vec![Traffic::default(); cpus]);
+            let zero = zero.map_err(|error| at("write")(MapError::IoError(error)))?;
+            self.traffic.insert(key, zero, 0).map_err(at("write"))?;
+            self.counted.insert(key);
+        }
+        Ok(())
+    }
+
+    /// What went straight to direct peers and came from them, by the address of their subnet.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn traffic(&self) -> Result<BTreeMap<Key, Traffic>, Error> {
+        let sum = |sum: abi::Counter, add: abi::Counter| abi::Counter {
+            packets: sum.packets + add.packets,
+            bytes: sum.bytes + add.bytes,
+        };
+        let entries = self.traffic.iter().map(|entry| {
+            let (key, cpus) = entry.map_err(|source| Error::Map {
+                map: map_name::TRAFFIC,
+                operation: "read",
+                source,
+            })?;
+            let total = cpus.iter().fold(Traffic::default(), |total, cpu| Traffic {
+                sent: sum(total.sent, cpu.sent),
+                received: sum(total.received, cpu.received),
+            });
+            Ok((key, total))
+        });
+        entries.collect()
+    }
+
     /// All counters, summed over CPUs.
     ///
     /// # Errors
@@ -134,7 +200,7 @@ fn counter(
     direction: &str,
     outcome: &str,
     handled: bool,
-    cpus: impl Iterator<Item = flannel_ebpf::abi::Counter>,
+    cpus: impl Iterator<Item = abi::Counter>,
 ) -> Counter {
     let (packets, bytes) = cpus.fold((0, 0), |(packets, bytes), cpu| {
         (packets + cpu.packets, bytes + cpu.bytes)

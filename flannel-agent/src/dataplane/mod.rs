@@ -21,12 +21,81 @@ use self::attach::{Hook, Mechanism};
 use self::maps::Maps;
 use self::pin::Pins;
 use crate::cli::TcAttach;
+use crate::error::chain;
 use crate::status;
 
-/// The program on the tunnel device's egress.
-const ENCAP: &str = "vxlan_encap";
-/// The program on the external interface's ingress.
-const DECAP: &str = "vxlan_decap";
+/// Which interface of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interface {
+    /// The one that carries the underlay.
+    External,
+    /// The tunnel device of the backend.
+    Device,
+}
+
+/// Which way packets pass a hook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// Received by the interface.
+    Ingress,
+    /// Sent by it.
+    Egress,
+}
+
+impl Direction {
+    /// Its name in `status`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        }
+    }
+
+    const fn attach_type(self) -> TcAttachType {
+        match self {
+            Self::Ingress => TcAttachType::Ingress,
+            Self::Egress => TcAttachType::Egress,
+        }
+    }
+}
+
+/// A program of a backend, and where it hangs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attachment {
+    /// Name in the BPF object.
+    pub program: &'static str,
+    /// Interface.
+    pub interface: Interface,
+    /// Direction.
+    pub direction: Direction,
+    /// Handle of its filter where it hangs on clsact; no other program at this hook has the same.
+    pub handle: u16,
+}
+
+/// Names of the interfaces of a node.
+#[derive(Debug, Clone, Copy)]
+pub struct Interfaces<'a> {
+    /// The external interface.
+    pub external: &'a str,
+    /// The tunnel device, for backends with one.
+    pub device: Option<&'a str>,
+}
+
+impl Attachment {
+    /// The hook on this node; none where the node has no such interface.
+    fn hook<'a>(&self, interfaces: Interfaces<'a>) -> Option<Hook<'a>> {
+        Some(Hook {
+            program: self.program,
+            interface: match self.interface {
+                Interface::External => interfaces.external,
+                Interface::Device => interfaces.device?,
+            },
+            direction: self.direction.attach_type(),
+            handle: self.handle,
+        })
+    }
+}
 
 /// How to open the dataplane.
 #[derive(Debug, Clone)]
@@ -66,6 +135,9 @@ pub enum Error {
     /// A map failed.
     #[error(transparent)]
     Map(#[from] maps::Error),
+    /// A pin could not be removed.
+    #[error("remove a pin")]
+    Pin(#[from] io::Error),
     /// A program could not be attached.
     #[error("attach {program} to {interface}")]
     Attach {
@@ -79,29 +151,47 @@ pub enum Error {
     },
 }
 
+/// Asks whether a dataplane can be had here, touching no interface.
+///
+/// # Errors
+/// The first thing that is missing.
+pub fn check(options: &Options) -> Result<(), Error> {
+    probe::check(&Pins::new(&options.pin_path))?;
+    Ok(())
+}
+
 /// The loaded dataplane.
 pub struct Dataplane {
     ebpf: Ebpf,
     maps: Maps,
     pins: Pins,
     tc_attach: TcAttach,
-    programs: Vec<status::Program>,
-    /// Indexes of the programs' interfaces when they were attached, in the same order.
-    interfaces: Vec<u32>,
+    attachments: &'static [Attachment],
+    attached: Vec<Attached>,
+}
+
+/// A program where it was attached.
+struct Attached {
+    attachment: Attachment,
+    interface: String,
+    /// Index that the interface had: one that is made anew gets another.
+    index: u32,
+    program_id: u32,
+    mechanism: Mechanism,
 }
 
 impl Dataplane {
-    /// Checks the host, loads the object over the pinned maps; nothing is attached yet, but what an
-    /// earlier agent attached goes on with the same maps.
+    /// Checks the host, loads these programs over the pinned maps; nothing is attached yet, but what
+    /// an earlier agent attached goes on with the same maps.
     ///
     /// # Errors
     /// What is missing or refused.
-    pub fn open(options: &Options) -> Result<Self, Error> {
+    pub fn open(options: &Options, attachments: &'static [Attachment]) -> Result<Self, Error> {
         let pins = Pins::new(&options.pin_path);
         let object = probe::check(&pins)?;
         compat::check(object, &pins)?;
         let mut ebpf = object::load(object, &pins, options.log_level)?;
-        for program in [ENCAP, DECAP] {
+        for Attachment { program, .. } in attachments.iter().copied() {
             classifier(&mut ebpf, program)?
                 .load()
                 .map_err(|source| Error::Program { program, source })?;
@@ -112,8 +202,8 @@ impl Dataplane {
             maps,
             pins,
             tc_attach: options.tc_attach,
-            programs: Vec::new(),
-            interfaces: Vec::new(),
+            attachments,
+            attached: Vec::new(),
         })
     }
 
@@ -122,43 +212,36 @@ impl Dataplane {
         &mut self.maps
     }
 
-    /// Attaches both programs, or replaces those of an earlier agent. The maps should have been
+    /// Attaches all programs, or replaces those of an earlier agent. The maps should have been
     /// filled before.
     ///
     /// # Errors
     /// What the kernel said.
-    pub fn attach(&mut self, device: &str, external: &str) -> Result<(), Error> {
-        self.programs.clear();
-        self.interfaces.clear();
-        // Receiving first: a node that sends by eBPF should be able to take the answer.
-        for (program, interface, direction) in [
-            (DECAP, external, TcAttachType::Ingress),
-            (ENCAP, device, TcAttachType::Egress),
-        ] {
-            let hook = Hook {
-                program,
-                interface,
-                direction,
+    pub fn attach(&mut self, interfaces: Interfaces<'_>) -> Result<(), Error> {
+        self.attached.clear();
+        for attachment in self.attachments {
+            let program = attachment.program;
+            let Some(hook) = attachment.hook(interfaces) else {
+                continue;
             };
             let classifier = classifier(&mut self.ebpf, program)?;
             let fail = |source| Error::Attach {
                 program,
-                interface: interface.to_owned(),
+                interface: hook.interface.to_owned(),
                 source,
             };
             // Read first: an interface that is made anew meanwhile is then found to be another one.
-            let index = attach::index(interface);
+            let index = attach::index(hook.interface);
             let mechanism =
                 attach::attach(classifier, hook, self.tc_attach, &self.pins).map_err(fail)?;
-            let id = classifier.info().map_err(|error| fail(error.into()))?.id();
-            self.programs.push(status::Program {
-                name: program.to_owned(),
-                id,
-                interface: interface.to_owned(),
-                direction: direction_name(direction).to_owned(),
-                attach: mechanism.name().to_owned(),
+            let info = classifier.info().map_err(|error| fail(error.into()))?;
+            self.attached.push(Attached {
+                attachment: *attachment,
+                interface: hook.interface.to_owned(),
+                index,
+                program_id: info.id(),
+                mechanism,
             });
-            self.interfaces.push(index);
         }
         // Nothing refers to maps of another version from here on.
         if let Err(error) = self.pins.remove_other_versions() {
@@ -167,33 +250,65 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Whether every program still hangs where it was attached: a deleted device takes its
-    /// programs with it. A filter on clsact is asked for by its device only: that somebody removed
-    /// the qdisc shows on tcx alone.
+    /// Whether every program hangs where it was attached: a deleted device takes its programs with
+    /// it. A filter on clsact is asked for by its device only: that somebody removed the qdisc
+    /// shows on tcx alone.
     #[must_use]
     pub fn is_attached(&self) -> bool {
-        let mut programs = self.programs.iter().zip(&self.interfaces);
-        programs.all(|(program, index)| {
-            if attach::index(&program.interface) != *index {
-                return false;
-            }
-            let direction = match program.direction.as_str() {
-                "ingress" => TcAttachType::Ingress,
-                _ => TcAttachType::Egress,
-            };
-            let hook = Hook {
-                program: &program.name,
-                interface: &program.interface,
-                direction,
-            };
-            program.attach != Mechanism::Tcx.name() || attach::attached_tcx(hook, program.id)
-        })
+        !self.attached.is_empty()
+            && self.attached.iter().all(|attached| {
+                let hook = Hook {
+                    program: attached.attachment.program,
+                    interface: &attached.interface,
+                    direction: attached.attachment.direction.attach_type(),
+                    handle: attached.attachment.handle,
+                };
+                attach::index(&attached.interface) == attached.index
+                    && (attached.mechanism != Mechanism::Tcx
+                        || attach::attached_tcx(hook, attached.program_id))
+            })
     }
 
-    /// The attached programs.
+    /// Whether programs have been attached in this run, wherever they are now.
     #[must_use]
-    pub fn programs(&self) -> &[status::Program] {
-        &self.programs
+    pub fn was_attached(&self) -> bool {
+        !self.attached.is_empty()
+    }
+
+    /// The attached programs, for `status`.
+    #[must_use]
+    pub fn programs(&self) -> Vec<status::Program> {
+        let programs = self.attached.iter().map(|attached| status::Program {
+            name: attached.attachment.program.to_owned(),
+            id: attached.program_id,
+            interface: attached.interface.clone(),
+            direction: attached.attachment.direction.name().to_owned(),
+            attach: attached.mechanism.name().to_owned(),
+        });
+        programs.collect()
+    }
+
+    /// Takes off what an earlier run with another backend attached: `programs` that this one has
+    /// not.
+    ///
+    /// # Errors
+    /// What bpffs or the kernel said.
+    pub fn remove_others(
+        &self,
+        programs: &[&[Attachment]],
+        interfaces: Interfaces<'_>,
+    ) -> Result<Vec<String>, Error> {
+        let mut removed = Vec::new();
+        for attachment in programs.iter().copied().flatten() {
+            if self.attachments.contains(attachment) {
+                continue;
+            }
+            if self.pins.remove_link(attachment.program)? {
+                removed.push(format!("pin {}", attachment.program));
+            }
+            removed.extend(detach(*attachment, interfaces)?);
+        }
+        Ok(removed)
     }
 
     /// Packets by outcome.
@@ -205,9 +320,9 @@ impl Dataplane {
     }
 
     /// Detaches the programs from these interfaces and removes the pins; see [`remove`].
-    pub fn remove(self, interfaces: &[&str]) {
-        if let Err(error) = remove(self.pins.root(), interfaces) {
-            tracing::warn!(%error, "the dataplane could not be removed");
+    pub fn remove(self, interfaces: Interfaces<'_>) {
+        if let Err(error) = remove(self.pins.root(), &[self.attachments], interfaces) {
+            tracing::warn!(error = chain(&error), "the dataplane could not be removed");
         }
     }
 
@@ -227,57 +342,59 @@ fn classifier<'a>(
         .map_err(|source| Error::Program { program, source })
 }
 
-const fn direction_name(direction: TcAttachType) -> &'static str {
-    match direction {
-        TcAttachType::Ingress => "ingress",
-        _ => "egress",
-    }
-}
-
-/// Removes our filter from the clsact qdisc of an interface that is not the external one any more;
-/// says whether there was one.
+/// Removes our filters from the clsact qdisc of an interface that is not the external one any more;
+/// returns what was removed.
 ///
 /// # Errors
 /// What the kernel said.
-pub fn leave(interface: &str) -> Result<bool, Error> {
-    let (program, direction) = (DECAP, TcAttachType::Ingress);
-    let hook = Hook {
-        program,
-        interface,
-        direction,
+pub fn leave(interface: &str, programs: &[&[Attachment]]) -> Result<Vec<String>, Error> {
+    let interfaces = Interfaces {
+        external: interface,
+        device: None,
     };
-    attach::detach_clsact(hook).map_err(|source| Error::Attach {
-        program,
-        interface: interface.to_owned(),
-        source,
-    })
+    detach_all(programs, interfaces)
 }
 
-/// Ends the dataplane on this host: detaches the programs from the interfaces (where they hang on
+/// Ends the dataplane on this host: detaches `programs` from the interfaces (where they hang on
 /// clsact; tcx links end with their pins) and removes all pins. Returns what was removed.
 ///
 /// # Errors
 /// What bpffs or the kernel said.
-pub fn remove(pin_path: &Path, interfaces: &[&str]) -> io::Result<Vec<String>> {
-    let mut removed: Vec<String> = Pins::new(pin_path)
-        .remove_all()?
+pub fn remove(
+    pin_path: &Path,
+    programs: &[&[Attachment]],
+    interfaces: Interfaces<'_>,
+) -> Result<Vec<String>, Error> {
+    let pins = Pins::new(pin_path).remove_all()?;
+    let mut removed: Vec<String> = pins
         .into_iter()
         .map(|path| format!("pin {}", path.display()))
         .collect();
-    for interface in interfaces {
-        for (program, direction) in [
-            (DECAP, TcAttachType::Ingress),
-            (ENCAP, TcAttachType::Egress),
-        ] {
-            let hook = Hook {
-                program,
-                interface,
-                direction,
-            };
-            if attach::detach_clsact(hook).map_err(io::Error::other)? {
-                removed.push(format!("filter {program} on {interface}"));
-            }
-        }
+    removed.extend(detach_all(programs, interfaces)?);
+    Ok(removed)
+}
+
+fn detach_all(
+    programs: &[&[Attachment]],
+    interfaces: Interfaces<'_>,
+) -> Result<Vec<String>, Error> {
+    let mut removed = Vec::new();
+    for attachment in programs.iter().copied().flatten() {
+        removed.extend(detach(*attachment, interfaces)?);
     }
     Ok(removed)
+}
+
+/// Takes a filter off clsact; says which, if there was one.
+fn detach(attachment: Attachment, interfaces: Interfaces<'_>) -> Result<Option<String>, Error> {
+    let Some(hook) = attachment.hook(interfaces) else {
+        return Ok(None);
+    };
+    let program = attachment.program;
+    let is_found = attach::detach_clsact(hook).map_err(|source| Error::Attach {
+        program,
+        interface: hook.interface.to_owned(),
+        source,
+    })?;
+    Ok(is_found.then(|| format!("filter {program} on {}", hook.interface)))
 }

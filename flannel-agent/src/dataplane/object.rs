@@ -6,12 +6,13 @@ use super::pin::Pins;
 use flannel_ebpf::abi::map_name;
 
 /// The maps that outlive the agent.
-pub const PINNED_MAPS: [&str; 5] = [
+pub const PINNED_MAPS: [&str; 6] = [
     map_name::CONFIG,
     map_name::PEERS,
     map_name::REMOTES,
     map_name::EGRESS,
     map_name::INGRESS,
+    map_name::TRAFFIC,
 ];
 
 #[cfg(not(no_ebpf_object))]

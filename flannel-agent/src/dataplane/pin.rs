@@ -71,6 +71,18 @@ impl Pins {
             .is_some_and(|stat| stat.filesystem_type() == BPF_FS_MAGIC)
     }
 
+    /// Removes the pin of a program's link; says whether there was one.
+    ///
+    /// # Errors
+    /// As the file system does.
+    pub fn remove_link(&self, program: &str) -> io::Result<bool> {
+        match std::fs::remove_file(self.link(program)) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Removes map pins of other ABI versions, which an earlier agent left.
     ///
     /// # Errors

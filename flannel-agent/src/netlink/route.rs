@@ -16,6 +16,22 @@ use super::{Error, Netlink, errno, tolerate};
 /// Protocol number of UDP (RFC 768).
 const UDP: u8 = 17;
 
+/// Protocol of the routes to direct peers, by which they are told from everybody else's on the same
+/// interface ("F"; the kernel gives no meaning to numbers above 4, `linux/rtnetlink.h`).
+pub const DIRECT_PROTOCOL: u8 = 70;
+
+/// Where a route to a peer's subnet leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Via {
+    /// Link that packets leave through.
+    pub oif: u32,
+    /// Next hop.
+    pub gateway: Ipv4Addr,
+    /// Whether the kernel is to take the next hop for a neighbour whatever its routes say: so to
+    /// tunnelled peers. A route to a direct peer is refused where the peer is not on the link.
+    pub is_onlink: bool,
+}
+
 /// A main-table route of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeviceRoute {
@@ -33,10 +49,10 @@ pub struct UnderlayQuery {
     pub dst: Ipv4Addr,
     /// Source address of the tunnel.
     pub source: Ipv4Addr,
-    /// Lower link of the tunnel device.
+    /// External interface.
     pub oif: u32,
-    /// UDP destination port.
-    pub port: u16,
+    /// UDP destination port of the tunnel; none where packets go as they are.
+    pub port: Option<u16>,
 }
 
 /// The answer, in facts; see [`Netlink::underlay_route`].
@@ -99,15 +115,41 @@ impl Netlink {
         }
     }
 
+    /// Main-table IPv4 routes of ours to direct peers, whatever their interface.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn direct_routes(&self) -> Result<Vec<(Ipv4Network, Via)>, Error> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet;
+        message.header.table = RouteHeader::RT_TABLE_MAIN;
+        message.header.protocol = RouteProtocol::Other(DIRECT_PROTOCOL);
+        let found = self
+            .dump(
+                RouteNetlinkMessage::GetRoute(message),
+                || "list routes to direct peers".into(),
+                |object| match object {
+                    RouteNetlinkMessage::NewRoute(message) => parse_direct_route(&message),
+                    _ => None,
+                },
+            )
+            .await;
+        match found {
+            Err(error) if errno(&error) == Some(libc::ENOENT) => Ok(Vec::new()),
+            other => other,
+        }
+    }
+
     /// Sets the route to a peer's subnet.
     ///
     /// # Errors
-    /// See [`Error`]; `ENETDOWN` while the device is down.
-    pub async fn replace_peer_route(&self, ifindex: u32, subnet: Ipv4Network) -> Result<(), Error> {
+    /// See [`Error`]; `ENETDOWN` while the device is down, `ENETUNREACH` for a next hop that is not
+    /// on the link.
+    pub async fn replace_peer_route(&self, subnet: Ipv4Network, via: Via) -> Result<(), Error> {
         self.change(
-            RouteNetlinkMessage::NewRoute(peer_route_message(ifindex, subnet)),
+            RouteNetlinkMessage::NewRoute(peer_route_message(subnet, via)),
             NLM_F_CREATE | NLM_F_REPLACE,
-            || format!("set the route to {subnet} through interface {ifindex}"),
+            || format!("set the route to {subnet} via {}", via.gateway),
         )
         .await
     }
@@ -116,16 +158,41 @@ impl Netlink {
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn remove_peer_route(&self, ifindex: u32, subnet: Ipv4Network) -> Result<(), Error> {
+    pub async fn remove_peer_route(&self, subnet: Ipv4Network, via: Via) -> Result<(), Error> {
         let removed = self
             .change(
-                RouteNetlinkMessage::DelRoute(peer_route_message(ifindex, subnet)),
+                RouteNetlinkMessage::DelRoute(peer_route_message(subnet, via)),
                 0,
-                || format!("remove the route to {subnet} through interface {ifindex}"),
+                || format!("remove the route to {subnet} via {}", via.gateway),
             )
             .await;
         // ESRCH: it is not there.
         tolerate(removed, &[libc::ESRCH])
+    }
+
+    /// Asks where a host's own packet to `dst` goes: without source, link or ports.
+    ///
+    /// # Errors
+    /// See [`Error`]; the kernel refuses where no route leads there.
+    pub async fn host_route(&self, dst: Ipv4Addr) -> Result<UnderlayRoute, Error> {
+        let mut message = RouteMessage::default();
+        message.header = RouteHeader {
+            address_family: AddressFamily::Inet,
+            destination_prefix_length: 32,
+            flags: RouteFlags::FibMatch,
+            ..RouteHeader::default()
+        };
+        message.attributes = vec![RouteAttribute::Destination(RouteAddress::Inet(dst))];
+        let operation = || format!("look up the route to {dst}");
+        match self
+            .get(RouteNetlinkMessage::GetRoute(message), operation)
+            .await?
+        {
+            RouteNetlinkMessage::NewRoute(answer) => Ok(parse_underlay(&answer)),
+            _ => Err(Error::Unexpected {
+                operation: operation(),
+            }),
+        }
     }
 
     /// Asks as the vxlan device does: with the output link, source, protocol and port of the outer
@@ -167,24 +234,57 @@ impl Netlink {
     }
 }
 
-fn peer_route_message(ifindex: u32, subnet: Ipv4Network) -> RouteMessage {
+fn peer_route_message(subnet: Ipv4Network, via: Via) -> RouteMessage {
+    let Via {
+        oif,
+        gateway,
+        is_onlink,
+    } = via;
+    let (protocol, flags) = match is_onlink {
+        true => (RouteProtocol::Boot, RouteFlags::Onlink),
+        false => (RouteProtocol::Other(DIRECT_PROTOCOL), RouteFlags::empty()),
+    };
     let mut message = RouteMessage::default();
     message.header = RouteHeader {
         address_family: AddressFamily::Inet,
         destination_prefix_length: subnet.prefix(),
         table: RouteHeader::RT_TABLE_MAIN,
-        protocol: RouteProtocol::Boot,
+        protocol,
         scope: RouteScope::Universe,
         kind: RouteType::Unicast,
-        flags: RouteFlags::Onlink,
+        flags,
         ..RouteHeader::default()
     };
     message.attributes = vec![
         RouteAttribute::Destination(RouteAddress::Inet(subnet.network())),
-        RouteAttribute::Gateway(RouteAddress::Inet(subnet.network())),
-        RouteAttribute::Oif(ifindex),
+        RouteAttribute::Gateway(RouteAddress::Inet(gateway)),
+        RouteAttribute::Oif(oif),
     ];
     message
+}
+
+fn parse_direct_route(message: &RouteMessage) -> Option<(Ipv4Network, Via)> {
+    let header = &message.header;
+    let (mut destination, mut gateway, mut oif) = (None, None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(ip)) => destination = Some(*ip),
+            RouteAttribute::Gateway(RouteAddress::Inet(ip)) => gateway = Some(*ip),
+            RouteAttribute::Oif(index) => oif = Some(*index),
+            RouteAttribute::Priority(_) => return None,
+            _ => {}
+        }
+    }
+    let is_ours = header.protocol == RouteProtocol::Other(DIRECT_PROTOCOL)
+        && header.table == RouteHeader::RT_TABLE_MAIN
+        && header.tos == 0;
+    let via = Via {
+        oif: oif?,
+        gateway: gateway?,
+        is_onlink: false,
+    };
+    let subnet = Ipv4Network::new(destination?, header.destination_prefix_length).ok()?;
+    is_ours.then_some((subnet, via))
 }
 
 fn parse_device_route(message: &RouteMessage, ifindex: u32) -> Option<DeviceRoute> {
@@ -232,9 +332,11 @@ fn query_message(query: UnderlayQuery, flags: RouteFlags) -> RouteMessage {
         RouteAttribute::Destination(RouteAddress::Inet(query.dst)),
         RouteAttribute::Source(RouteAddress::Inet(query.source)),
         RouteAttribute::Oif(query.oif),
-        RouteAttribute::IpProto(UDP),
-        RouteAttribute::Dport(query.port),
     ];
+    if let Some(port) = query.port {
+        message.attributes.push(RouteAttribute::IpProto(UDP));
+        message.attributes.push(RouteAttribute::Dport(port));
+    }
     message
 }
 
@@ -284,10 +386,32 @@ fn has_multipath(entry: &RouteMessage) -> bool {
 mod tests {
     use super::*;
 
+    fn tunnel(subnet: Ipv4Network) -> Via {
+        Via {
+            oif: 7,
+            gateway: subnet.network(),
+            is_onlink: true,
+        }
+    }
+
+    #[test]
+    fn a_direct_route_is_known_by_its_protocol() {
+        let subnet = "10.5.34.0/24".parse().unwrap();
+        let via = Via {
+            oif: 3,
+            gateway: [192, 168, 7, 12].into(),
+            is_onlink: false,
+        };
+        let mut route = peer_route_message(subnet, via);
+        assert_eq!(parse_direct_route(&route), Some((subnet, via)));
+        route.header.protocol = RouteProtocol::Boot;
+        assert_eq!(parse_direct_route(&route), None);
+    }
+
     #[test]
     fn only_the_exact_shape_is_a_peer_route() {
         let subnet = "10.5.34.0/24".parse().unwrap();
-        let made = peer_route_message(7, subnet);
+        let made = peer_route_message(subnet, tunnel(subnet));
         let is_peer =
             |message: &RouteMessage| parse_device_route(message, 7).unwrap().is_peer_route;
         assert!(is_peer(&made));
@@ -319,7 +443,8 @@ mod tests {
 
     #[test]
     fn a_route_with_a_metric_does_not_compete() {
-        let mut route = peer_route_message(7, "10.5.34.0/24".parse().unwrap());
+        let subnet = "10.5.34.0/24".parse().unwrap();
+        let mut route = peer_route_message(subnet, tunnel(subnet));
         route.attributes.push(RouteAttribute::Priority(100));
         assert_eq!(parse_device_route(&route, 7), None);
     }

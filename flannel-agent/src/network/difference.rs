@@ -1,8 +1,9 @@
 //! What a changed network config would change.
 
 use std::fmt::Display;
+use std::path::PathBuf;
 
-use super::{Backend, NetworkConfig, Overlay, SubnetRange, Vxlan};
+use super::{Backend, Extension, NetworkConfig, Overlay, SubnetRange, Udp, Vxlan};
 
 impl NetworkConfig {
     /// Every setting that differs from this one, as `Key before -> after`; defaults count as given.
@@ -18,8 +19,7 @@ impl NetworkConfig {
         found.overlay("", ipv4.as_ref(), other.ipv4.as_ref());
         found.overlay("IPv6", ipv6.as_ref(), other.ipv6.as_ref());
         found.compare("EnableNFTables", enable_nftables, &other.enable_nftables);
-        let (Backend::Vxlan(before), Backend::Vxlan(after)) = (backend, &other.backend);
-        found.vxlan(before, after);
+        found.backend(backend, &other.backend);
         found.0
     }
 }
@@ -59,6 +59,51 @@ impl Differences {
                 self.compare(&name("Network"), &network(before), &network(after));
             }
         }
+    }
+
+    fn backend(&mut self, before: &Backend, after: &Backend) {
+        match (before, after) {
+            (Backend::Vxlan(before), Backend::Vxlan(after)) => self.vxlan(before, after),
+            (Backend::Udp(Udp { port }), Backend::Udp(after)) => {
+                self.compare("Backend.Port", port, &after.port);
+            }
+            (Backend::Extension(before), Backend::Extension(after)) => {
+                self.extension(before, after);
+            }
+            // Another backend has other settings: the type says it all.
+            _ => self.compare("Backend.Type", &before.name(), &after.name()),
+        }
+    }
+
+    fn extension(&mut self, before: &Extension, after: &Extension) {
+        let Extension {
+            pre_startup,
+            post_startup,
+            subnet_add,
+            subnet_remove,
+            shell,
+            timeout,
+        } = before;
+        let commands = [
+            ("PreStartupCommand", pre_startup, &after.pre_startup),
+            ("PostStartupCommand", post_startup, &after.post_startup),
+            ("SubnetAddCommand", subnet_add, &after.subnet_add),
+            ("SubnetRemoveCommand", subnet_remove, &after.subnet_remove),
+        ];
+        let text = |command: &Option<String>| match command {
+            Some(command) => format!("{command:?}"),
+            None => "unset".into(),
+        };
+        for (key, before, after) in commands {
+            self.compare(&format!("Backend.{key}"), &text(before), &text(after));
+        }
+        let path = |shell: &Option<PathBuf>| match shell {
+            Some(shell) => shell.display().to_string(),
+            None => "none".into(),
+        };
+        self.compare("Backend.Shell", &path(shell), &path(&after.shell));
+        let seconds = (timeout.as_secs(), after.timeout.as_secs());
+        self.compare("Backend.CommandTimeout", &seconds.0, &seconds.1);
     }
 
     fn vxlan(&mut self, before: &Vxlan, after: &Vxlan) {
@@ -112,5 +157,45 @@ mod tests {
             assert!(found.contains(part), "{part} in {found}");
         }
         assert!(!found.contains("Backend.MTU"), "{found}");
+    }
+    #[test]
+    fn backends_differ_by_their_own_settings_or_by_their_type() {
+        // before, after, what is told
+        let rows = [
+            (r#""host-gw""#, r#""HOST-GW""#, ""),
+            (
+                r#""host-gw""#,
+                r#""alloc""#,
+                "Backend.Type host-gw -> alloc",
+            ),
+            (
+                r#""udp""#,
+                r#""vxlan", "VNI": 7"#,
+                "Backend.Type udp -> vxlan",
+            ),
+            (r#""udp", "Port": 8285"#, r#""udp""#, ""),
+            (r#""udp""#, r#""udp", "Port": 9"#, "Backend.Port 8285 -> 9"),
+            (
+                r#""extension", "Shell": false"#,
+                r#""extension", "CommandTimeout": 60"#,
+                "",
+            ),
+            (
+                r#""extension", "SubnetAddCommand": "a""#,
+                r#""extension", "SubnetRemoveCommand": "b", "Shell": true, "CommandTimeout": 5"#,
+                "Backend.SubnetAddCommand \"a\" -> unset; \
+                 Backend.SubnetRemoveCommand unset -> \"b\"; \
+                 Backend.Shell none -> /bin/sh; Backend.CommandTimeout 60 -> 5",
+            ),
+        ];
+        for (before, after, told) in rows {
+            let config = |backend: &str| {
+                parse(&format!(
+                    r#"{{"Network": "10.5.0.0/16", "Backend": {{"Type": {backend}}}}}"#
+                ))
+            };
+            let found = config(before).differences(&config(after)).join("; ");
+            assert_eq!(found, told, "{before} {after}");
+        }
     }
 }

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::*;
 
 fn parse(text: &str) -> (NetworkConfig, Vec<String>) {
@@ -211,7 +213,6 @@ fn unusable_documents_are_refused_naming_key_value_and_remedy() {
             with(r#""Network": "10.3.0.0/16", "EnableIPv6": true"#),
             "IPv6Network is missing",
         ),
-        (r#"{"Network": "10.3.0.0/16"}"#.into(), "which means udp"),
         (
             r#"{"Network": "10.3.0.0/16", "Backend": {}}"#.into(),
             "unknown backend type",
@@ -225,12 +226,12 @@ fn unusable_documents_are_refused_naming_key_value_and_remedy() {
             "an object such as",
         ),
         (
-            r#"{"Network": "10.3.0.0/16", "Backend": {"Type": "Host-GW"}}"#.into(),
-            "host-gw is not",
+            r#"{"Network": "10.3.0.0/16", "Backend": {"Type": "WireGuard"}}"#.into(),
+            "wireguard is not supported by this version; supported: vxlan, host-gw, udp, ",
         ),
         (
             r#"{"Network": "10.3.0.0/16", "Backend": {"Type": "vxlna"}}"#.into(),
-            "flannel knows vxlan, ",
+            "there are vxlan, host-gw, ",
         ),
         (vxlan(r#""VNI": 16777216"#), "from 0 to 16777215"),
         (vxlan(r#""VNI": "1""#), "VNI is \"1\""),
@@ -256,7 +257,7 @@ fn vxlan_options_have_the_defaults_of_flannel() {
         learning: false,
         direct_routing: false,
     };
-    assert_eq!(config.backend, Backend::Vxlan(defaults));
+    assert_eq!(config.backend, Backend::Vxlan(defaults.clone()));
     assert!(!config.enable_nftables);
     let text = r#"{"Network": "10.3.0.0/16", "EnableNFTables": true, "Unknown": {}, "backend":
         {"type": "VXLAN", "vni": 7, "VNI": 42, "port": 4789, "mtu": 1400, "gbp": true,
@@ -274,8 +275,8 @@ fn vxlan_options_have_the_defaults_of_flannel() {
     assert_eq!(config.backend, Backend::Vxlan(given));
     assert!(config.enable_nftables);
     let zeros = r#"{"Network": "10.3.0.0/16", "Backend": {"Type": "vxlan", "VNI": 0, "Port": 0}}"#;
-    let Backend::Vxlan(zeros) = parse(zeros).0.backend;
-    assert_eq!((zeros.vni, zeros.port), (0, None));
+    let zeros = parse(zeros).0.backend;
+    assert_eq!(zeros, Backend::Vxlan(Vxlan { vni: 0, ..defaults }));
 }
 
 #[test]
@@ -309,4 +310,138 @@ fn ipv6_networks_follow_the_rules_of_flannel() {
         let message = error(&with(&keys));
         assert!(message.contains(expected), "{keys}: {message}");
     }
+}
+
+/// The document with a backend of this type and these keys.
+fn backend(keys: &str) -> String {
+    format!(r#"{{"Network": "10.3.0.0/16", "Backend": {{"Type": {keys}}}}}"#)
+}
+
+#[test]
+fn without_a_backend_it_is_udp_and_said_so() {
+    let (config, warnings) = parse(r#"{"Network": "10.3.0.0/16"}"#);
+    assert_eq!(config.backend, Backend::Udp(Udp { port: 8285 }));
+    assert!(warnings[0].contains("which means udp"), "{warnings:?}");
+    assert!(warnings[0].contains(r#""Type": "vxlan""#), "{warnings:?}");
+}
+
+#[test]
+fn every_backend_has_its_name_its_lease_type_and_its_defaults() {
+    let extension = Extension {
+        pre_startup: None,
+        post_startup: None,
+        subnet_add: None,
+        subnet_remove: None,
+        shell: None,
+        timeout: Duration::from_secs(60),
+    };
+    let rows = [
+        (r#""HOST-GW""#, Backend::HostGw, "host-gw"),
+        (r#""udp""#, Backend::Udp(Udp { port: 8285 }), ""),
+        (
+            r#""udp", "Port": null"#,
+            Backend::Udp(Udp { port: 8285 }),
+            "",
+        ),
+        (
+            r#""Udp", "PORT": 9000"#,
+            Backend::Udp(Udp { port: 9000 }),
+            "",
+        ),
+        (r#""alloc", "Port": "x""#, Backend::Alloc, ""),
+        (
+            r#""extension""#,
+            Backend::Extension(extension.clone()),
+            "extension",
+        ),
+        (
+            r#""extension", "PreStartupCommand": "", "PostStartupCommand": null, "SubnetAddCommand": " ", "Shell": null"#,
+            Backend::Extension(extension.clone()),
+            "extension",
+        ),
+        (
+            r#""extension", "prestartupcommand": "a b", "PostStartupCommand": "c", "SubnetAddCommand": "d $SUBNET",
+               "SubnetRemoveCommand": "e", "Shell": true, "CommandTimeout": 5"#,
+            Backend::Extension(Extension {
+                pre_startup: Some("a b".into()),
+                post_startup: Some("c".into()),
+                subnet_add: Some("d $SUBNET".into()),
+                subnet_remove: Some("e".into()),
+                shell: Some("/bin/sh".into()),
+                timeout: Duration::from_secs(5),
+            }),
+            "extension",
+        ),
+        (
+            r#""extension", "shell": "/bin/bash""#,
+            Backend::Extension(Extension {
+                shell: Some("/bin/bash".into()),
+                ..extension.clone()
+            }),
+            "extension",
+        ),
+        (
+            r#""extension", "Shell": false"#,
+            Backend::Extension(extension),
+            "extension",
+        ),
+    ];
+    for (keys, expected, lease_type) in rows {
+        let (config, warnings) = parse(&backend(keys));
+        assert_eq!(config.backend, expected, "{keys}");
+        assert_eq!(config.backend.lease_type(), lease_type, "{keys}");
+        assert!(keys.to_lowercase().contains(config.backend.name()));
+        assert_eq!(warnings, Vec::<String>::new(), "{keys}");
+    }
+}
+
+#[test]
+fn options_of_a_wrong_type_are_refused_by_name() {
+    let rows = [
+        (r#""udp", "Port": 0"#, "Port is 0", "from 1 to 65535"),
+        (r#""udp", "Port": "8285""#, "Port is \"8285\"", "a number"),
+        (
+            r#""extension", "PreStartupCommand": 5"#,
+            "PreStartupCommand is 5",
+            "a command is expected, in quotes",
+        ),
+        (
+            r#""extension", "SubnetAddCommand": ["ip", "route"]"#,
+            "SubnetAddCommand is [",
+            "in quotes",
+        ),
+        (
+            r#""extension", "Shell": "sh""#,
+            "Shell is \"sh\"",
+            "\"/bin/bash\"",
+        ),
+        (r#""extension", "Shell": 1"#, "Shell is 1", "true, or"),
+        (
+            r#""extension", "CommandTimeout": 0"#,
+            "CommandTimeout is 0",
+            "from 1 to 86400",
+        ),
+        (
+            r#""extension", "CommandTimeout": 1.5"#,
+            "CommandTimeout is 1.5",
+            "a number",
+        ),
+    ];
+    for (keys, named, wanted) in rows {
+        let message = error(&backend(keys));
+        assert!(message.contains(named), "{keys}: {message}");
+        assert!(message.contains(wanted), "{keys}: {message}");
+    }
+}
+
+#[test]
+fn what_flannel_does_silently_with_commands_comes_with_a_hint() {
+    let told = |keys: &str| parse(&backend(keys)).1;
+    let shutdown = told(r#""extension", "ShutdownCommand": "ip link del x""#);
+    assert!(shutdown[0].starts_with("ShutdownCommand is not run"));
+    let add = r#""extension", "PreStartupCommand": "cat /x", "SubnetAddCommand": "read A; b $A""#;
+    let [hint] = told(add).try_into().unwrap();
+    assert!(hint.starts_with("SubnetAddCommand: quotes and operators"));
+    assert!(hint.contains(r#""Shell": true"#), "{hint}");
+    assert_eq!(told(&format!(r#"{add}, "Shell": true"#)), [""; 0]);
 }

@@ -3,7 +3,7 @@
 use tracing::{info, warn};
 
 use super::Node;
-use crate::backend::vxlan::{Ignored, IgnoredReason};
+use crate::backend::peer::{Ignored, IgnoredReason};
 use crate::status::{Datapath, Device, Interface, KernelPeer, PeerCounts};
 
 /// The node's part of the status document.
@@ -11,8 +11,10 @@ use crate::status::{Datapath, Device, Interface, KernelPeer, PeerCounts};
 pub struct Report {
     /// External interface.
     pub interface: Interface,
-    /// Tunnel device.
-    pub device: Device,
+    /// Name of the backend.
+    pub backend: String,
+    /// Tunnel device, for backends with one.
+    pub device: Option<Device>,
     /// Peers.
     pub peers: PeerCounts,
     /// Attached programs and counters, as far as there is a dataplane.
@@ -26,10 +28,9 @@ impl Node {
     #[must_use]
     pub fn report(&self, mut datapath: Datapath) -> Report {
         let mut problems: Vec<String> = self.error.iter().cloned().collect();
-        if self.failed > 0 {
+        if let Some((count, reason)) = &self.failed {
             problems.push(format!(
-                "{} kernel entries of peers could not be made",
-                self.failed
+                "{count} kernel entries of peers could not be made, the first: {reason}"
             ));
         }
         if let Some(reason) = &self.given_up {
@@ -37,7 +38,7 @@ impl Node {
             datapath.reason.clone_from(reason);
         }
         if let Some(dataplane) = &self.dataplane {
-            datapath.programs = dataplane.programs().to_vec();
+            datapath.programs = dataplane.programs();
             match dataplane.counters() {
                 Ok(counters) => datapath.counters = counters,
                 Err(error) => problems.push(crate::error::chain(&error)),
@@ -51,6 +52,7 @@ impl Node {
                 reason: reason.to_string(),
             })
             .collect();
+        problems.extend(self.backend.problems());
         let total = self.peers.len();
         let ebpf = if self.has_dataplane() {
             total - kernel.len()
@@ -71,14 +73,15 @@ impl Node {
                 mtu: self.local.mtu,
                 address: self.local.address,
             },
-            device: Device {
-                name: self.device.name.clone(),
-                index: self.device.index,
-                mac: self.device.mac.to_string(),
-                mtu: self.device.mtu,
-                vni: self.device.vni,
-                port: self.device.port,
-            },
+            backend: self.backend.name().to_owned(),
+            device: self.device.as_ref().map(|device| Device {
+                name: device.name.clone(),
+                index: device.index,
+                mac: device.mac.map(|mac| mac.to_string()),
+                mtu: device.mtu,
+                vni: device.vni,
+                port: device.port,
+            }),
             peers: PeerCounts {
                 total,
                 ebpf,
@@ -97,7 +100,7 @@ pub(super) fn log_ignored(before: &[Ignored], now: &[Ignored]) {
     for ignored in now.iter().filter(|ignored| !before.contains(ignored)) {
         let Ignored { subnet, reason } = ignored;
         match reason {
-            IgnoredReason::OtherBackend(_) => info!(%subnet, %reason, "peer is not used"),
+            IgnoredReason::OtherBackend { .. } => info!(%subnet, %reason, "peer is not used"),
             _ => warn!(%subnet, %reason, "peer is not used"),
         }
     }

@@ -20,6 +20,9 @@ use crate::status::Datapath;
 const SETTLE: Duration = Duration::from_millis(20);
 /// Before a pass that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// Before entries that the kernel refused are tried again: what they depend on may change without
+/// a notification. As often as flannel does for host-gw.
+const RETRY_ENTRIES: Duration = Duration::from_secs(10);
 /// Between comparisons that nothing has asked for. Routes of the underlay are left out: they are
 /// looked up one by one, and whatever changes them is told.
 const RESYNC: Duration = Duration::from_secs(60);
@@ -46,6 +49,8 @@ pub struct Inputs {
     pub subnet: watch::Receiver<Ipv4Network>,
     /// Told once, after the first pass with all leases.
     pub ready: oneshot::Sender<()>,
+    /// Told whether the external interface is not what the node was made for.
+    pub moved: watch::Sender<bool>,
 }
 
 /// What to do when the dataplane cannot be attached at the first pass.
@@ -95,6 +100,7 @@ pub async fn run(
         mut requests,
         mut subnet,
         ready,
+        moved,
     } = inputs;
     // Gone once the first pass is done. Until then nothing is known of peers, and what an earlier
     // run left is left alone.
@@ -127,8 +133,7 @@ pub async fn run(
                 Scope::LEASES
             }
             Some(event) = monitor.next() => {
-                let (device, external) = node.interfaces();
-                if let Some(scope) = Scope::of(&event, device, external) {
+                if let Some(scope) = node.scope_of(&event) {
                     debug!(?event, "kernel changed");
                     due.after(SETTLE, scope);
                 }
@@ -157,8 +162,12 @@ pub async fn run(
                 None => return Ok(()),
             },
         };
-        if node.reconcile(scope).await.is_err() {
+        let reconciled = node.reconcile(scope).await;
+        moved.send_if_modified(|moved| std::mem::replace(moved, node.has_moved()) != *moved);
+        if reconciled.is_err() {
             due.after(RETRY, Scope::ALL);
+        } else if node.has_failures() {
+            due.after(RETRY_ENTRIES, Scope::LEASES);
         }
     }
 }

@@ -35,18 +35,16 @@ impl Scope {
 
     /// What an event asks for, on a node with these interfaces; nothing for foreign ones.
     #[must_use]
-    pub fn of(event: &NetlinkEvent, device: u32, external: u32) -> Option<Self> {
+    pub fn of(event: &NetlinkEvent, device: Option<u32>, external: u32) -> Option<Self> {
         let none = Self::LEASES;
+        let is_device = |index: u32| device == Some(index);
+        let is_ours = |index: u32| index == external || is_device(index);
         match event {
             NetlinkEvent::Overrun => Some(Self::ALL),
-            NetlinkEvent::Link { index, .. } => {
-                [device, external].contains(index).then_some(Self::ALL)
-            }
-            NetlinkEvent::Address { ifindex } => {
-                [device, external].contains(ifindex).then_some(Self::ALL)
-            }
+            NetlinkEvent::Link { index, .. } => is_ours(*index).then_some(Self::ALL),
+            NetlinkEvent::Address { ifindex } => is_ours(*ifindex).then_some(Self::ALL),
             // Our own peer routes are among them; those say nothing of the underlay.
-            NetlinkEvent::Route { oif } if *oif == Some(device) => Some(Self {
+            NetlinkEvent::Route { oif } if oif.is_some_and(is_device) => Some(Self {
                 entries: true,
                 ..none
             }),
@@ -59,7 +57,7 @@ impl Scope {
                 ..none
             }),
             NetlinkEvent::Neigh { ifindex, .. } | NetlinkEvent::Fdb { ifindex } => {
-                (*ifindex == device).then_some(Self {
+                is_device(*ifindex).then_some(Self {
                     entries: true,
                     ..none
                 })
@@ -91,7 +89,7 @@ mod tests {
     const EXTERNAL: u32 = 3;
 
     fn of(event: &NetlinkEvent) -> Option<Scope> {
-        Scope::of(event, DEVICE, EXTERNAL)
+        Scope::of(event, Some(DEVICE), EXTERNAL)
     }
 
     #[test]

@@ -12,20 +12,49 @@ fn perform(state: &mut KernelState, action: Action) {
         Action::ReplaceNeighbour { ip, mac } => {
             state.neighbours.insert(ip, mac);
         }
-        Action::ReplaceRoute { subnet } => {
-            state.routes.insert(subnet);
+        Action::ReplaceRoute { subnet, via } => {
+            state.routes.insert(subnet, via);
         }
-        Action::RemoveRoute { subnet } => assert!(state.routes.remove(&subnet)),
+        Action::RemoveRoute { subnet, via } => {
+            assert_eq!(state.routes.remove(&subnet), Some(via));
+        }
         Action::RemoveNeighbour { ip } => assert!(state.neighbours.remove(&ip).is_some()),
         Action::RemoveFdb { mac } => assert!(state.fdb.remove(&mac).is_some()),
     }
 }
 
-/// MAC and underlay address that a packet to `subnet` is sent with.
-fn delivered(state: &KernelState, subnet: Ipv4Network) -> Option<(MacAddr, Ipv4Addr)> {
-    state.routes.get(&subnet)?;
+/// How a packet is sent: through the tunnel, with MAC and underlay address, or directly.
+#[derive(Debug, PartialEq)]
+enum Sent {
+    Tunnel(MacAddr, Ipv4Addr),
+    Direct(Ipv4Addr),
+}
+
+fn delivered(state: &KernelState, subnet: Ipv4Network) -> Option<Sent> {
+    let via = state.routes.get(&subnet)?;
+    if !via.is_onlink {
+        return Some(Sent::Direct(via.gateway));
+    }
     let mac = state.neighbours.get(&subnet.network())?;
-    Some((*mac, *state.fdb.get(mac)?))
+    Some(Sent::Tunnel(*mac, *state.fdb.get(mac)?))
+}
+
+/// Through the tunnel device, as flannel routes.
+fn tunnel(subnet: Ipv4Network) -> Via {
+    Via {
+        oif: 9,
+        gateway: subnet.network(),
+        is_onlink: true,
+    }
+}
+
+/// Through the external interface.
+fn direct(gateway: Ipv4Addr) -> Via {
+    Via {
+        oif: 3,
+        gateway,
+        is_onlink: false,
+    }
 }
 
 fn subnet(i: u8) -> Ipv4Network {
@@ -40,13 +69,16 @@ fn remote(i: u8) -> Ipv4Addr {
     [192, 168, 7, i].into()
 }
 
-/// What desired states look like: each subnet has one MAC, each MAC one address.
+/// What desired states look like: each subnet has one MAC, each MAC one address; some are direct.
 fn random_leases(rng: &mut StdRng) -> KernelState {
     let mut state = KernelState::default();
     for i in 0..12 {
-        if rng.random_bool(0.6) {
+        if rng.random_bool(0.2) {
+            let via = direct(remote(rng.random_range(0..6)));
+            state.routes.insert(subnet(i), via);
+        } else if rng.random_bool(0.6) {
             let mac = mac(rng.random_range(0..12));
-            state.routes.insert(subnet(i));
+            state.routes.insert(subnet(i), tunnel(subnet(i)));
             state.neighbours.insert(subnet(i).network(), mac);
             let ip = remote(rng.random_range(0..6));
             state.fdb.entry(mac).or_insert(ip);
@@ -60,7 +92,7 @@ fn random_leftovers(rng: &mut StdRng) -> KernelState {
     let mut state = KernelState::default();
     for i in 0..12 {
         if rng.random_bool(0.5) {
-            state.routes.insert(subnet(i));
+            state.routes.insert(subnet(i), tunnel(subnet(i)));
         }
         if rng.random_bool(0.5) {
             let mac = mac(rng.random_range(0..12));
@@ -98,12 +130,20 @@ fn a_peer_that_stays_is_reached_at_every_moment() {
         let mut state = before.clone();
         for action in plan(&after, &before) {
             perform(&mut state, action);
-            for staying in before.routes.intersection(&after.routes) {
-                let (mac, ip) = delivered(&state, *staying).expect("a complete chain");
-                let macs = [&before, &after].map(|s| s.neighbours.get(&staying.network()));
-                let ips = [&before, &after].map(|s| s.fdb.get(&mac));
-                assert!(macs.contains(&Some(&mac)), "{staying} sent to {mac}");
-                assert!(ips.contains(&Some(&ip)), "{mac} sent to {ip}");
+            let staying = before.routes.keys();
+            for staying in staying.filter(|subnet| after.routes.contains_key(subnet)) {
+                match delivered(&state, *staying).expect("a complete chain") {
+                    Sent::Tunnel(mac, ip) => {
+                        let macs = [&before, &after].map(|s| s.neighbours.get(&staying.network()));
+                        let ips = [&before, &after].map(|s| s.fdb.get(&mac));
+                        assert!(macs.contains(&Some(&mac)), "{staying} sent to {mac}");
+                        assert!(ips.contains(&Some(&ip)), "{mac} sent to {ip}");
+                    }
+                    sent @ Sent::Direct(_) => {
+                        let ways = [&before, &after].map(|s| delivered(s, *staying));
+                        assert!(ways.contains(&Some(sent)), "{staying}");
+                    }
+                }
             }
         }
     }
@@ -118,7 +158,7 @@ fn a_subnet_is_routed_only_while_its_chain_is_complete() {
         let mut state = before.clone();
         for action in plan(&after, &before) {
             perform(&mut state, action);
-            for subnet in &state.routes {
+            for subnet in state.routes.keys() {
                 assert!(delivered(&state, *subnet).is_some());
             }
         }
@@ -128,7 +168,7 @@ fn a_subnet_is_routed_only_while_its_chain_is_complete() {
 #[test]
 fn a_new_mac_is_in_the_fdb_before_the_neighbour_points_to_it() {
     let state = |mac| KernelState {
-        routes: [subnet(1)].into(),
+        routes: [(subnet(1), tunnel(subnet(1)))].into(),
         neighbours: [(subnet(1).network(), mac)].into(),
         fdb: [(mac, remote(1))].into(),
     };
@@ -149,7 +189,7 @@ fn a_wider_subnet_takes_over_the_neighbour_of_a_narrower_one() {
     let wide: Ipv4Network = "10.5.0.0/20".parse().unwrap();
     let narrow = subnet(0);
     let state = |subnet: Ipv4Network, i| KernelState {
-        routes: [subnet].into(),
+        routes: [(subnet, tunnel(subnet))].into(),
         neighbours: [(subnet.network(), mac(i))].into(),
         fdb: [(mac(i), remote(i))].into(),
     };

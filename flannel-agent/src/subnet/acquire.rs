@@ -30,6 +30,8 @@ pub struct Wish {
     pub attrs: LeaseAttrs,
     /// Subnet of an earlier start, from `subnet.env`.
     pub previous: Option<Subnet>,
+    /// Public IP of an earlier start, where it was another one.
+    pub former_ip: Option<Ipv4Addr>,
 }
 
 /// The lease of this node.
@@ -145,6 +147,11 @@ async fn acquire_once(
                     continue;
                 };
                 let is_reserved = term == Term::Reserved;
+                let former_ip = lease.attrs.public_ip;
+                if former_ip != wish.attrs.public_ip {
+                    let public_ip = wish.attrs.public_ip;
+                    info!(subnet = %lease.subnet, %former_ip, %public_ip, "the lease gets the new public IP");
+                }
                 info!(subnet = %lease.subnet, is_reserved, "the lease of this node is taken back");
                 return Ok(held(wish, lease.subnet, term, key, revision));
             }
@@ -207,10 +214,27 @@ fn find_own<'a>(
     wish: &Wish,
     network: &NetworkConfig,
 ) -> Option<(&'a Record, Lease)> {
-    leases_of(records, wish.attrs.public_ip).min_by_key(|(_, lease)| {
+    let own = leases_of(records, wish.attrs.public_ip).min_by_key(|(_, lease)| {
         let is_kept = wish.previous == Some(lease.subnet);
         let is_fit = fits(&lease.subnet, network);
         (!(is_fit && is_kept), !is_fit)
+    });
+    own.or_else(|| find_former(records, wish))
+}
+
+/// The lease that this node wrote before its public IP changed: same subnet, same device. Without
+/// that a node whose address changes would leave its subnet, and the addresses of its pods.
+fn find_former<'a>(records: &'a [Record], wish: &Wish) -> Option<(&'a Record, Lease)> {
+    let data = |attrs: &LeaseAttrs| {
+        attrs
+            .backend_data
+            .as_ref()
+            .map(|data| data.get().to_owned())
+    };
+    leases_of(records, wish.former_ip?).find(|(_, lease)| {
+        wish.previous == Some(lease.subnet)
+            && lease.attrs.backend_type == wish.attrs.backend_type
+            && data(&lease.attrs) == data(&wish.attrs)
     })
 }
 

@@ -8,9 +8,8 @@ fn local() -> Local {
         mac: MacAddr([2, 0, 0, 0, 0, 11]),
         address: [192, 168, 7, 11].into(),
         mtu: 1_500,
-        vtep_mac: MacAddr([0x5e, 0, 0, 0, 0, 11]),
-        vni: 1,
-        port: 8_472,
+        port: Some(8_472),
+        overhead: 50,
         subnet_len: 24,
     }
 }
@@ -18,8 +17,9 @@ fn local() -> Local {
 fn peer() -> Peer {
     Peer {
         subnet: "10.5.2.0/24".parse().unwrap(),
-        mac: MacAddr([0x5e, 0, 0, 0, 0, 12]),
+        mac: Some(MacAddr([0x5e, 0, 0, 0, 0, 12])),
         public_ip: PEER_IP,
+        direct: None,
     }
 }
 
@@ -129,13 +129,42 @@ fn every_other_answer_stays_with_the_kernel() {
 
 fn underlay(hop: Result<Hop, NotPlain>, mac: Option<MacAddr>) -> Underlay {
     Underlay {
+        links: BTreeMap::new(),
         hops: [(PEER_IP, hop)].into(),
         neighbours: mac.map(|mac| (PEER_IP, mac)).into_iter().collect(),
     }
 }
 
+fn entry(peer: &Peer, next_hop: MacAddr, mtu: u32) -> abi::Peer {
+    let headers = outer_headers(&local(), 64, peer, next_hop);
+    abi::Peer::new(headers, abi::Encap::Direct, mtu, local().ifindex)
+}
+
 #[test]
-fn a_resolved_peer_gets_its_whole_template() {
+fn a_peer_is_on_a_link_if_its_one_route_has_no_gateway() {
+    assert_eq!(on_link(&plain()), Some(3));
+    let behind = UnderlayRoute {
+        gateway: Some([192, 168, 7, 1].into()),
+        ..plain()
+    };
+    let odd = [
+        behind,
+        UnderlayRoute {
+            has_multipath: true,
+            ..plain()
+        },
+        UnderlayRoute {
+            kind: RouteType::Local,
+            ..plain()
+        },
+    ];
+    for route in odd {
+        assert_eq!(on_link(&route), None, "{route:?}");
+    }
+}
+
+#[test]
+fn a_resolved_peer_gets_its_way() {
     let mac = MacAddr([2, 0, 0, 0, 0, 12]);
     let underlay = underlay(
         Ok(Hop {
@@ -144,15 +173,15 @@ fn a_resolved_peer_gets_its_whole_template() {
         }),
         Some(mac),
     );
-    let desired = underlay.desired(&local(), 64, &[peer()]);
+    let desired = underlay.desired(&local(), &[peer()], entry);
     assert!(desired.kernel.is_empty());
     let entry = desired.peers[&[10, 5, 2, 0]];
-    assert_eq!((entry.mtu, entry.ifindex), (1_350, 3));
+    assert_eq!((entry.mtu, entry.ifindex), (1_400, 3));
     assert_eq!(entry.headers.outer.destination, mac.0);
     assert_eq!(entry.headers.outer.source, local().mac.0);
-    assert_eq!(entry.headers.inner.destination, peer().mac.0);
     assert_eq!(entry.headers.ip.destination, PEER_IP.octets());
-    assert_eq!(entry.headers.udp.destination, [0x21, 0x18]);
+    assert_eq!(entry.headers.ip.source, local().address.octets());
+    assert_eq!(entry.headers.ip.ttl, 64);
     let remote = abi::Remote {
         subnet: [10, 5, 2, 0],
         prefix_len: 24,
@@ -169,7 +198,7 @@ fn an_unresolved_peer_is_left_to_the_kernel_but_may_send() {
         }),
         None,
     );
-    let desired = underlay.desired(&local(), 64, &[peer()]);
+    let desired = underlay.desired(&local(), &[peer()], entry);
     assert_eq!(desired.peers[&[10, 5, 2, 0]].mtu, 0);
     assert_eq!(
         desired.kernel,
@@ -192,7 +221,7 @@ fn a_subnet_of_another_size_has_no_entry() {
         subnet: "10.5.2.0/25".parse().unwrap(),
         ..peer()
     };
-    let desired = underlay.desired(&local(), 64, &[peer]);
+    let desired = underlay.desired(&local(), &[peer], entry);
     assert!(desired.peers.is_empty());
     assert_eq!(desired.kernel, [(peer.subnet, NotPlain::SubnetLen(25))]);
     assert_eq!(desired.remotes.len(), 1);

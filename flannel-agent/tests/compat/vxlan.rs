@@ -1,6 +1,6 @@
-//! The `Backend` object.
+//! Options of the vxlan backend.
 
-use flannel_agent::backend::vxlan::VxlanConfig;
+use flannel_agent::backend::vxlan::{device_mtu, device_name};
 use flannel_agent::network::{Backend, NetworkConfig, Vxlan};
 
 use super::document::Is::{Other, Same};
@@ -71,52 +71,6 @@ fn options_of_vxlan_are_those_of_flannel() {
     }
 }
 
-/// Backends that are refused, and with which words.
-#[test]
-fn other_backends_are_refused_by_name() {
-    let typed = |name: &str| format!(r#", "Backend": {{"Type": "{name}"}}"#);
-    let mut rows = vec![
-        (String::new(), "which means udp", Other("D18")),
-        (
-            r#", "Backend": {}"#.into(),
-            "unknown backend type",
-            Other("N4"),
-        ),
-        (
-            r#", "Backend": null"#.into(),
-            "Backend is null",
-            Other("N4"),
-        ),
-        (r#", "Backend": "vxlan""#.into(), "an object", Other("N4")),
-        (typed("vxlna"), "unknown backend type", Other("N4")),
-    ];
-    for name in [
-        "udp",
-        "host-gw",
-        "alloc",
-        "ipip",
-        "wireguard",
-        "ipsec",
-        "extension",
-        "tencent-vpc",
-    ] {
-        rows.push((
-            typed(name),
-            "not supported by this version yet",
-            Other("B21"),
-        ));
-    }
-    for name in ["aws-vpc", "gce", "ali-vpc"] {
-        rows.push((typed(name), "not supported", Other("B22")));
-    }
-    for (backend, part, is) in rows {
-        let error = NetworkConfig::parse(&document(&backend)).unwrap_err();
-        let text = error.to_string();
-        assert!(text.contains(part), "{backend}: {text}");
-        check(is);
-    }
-}
-
 #[test]
 fn values_that_the_kernel_would_refuse_are_refused_at_once() {
     for option in [
@@ -141,16 +95,8 @@ fn pods_get_the_mtu_of_the_interface_less_the_headers() {
         (None, 100, None, Other("B2")),
     ];
     for (mtu, external, expected, is) in rows {
-        let config = VxlanConfig {
-            mtu,
-            ..VxlanConfig::default()
-        };
-        assert_eq!(config.device_mtu(external), expected, "{mtu:?} {external}");
+        assert_eq!(device_mtu(mtu, external), expected, "{mtu:?} {external}");
         check(is);
     }
-    let name = VxlanConfig {
-        vni: 42,
-        ..VxlanConfig::default()
-    };
-    assert_eq!(name.device_name(), "flannel.42");
+    assert_eq!(device_name(42), "flannel.42");
 }

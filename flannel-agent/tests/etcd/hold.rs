@@ -28,6 +28,7 @@ async fn hold(store: &Store, timing: Timing, on_loss: OnLoss) -> Held {
     let wish = Wish {
         attrs: attrs(11),
         previous: Some(subnet("10.5.7.0/24")),
+        former_ip: None,
     };
     let network = network(r#""SubnetMin":"10.5.7.0","SubnetMax":"10.5.8.0","#);
     let mut rng = StdRng::seed_from_u64(1);
@@ -223,6 +224,7 @@ async fn d17_a_clone_with_another_mac_is_noticed_at_once() {
     let wish = Wish {
         attrs: clone,
         previous: None,
+        former_ip: None,
     };
     let mut rng = StdRng::seed_from_u64(2);
     let (network, cancel) = (network(""), CancellationToken::new());

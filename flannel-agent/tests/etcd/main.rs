@@ -249,6 +249,7 @@ async fn try_acquire(
     let wish = Wish {
         attrs: attrs(last),
         previous,
+        former_ip: None,
     };
     let mut rng = StdRng::seed_from_u64(last.into());
     let cancel = CancellationToken::new();
@@ -566,6 +567,7 @@ async fn d4_a_lease_is_renewed_before_its_end_and_after_an_outage() {
     let wish = Wish {
         attrs: attrs(11),
         previous: None,
+        former_ip: None,
     };
     let mut rng = StdRng::seed_from_u64(1);
     let (network, cancel) = (network(""), CancellationToken::new());
@@ -802,7 +804,10 @@ async fn a_change_of_the_network_config_is_told_and_not_applied() {
                 "Backend.VNI 1 -> 7",
             ),
             (r#"{"Network":"#, "unusable"),
-            (r#"{"Network":"10.5.0.0/16"}"#, "udp is not supported"),
+            (
+                r#"{"Network":"10.5.0.0/16","Backend":{"Type":"ipip"}}"#,
+                "ipip is not supported",
+            ),
         ] {
             write(text).await;
             let is_told = |notice: &Option<String>| {

@@ -82,8 +82,12 @@ outcomes! {
         NotLinear not_linear,
         /// No lease for the destination.
         UnknownPeer unknown_peer,
+        /// The peer is reached in another way than by this tunnel.
+        OtherEncap other_encap,
         /// Frame is for another link-layer address than the peer's, or not from our own.
         OtherMac other_mac,
+        /// Time to live ends at the tunnel, where the tunnel counts as a hop.
+        Ttl ttl,
         /// The agent has no plain, resolved next hop for the peer.
         Unresolved unresolved,
         /// Larger than the way to the peer; the kernel answers or fragments.
@@ -92,6 +96,8 @@ outcomes! {
         NoRoom no_room,
         /// Lost after the header was made room for. Never seen; counted so that it would be.
         Failed failed,
+        /// Routed by the kernel to a direct peer; eBPF only counts it.
+        Direct direct,
     }
 }
 
@@ -124,6 +130,8 @@ outcomes! {
         OtherVni other_vni,
         /// Inner packet is not IPv4.
         InnerNotIpv4 inner_not_ipv4,
+        /// Inner packet is shorter or longer than the datagram around it.
+        InnerLength inner_length,
         /// Inner frame is not for our link-layer address, or claims to come from it.
         InnerMac inner_mac,
         /// Sender is not in the lease table.
@@ -133,10 +141,14 @@ outcomes! {
         UdpChecksum udp_checksum,
         /// Congestion mark that the inner packet cannot carry.
         Ecn ecn,
+        /// Time to live ends at the tunnel, where the tunnel counts as a hop.
+        Ttl ttl,
         /// The kernel refused to take the headers off.
         NoRoom no_room,
         /// Lost after the headers were taken off. Never seen; counted so that it would be.
         Failed failed,
+        /// Came straight from a direct peer; eBPF only counts it.
+        Direct direct,
     }
 }
 

@@ -2,7 +2,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::wire::{Headers, Vxlan, sum};
+use super::Counter;
+use crate::wire::{Ethernet, Headers, Ipv4, Udp, Vxlan, sum};
 
 /// The only entry of `config`: what the programs know of their own node.
 ///
@@ -44,23 +45,66 @@ pub struct Peer {
     pub mtu: u32,
     /// Index of the interface towards the peer.
     pub ifindex: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// How its packets travel: the number of an [`Encap`]. A program for another kind leaves them
+    /// to the kernel path.
+    pub encap: u32,
 }
 
 impl Peer {
-    /// A peer with the sum that belongs to its headers.
+    /// A peer with the sum that belongs to its headers. Of `headers`, only as much as `encap` says
+    /// is ever used; the rest should be zero.
     #[must_use]
-    pub fn new(headers: Headers, mtu: u32, ifindex: u32) -> Self {
+    pub fn new(headers: Headers, encap: Encap, mtu: u32, ifindex: u32) -> Self {
         let ip_sum = sum(bytemuck::bytes_of(&headers.ip));
         Self {
             headers,
             ip_sum,
             mtu,
             ifindex,
-            reserved: 0,
+            encap: encap as u32,
         }
     }
+}
+
+/// How packets travel to a peer. The number is the length of what stands in front of the packet
+/// between pods, in bytes, and so a prefix of [`Headers`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Encap {
+    /// As they are, to the peer as next hop: host-gw, and vxlan with `DirectRouting`.
+    Direct = Ethernet::LEN as u32,
+    /// In UDP: flannel's udp backend.
+    Udp = (Ethernet::LEN + Ipv4::LEN + Udp::LEN) as u32,
+    /// In VXLAN.
+    Vxlan = Headers::LEN as u32,
+}
+
+impl Encap {
+    /// Bytes in front of the packet between pods.
+    #[inline(always)]
+    #[must_use]
+    pub const fn headers_len(self) -> usize {
+        self as usize
+    }
+
+    /// Bytes by which it makes an IP packet longer: all but the outer link-layer header.
+    #[inline(always)]
+    #[must_use]
+    pub const fn overhead(self) -> usize {
+        self.headers_len() - Ethernet::LEN
+    }
+}
+
+/// What went straight to a direct peer and came from it. Key: the address of its subnet.
+///
+/// One value per CPU. The agent makes and removes the entries; programs only add to them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Traffic {
+    /// Packets to the subnet that left by the external interface.
+    pub sent: Counter,
+    /// Packets from the subnet that came by the external interface.
+    pub received: Counter,
 }
 
 /// A node that may send to us. Key: its underlay address.
@@ -83,7 +127,11 @@ mod pod {
     unsafe impl aya::Pod for super::Peer {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Remote {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Traffic {}
 }
 
 const _: () = assert!(size_of::<Config>() == 32 && size_of::<Peer>() == 80);
-const _: () = assert!(size_of::<Remote>() == 8);
+const _: () = assert!(size_of::<Remote>() == 8 && size_of::<Traffic>() == 32);
+const _: () = assert!(Encap::Direct as u32 == 14 && Encap::Udp as u32 == 42);
+const _: () = assert!(Encap::Vxlan as u32 == 64);

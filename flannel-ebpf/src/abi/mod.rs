@@ -8,10 +8,10 @@ mod counter;
 mod map;
 
 pub use self::counter::{Counter, EgressCounters, EgressOutcome, IngressCounters, IngressOutcome};
-pub use self::map::{Config, Peer, Remote};
+pub use self::map::{Config, Encap, Peer, Remote, Traffic};
 
 /// Version of every layout in this module.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Names of the maps, in the object, in the kernel and in the pin directory. The kernel keeps 15
 /// characters.
@@ -26,6 +26,8 @@ pub mod map_name {
     pub const EGRESS: &str = "egress";
     /// One [`IngressCounters`](super::IngressCounters) per CPU.
     pub const INGRESS: &str = "ingress";
+    /// Subnet address of a direct peer → one [`Traffic`](super::Traffic) per CPU.
+    pub const TRAFFIC: &str = "traffic";
 }
 
 /// Peers, and remotes, that fit; 65 536 /24 subnets are all that a /8 network has.
@@ -69,7 +71,7 @@ pub(crate) mod tests {
                 ethertype: ETHERTYPE_IPV4,
             },
         };
-        Peer::new(headers, 1450, 7)
+        Peer::new(headers, Encap::Vxlan, 1450, 7)
     }
 
     /// The other side's view of the same two nodes.

@@ -1,0 +1,144 @@
+//! What an earlier run has left: taken over where it fits, removed where it does not.
+
+use std::net::Ipv4Addr;
+
+use anyhow::{Context as _, Result};
+use tracing::{info, warn};
+
+use super::Agent;
+use crate::backend::vxlan::vtep_mac;
+use crate::backend::{self, ALL_PROGRAMS, Backend};
+use crate::cli::DatapathMode;
+use crate::config::Config;
+use crate::dataplane::{self, Interfaces};
+use crate::error::chain;
+use crate::iface::ExternalInterface;
+use crate::netlink::{MacAddr, Netlink};
+use crate::state::{DeviceState, State};
+use crate::subnet::acquire::find_lease;
+
+/// What the earlier run has noted.
+pub(super) fn load(config: &Config) -> Option<State> {
+    State::load(&config.run_dir).unwrap_or_else(|error| {
+        warn!(%error, "the state of an earlier run cannot be read");
+        None
+    })
+}
+
+/// The VTEP MAC that this node had before, so that peers need not learn another one: from its own
+/// state, or, since that does not outlive a reboot, from its lease. `None` after cancellation.
+pub(super) async fn known_mac(
+    agent: &Agent,
+    earlier: Option<&State>,
+    device: &str,
+    public_ip: Ipv4Addr,
+) -> Option<Option<MacAddr>> {
+    let kept = earlier.and_then(|state| state.device.as_ref());
+    let mac = kept
+        .filter(|kept| kept.name == device)
+        .and_then(|kept| kept.mac);
+    if mac.is_some() {
+        return Some(mac);
+    }
+    let lease = find_lease(&agent.store, public_ip, &agent.timing, &agent.end).await?;
+    let attrs = lease.map(|lease| lease.attrs);
+    let mac = attrs.and_then(|attrs| vtep_mac(attrs.backend_data.as_deref()).ok());
+    if let Some(mac) = mac {
+        info!(%mac, "taking the VTEP MAC over from the lease of this node");
+    }
+    Some(mac)
+}
+
+/// Notes what this run leaves on the host, and takes our filters off an external interface that is
+/// not it any more: a filter on clsact, unlike a pinned link, is nowhere else remembered.
+///
+/// # Errors
+/// The file cannot be written.
+pub(super) fn note(
+    config: &Config,
+    earlier: Option<&State>,
+    backend: &dyn Backend,
+    mac: Option<MacAddr>,
+    external: &ExternalInterface,
+) -> Result<State> {
+    if let Some(former) = earlier.map(|state| &state.external)
+        && *former != external.name
+    {
+        match dataplane::leave(former, &ALL_PROGRAMS) {
+            Ok(removed) if removed.is_empty() => {}
+            Ok(removed) => info!(?removed, "took our programs off the former interface"),
+            Err(error) => warn!(
+                interface = former,
+                error = chain(&error),
+                "our programs stay on the former external interface"
+            ),
+        }
+    }
+    let device = backend.device_name().map(|name| DeviceState { name, mac });
+    let former = earlier.map_or_else(Vec::new, |state| state.devices_but(device.as_ref()));
+    let state = State {
+        device,
+        former,
+        external: external.name.clone(),
+        public_ip: external.public_ip,
+        bpf_pin_path: config.bpf_pin_path.clone(),
+        subnet_file: config.subnet_file.clone(),
+    };
+    store(config, &state)?;
+    Ok(state)
+}
+
+/// Once this run carries all peers: removes devices, programs and maps of earlier ones that this
+/// one does not use.
+pub(super) async fn remove_unused(
+    config: &Config,
+    netlink: &Netlink,
+    state: State,
+    uses_dataplane: bool,
+) {
+    let names = |device: Option<&str>| {
+        let interfaces = Interfaces {
+            external: &state.external,
+            device,
+        };
+        dataplane::remove(&config.bpf_pin_path, &ALL_PROGRAMS, interfaces)
+    };
+    if config.datapath == DatapathMode::Kernel || !uses_dataplane {
+        let device = state.device.as_ref().map(|device| device.name.as_str());
+        match names(device) {
+            Ok(removed) if removed.is_empty() => {}
+            Ok(removed) => info!(?removed, "removed the eBPF dataplane of an earlier run"),
+            Err(error) => warn!(
+                error = chain(&error),
+                "the eBPF dataplane of an earlier run stays"
+            ),
+        }
+    }
+    let mut left = state.clone();
+    left.former.clear();
+    for device in &state.former {
+        match backend::remove_device(netlink, device).await {
+            Ok(true) => info!(device = device.name, "removed the device of an earlier run"),
+            Ok(false) => {}
+            Err(error) => {
+                warn!(
+                    device = device.name,
+                    error = format!("{error:#}"),
+                    "the device of an earlier run stays"
+                );
+                left.former.push(device.clone());
+            }
+        }
+    }
+    if left != state
+        && let Err(error) = store(config, &left)
+    {
+        warn!(error = format!("{error:#}"), "cannot note what is left");
+    }
+}
+
+fn store(config: &Config, state: &State) -> Result<()> {
+    state
+        .store(&config.run_dir)
+        .with_context(|| format!("write {}", State::path(&config.run_dir).display()))
+}

@@ -1,0 +1,67 @@
+//! The external interface: its choice, and what to do when it is not what it was.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::config::Config;
+use crate::error::chain;
+use crate::iface::{self, ExternalInterface};
+
+/// Between the first sign that the address has gone and the choice of another: a DHCP client takes
+/// an address away before it sets the next one. Also between choices while there is none.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// Chooses the external interface.
+///
+/// # Errors
+/// Nothing fits, or the host could not be asked.
+pub(super) async fn choose(config: &Config) -> Result<ExternalInterface> {
+    let (connection, handle, _) = rtnetlink::new_connection().context("open a netlink socket")?;
+    let connection = tokio::spawn(connection);
+    let host = iface::read_host(&handle, &config.interface).await;
+    connection.abort();
+    Ok(iface::choose(&host?, &config.interface)?)
+}
+
+/// Returns when a node that started with `current` should start over: `has_moved` says that the
+/// address or the MTU of the interface is not what it was, and another choice can be made. Until
+/// one can be, the node works on as well as it can.
+pub(super) async fn moved(
+    config: &Config,
+    current: &ExternalInterface,
+    mut has_moved: watch::Receiver<bool>,
+) {
+    loop {
+        if has_moved.wait_for(|moved| *moved).await.is_err() {
+            // The node has ended.
+            return std::future::pending().await;
+        }
+        tokio::time::sleep(SETTLE).await;
+        match choose(config).await {
+            Ok(chosen) if !is_same(&chosen, current) => {
+                info!(
+                    interface = chosen.name,
+                    address = %chosen.address,
+                    public_ip = %chosen.public_ip,
+                    mtu = chosen.mtu,
+                    "the external interface has changed, starting over with it"
+                );
+                return;
+            }
+            Ok(_) => {}
+            Err(error) => warn!(
+                error = chain(error.as_ref()),
+                "the external interface has lost its address"
+            ),
+        }
+    }
+}
+
+/// Index and link-layer address are followed in place.
+fn is_same(one: &ExternalInterface, other: &ExternalInterface) -> bool {
+    let facts = |i: &ExternalInterface| (i.name.clone(), i.address, i.public_ip, i.mtu);
+    facts(one) == facts(other)
+}

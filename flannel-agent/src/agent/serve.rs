@@ -1,0 +1,168 @@
+//! The running phase: the node beside what feeds it.
+
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use ipnetwork::Ipv4Network;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::info;
+
+use super::begin::{Begun, write_subnet_file};
+use super::{Agent, earlier, external};
+use crate::cli::DatapathMode;
+use crate::node;
+use crate::node::run::{Fallback, Inputs};
+use crate::notify::summary;
+use crate::rules::Rules;
+use crate::status;
+use crate::status_source::{LeaseView, Phase, StatusSource};
+use crate::subnet::hold::{Holder, LeaseEvent};
+use crate::subnet::settings::watch_network;
+use crate::subnet::watch::watch_leases;
+
+/// Changes of leases that wait for the node.
+const LEASE_QUEUE: usize = 1_024;
+/// Requests that wait for the node.
+const REQUEST_QUEUE: usize = 16;
+
+/// How the running phase ends.
+pub(super) enum Outcome {
+    /// For good.
+    End,
+    /// The agent is to start over.
+    Again,
+}
+
+/// Runs the node beside what feeds it, until it ends or the lease is lost.
+///
+/// # Errors
+/// The lease is lost for good, or the dataplane that was asked for cannot be attached.
+pub(super) async fn serve(agent: &Agent, begun: Begun) -> Result<Outcome> {
+    let Agent {
+        config,
+        store,
+        timing,
+        notifier,
+        phase,
+        end,
+    } = agent;
+    let Begun {
+        network,
+        external,
+        state,
+        wish,
+        lease,
+        rules,
+        spec,
+        pod_mtu,
+        mut node,
+        netlink,
+        monitor,
+        datapath,
+    } = begun;
+    let (changes, leases) = mpsc::channel(LEASE_QUEUE);
+    let (request, requests) = mpsc::channel(REQUEST_QUEUE);
+    let (ready, is_ready) = oneshot::channel();
+    let (became_ready, ready_flag) = watch::channel(false);
+    let (term, lease_term) = watch::channel(lease.term);
+    let (view, lease_view) = watch::channel(LeaseView {
+        subnet: spec.subnet,
+        problem: None,
+    });
+    let (notice, network_notice) = watch::channel(None);
+    let (own_subnet, subnet) = watch::channel(spec.subnet);
+    let (moved, has_moved) = watch::channel(false);
+    let (health, store_health) = watch::channel(status::Store {
+        endpoints: store.endpoints(),
+        ..status::Store::default()
+    });
+    let uses_dataplane = node.has_dataplane();
+    phase.send_replace(Phase::Running(Box::new(StatusSource {
+        started: Instant::now(),
+        ready: ready_flag,
+        datapath,
+        spec: spec.clone(),
+        lease: lease_view,
+        notice: network_notice,
+        term: lease_term,
+        store: store_health,
+        rules: rules.problems(),
+        node: request,
+    })));
+
+    let fallback = match config.datapath {
+        DatapathMode::Ebpf => Fallback::Refuse,
+        DatapathMode::Auto | DatapathMode::Kernel => Fallback::Kernel,
+    };
+    let inputs = Inputs {
+        leases,
+        monitor,
+        requests,
+        subnet: subnet.clone(),
+        ready,
+        moved,
+    };
+    let holder = Holder {
+        store,
+        network: &network,
+        wish: &wish,
+        timing,
+        on_loss: config.on_lease_loss,
+        term: &term,
+    };
+    let follow_lease = |event: LeaseEvent<'_>| match event {
+        LeaseEvent::Lost(loss) => view.send_modify(|view| {
+            view.problem = Some(format!("{loss}, acquiring a lease again"));
+        }),
+        LeaseEvent::Held(lease) => {
+            let subnet = lease.subnet.v4;
+            own_subnet.send_if_modified(|own| std::mem::replace(own, subnet) != subnet);
+            let written = write_subnet_file(config, spec.network, lease, pod_mtu);
+            let problem = written.err().map(|error| format!("{error:#}"));
+            view.send_replace(LeaseView { subnet, problem });
+        }
+    };
+    let mut rng = StdRng::from_os_rng();
+    let announce = async {
+        if is_ready.await.is_ok() {
+            earlier::remove_unused(config, &netlink, state, uses_dataplane).await;
+            became_ready.send_replace(true);
+            notifier.ready();
+            let phase = phase.borrow().clone();
+            if let Ok(status) = phase.status().await {
+                notifier.status(&summary(&status));
+            }
+            info!("ready");
+        }
+        std::future::pending::<Infallible>().await
+    };
+    tokio::select! {
+        result = node::run::run(&mut node, inputs, fallback, end.clone()) => result?,
+        held = holder.hold(lease, &mut rng, follow_lease, end) => held?,
+        () = watch_network(store, &network, timing, &notice, end) => {}
+        () = watch_leases(store, timing, changes, health, end) => {}
+        () = external::moved(config, &external, has_moved) => return Ok(Outcome::Again),
+        never = keep_rules(rules, config.rules.resync, subnet) => match never {},
+        never = announce => match never {},
+    }
+    Ok(Outcome::End)
+}
+
+/// Keeps the traffic rules for the own subnet as it is.
+async fn keep_rules(
+    mut rules: Rules,
+    period: Duration,
+    mut subnet: watch::Receiver<Ipv4Network>,
+) -> Infallible {
+    loop {
+        tokio::select! {
+            never = rules.keep(period) => match never {},
+            Ok(()) = subnet.changed() => {}
+        }
+        let subnet = *subnet.borrow_and_update();
+        rules.set_subnet(subnet).await;
+    }
+}
