@@ -1,10 +1,11 @@
 //! Random choices, and the seed that they come from.
 
-use rand::rngs::StdRng;
+use rand::rngs::SmallRng;
 use rand::{Rng as _, RngCore as _, SeedableRng as _};
 
-/// The source of all choices of one batch.
-pub(crate) struct Dice(StdRng);
+/// The source of all choices of one batch. A seed means the same as long as `rand` does: what is to
+/// last is written down as the packet itself.
+pub(crate) struct Dice(SmallRng);
 
 impl Dice {
     /// The dice of one batch of a lane.
@@ -17,7 +18,7 @@ impl Dice {
         for (part, value) in bytes.chunks_exact_mut(8).zip([seed, name, batch, 0]) {
             part.copy_from_slice(&value.to_le_bytes());
         }
-        Self(StdRng::from_seed(bytes))
+        Self(SmallRng::from_seed(bytes))
     }
 
     /// Whether something happens that happens `share` times in a thousand.
