@@ -55,8 +55,13 @@ pub(crate) fn vxlan(seen: &mut Seen) -> Masked {
         && bytes[12..15] == [0x08, 0x00, 0x45]
         && bytes[23] == 17
         && bytes[26..30] == NODE;
-    let fragment = is_tunnel && bytes[20] & 0x3f | bytes[21] != 0;
-    if !is_tunnel || fragment || bytes[UDP + 2..UDP + 4] != PORT {
+    let is_later_fragment = is_tunnel && bytes[20] & 0x1f | bytes[21] != 0;
+    if !is_tunnel || is_later_fragment || bytes[UDP + 2..UDP + 4] != PORT {
+        return Ok(None);
+    }
+    if bytes[20] & 0x20 != 0 {
+        // Only the kernel fragments, for both: port and checksum are the same.
+        forget_own_id(bytes, INNER);
         return Ok(None);
     }
     let is_carried = bytes[UDP + 6..UDP + 8] == [0, 0];
