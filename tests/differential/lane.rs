@@ -57,7 +57,7 @@ impl Lane {
             self.name
         ));
         let start = Instant::now();
-        let mut pair = Pair::new(&self.backend, self.entrance, self.wire, self.rp_filter)?;
+        let mut pair = Pair::new(self)?;
         let mut findings = self.run_rows(&mut pair)?;
         let before = pair.ebpf.counters()?;
         let mut sent = 0;
@@ -70,7 +70,10 @@ impl Lane {
             }
             if number % PROGRESS == PROGRESS - 1 {
                 let rate = sent as f64 / start.elapsed().as_secs_f64() / 1000.0;
-                say(&format!("{}: {sent} packets, {rate:.0} thousand a second", self.name));
+                say(&format!(
+                    "{}: {sent} packets, {rate:.0} thousand a second",
+                    self.name
+                ));
             }
         }
         if !findings.is_empty() {
@@ -118,7 +121,13 @@ impl Lane {
     }
 
     /// Sends a batch; of every difference in it there is a row for the table.
-    fn run_batch(&self, pair: &mut Pair, seed: u64, number: u64, mut batch: Vec<Frame>) -> Result<Vec<String>> {
+    fn run_batch(
+        &self,
+        pair: &mut Pair,
+        seed: u64,
+        number: u64,
+        mut batch: Vec<Frame>,
+    ) -> Result<Vec<String>> {
         let mut findings = Vec::new();
         while findings.len() < MOST_FINDINGS {
             let Some(difference) = pair
@@ -153,9 +162,8 @@ impl Lane {
         let (mut carried, mut all) = (0, 0);
         let mut missing = self.outcomes.to_vec();
         for counter in after.iter().filter(|c| c.direction == self.direction) {
-            let is_same = |b: &&Counter| {
-                b.direction == counter.direction && b.outcome == counter.outcome
-            };
+            let is_same =
+                |b: &&Counter| b.direction == counter.direction && b.outcome == counter.outcome;
             let packets = counter.packets - before.iter().find(is_same).map_or(0, |b| b.packets);
             if packets > 0 {
                 missing.retain(|outcome| *outcome != counter.outcome);
@@ -164,7 +172,10 @@ impl Lane {
             all += packets;
             carried += if counter.handled { packets } else { 0 };
         }
-        ensure!(missing.is_empty(), "no packet was counted as {missing:?}:{report}");
+        ensure!(
+            missing.is_empty(),
+            "no packet was counted as {missing:?}:{report}"
+        );
         ensure!(
             carried * 100 >= all * self.carried,
             "eBPF carried {carried} of {all} packets, less than {} %:{report}",
@@ -177,7 +188,9 @@ impl Lane {
 /// The seed of this run: of `FLANNEL_DIFFERENTIAL_SEED`, else a new one.
 pub(crate) fn seed() -> Result<u64> {
     match env::var("FLANNEL_DIFFERENTIAL_SEED") {
-        Ok(text) => text.parse().with_context(|| format!("FLANNEL_DIFFERENTIAL_SEED={text}")),
+        Ok(text) => text
+            .parse()
+            .with_context(|| format!("FLANNEL_DIFFERENTIAL_SEED={text}")),
         Err(_) => Ok(rand::random::<u32>().into()),
     }
 }
@@ -186,8 +199,9 @@ pub(crate) fn seed() -> Result<u64> {
 fn packets(usual: u64) -> Result<u64> {
     match env::var("FLANNEL_DIFFERENTIAL_PERCENT") {
         Ok(text) => {
-            let percent: u64 =
-                text.parse().with_context(|| format!("FLANNEL_DIFFERENTIAL_PERCENT={text}"))?;
+            let percent: u64 = text
+                .parse()
+                .with_context(|| format!("FLANNEL_DIFFERENTIAL_PERCENT={text}"))?;
             Ok(usual * percent / 100)
         }
         Err(_) => Ok(usual),

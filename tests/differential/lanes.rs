@@ -79,7 +79,7 @@ const FROM_NESTED: Lane = Lane {
     ..FROM_POD
 };
 
-const FROM_WIRE: Lane = Lane {
+pub(crate) const FROM_WIRE: Lane = Lane {
     name: "vxlan, wire to pod",
     backend: VXLAN,
     entrance: Entrance::Wire,

@@ -112,7 +112,9 @@ fn forget_own_id(bytes: &mut [u8], at: usize) {
     let Some(header) = bytes.get(at..at + IP) else {
         return;
     };
-    let is_own = [NODE, BRIDGE, SUBNET].iter().any(|own| header[12..16] == own[..]);
+    let is_own = [NODE, BRIDGE, SUBNET]
+        .iter()
+        .any(|own| header[12..16] == own[..]);
     let is_nested = is_nested(&bytes[at..]);
     let len = usize::from(header[0] & 0xf) * 4;
     if header[0] >> 4 != 4 || !(is_own || is_nested) || len < IP {
@@ -164,7 +166,10 @@ fn is_udp_right(frame: &[u8]) -> bool {
 pub(crate) fn internet_checksum(bytes: &[u8]) -> [u8; 2] {
     // `sum` takes even lengths below 64 KiB.
     let (even, last) = bytes.split_at(bytes.len() & !1);
-    let total: u32 = even.chunks(1 << 12).map(|part| u32::from(fold(sum(part)))).sum();
+    let total: u32 = even
+        .chunks(1 << 12)
+        .map(|part| u32::from(fold(sum(part))))
+        .sum();
     let last = last.first().map_or(0, |octet| sum(&[*octet, 0]));
     checksum(total + last)
 }

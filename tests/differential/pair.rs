@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use flannel_tests::agent::Datapath;
-use flannel_tests::wire::Wire;
 
 use crate::backend::Backend;
 use crate::generate::Ip;
+use crate::lane::Lane;
 use crate::mask;
 use crate::socket::{Frame, Offload, Seen, Slots};
 use crate::twin::{Entrance, Exit, Twin};
@@ -41,7 +41,10 @@ type Outputs = [Vec<Seen>; 4];
 #[derive(Debug, Clone)]
 pub(crate) enum Difference {
     /// One of the sockets refused a frame.
-    Refused { ebpf: Vec<usize>, kernel: Vec<usize> },
+    Refused {
+        ebpf: Vec<usize>,
+        kernel: Vec<usize>,
+    },
     /// The frames at one place of one exit; `None`: nothing (more) came out.
     Frames {
         exit: Exit,
@@ -49,19 +52,35 @@ pub(crate) enum Difference {
         kernel: Option<Seen>,
     },
     /// What eBPF sent is wrong by itself.
-    Wrong { datapath: Datapath, seen: Seen, why: String },
+    Wrong {
+        datapath: Datapath,
+        seen: Seen,
+        why: String,
+    },
 }
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused { ebpf, kernel } => {
-                write!(f, "refused by the device: {ebpf:?} on ebpf, {kernel:?} on kernel")
+                write!(
+                    f,
+                    "refused by the device: {ebpf:?} on ebpf, {kernel:?} on kernel"
+                )
             }
             Self::Frames { exit, ebpf, kernel } => {
-                write!(f, "at {exit:?}:\n  ebpf   {}\n  kernel {}", Show(ebpf), Show(kernel))
+                write!(
+                    f,
+                    "at {exit:?}:\n  ebpf   {}\n  kernel {}",
+                    Show(ebpf),
+                    Show(kernel)
+                )
             }
-            Self::Wrong { datapath, seen, why } => {
+            Self::Wrong {
+                datapath,
+                seen,
+                why,
+            } => {
                 write!(f, "{why}, on {datapath}:\n  {}", Show(&Some(seen.clone())))
             }
         }
@@ -73,7 +92,13 @@ struct Show<'a>(&'a Option<Seen>);
 
 impl fmt::Display for Show<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(Seen { bytes, offload, kind, vlan }) = self.0 else {
+        let Some(Seen {
+            bytes,
+            offload,
+            kind,
+            vlan,
+        }) = self.0
+        else {
             return f.write_str("nothing");
         };
         write!(f, "{} octets, kind {kind}", bytes.len())?;
@@ -89,18 +114,18 @@ impl fmt::Display for Show<'_> {
 }
 
 impl Pair {
-    /// Two nodes of `backend`, ready for packets at `entrance`.
-    pub(crate) fn new(backend: &Backend, entrance: Entrance, wire: Wire, rp_filter: bool) -> Result<Self> {
+    /// Two nodes, ready for the packets of a lane.
+    pub(crate) fn new(lane: &Lane) -> Result<Self> {
         let start = |datapath| -> Result<Twin> {
-            let mut twin = Twin::new(backend, datapath)?;
-            twin.configure(wire, rp_filter)?;
-            twin.open(entrance)?;
+            let mut twin = Twin::new(&lane.backend, datapath)?;
+            twin.configure(lane.wire, lane.rp_filter)?;
+            twin.open(lane.entrance)?;
             Ok(twin)
         };
         Ok(Self {
             ebpf: start(Datapath::Ebpf)?,
             kernel: start(Datapath::Kernel)?,
-            backend: *backend,
+            backend: lane.backend,
             slots: Slots::new(),
             serial: 0,
             ports: HashMap::new(),
@@ -108,7 +133,11 @@ impl Pair {
     }
 
     /// Sends `frames` into both nodes and gives the first difference, if there is one.
-    pub(crate) fn compare(&mut self, entrance: Entrance, frames: &[Frame]) -> Result<Option<Difference>> {
+    pub(crate) fn compare(
+        &mut self,
+        entrance: Entrance,
+        frames: &[Frame],
+    ) -> Result<Option<Difference>> {
         let (ebpf, kernel) = self.run(entrance, frames)?;
         if ebpf.refused != kernel.refused {
             let (ebpf, kernel) = (ebpf.refused, kernel.refused);
@@ -120,13 +149,26 @@ impl Pair {
     /// Sends `frames` into both nodes, and gives what came out.
     pub(crate) fn run(&mut self, entrance: Entrance, frames: &[Frame]) -> Result<(Ran, Ran)> {
         self.serial += 1;
-        let Self { ebpf, kernel, backend, slots, serial, ports: _ } = self;
+        let Self {
+            ebpf,
+            kernel,
+            backend,
+            slots,
+            serial,
+            ports: _,
+        } = self;
         let send = |twin: &Twin| twin.entrance(entrance)?.send(frames);
         let (refused_ebpf, refused_kernel) = (send(ebpf)?, send(kernel)?);
         let mut collect = |twin: &Twin, refused| -> Result<Ran> {
-            Ok(Ran { refused, outputs: collect(twin, backend, *serial, slots)? })
+            Ok(Ran {
+                refused,
+                outputs: collect(twin, backend, *serial, slots)?,
+            })
         };
-        Ok((collect(ebpf, refused_ebpf)?, collect(kernel, refused_kernel)?))
+        Ok((
+            collect(ebpf, refused_ebpf)?,
+            collect(kernel, refused_kernel)?,
+        ))
     }
 
     fn difference(&mut self, ebpf: Outputs, kernel: Outputs) -> Option<Difference> {
@@ -138,13 +180,23 @@ impl Pair {
                     break;
                 }
                 for (seen, datapath) in [(&mut a, Datapath::Ebpf), (&mut b, Datapath::Kernel)] {
-                    if let Some(Err(why)) = seen.as_mut().map(|seen| self.mask(exit, datapath, seen)) {
+                    if let Some(Err(why)) =
+                        seen.as_mut().map(|seen| self.mask(exit, datapath, seen))
+                    {
                         let seen = seen.clone()?;
-                        return Some(Difference::Wrong { datapath, seen, why });
+                        return Some(Difference::Wrong {
+                            datapath,
+                            seen,
+                            why,
+                        });
                     }
                 }
                 if a != b && !is_lesser_claim(a.as_ref(), b.as_ref()) {
-                    return Some(Difference::Frames { exit, ebpf: a, kernel: b });
+                    return Some(Difference::Frames {
+                        exit,
+                        ebpf: a,
+                        kernel: b,
+                    });
                 }
             }
         }
@@ -162,7 +214,10 @@ impl Pair {
         };
         let known = *self.ports.entry(flow.key).or_insert(flow.source_port);
         if datapath == Datapath::Ebpf && known != flow.source_port {
-            return Err(format!("a flow of source port {known} got {}", flow.source_port));
+            return Err(format!(
+                "a flow of source port {known} got {}",
+                flow.source_port
+            ));
         }
         Ok(())
     }
@@ -214,12 +269,21 @@ fn collect(twin: &Twin, backend: &Backend, serial: u64, slots: &mut Slots) -> Re
     }
     for exit in Exit::ALL {
         let overflowed = twin.exit(exit).overflowed()?;
-        ensure!(overflowed == 0, "{overflowed} frames found no room at {exit:?}");
+        ensure!(
+            overflowed == 0,
+            "{overflowed} frames found no room at {exit:?}"
+        );
     }
     Ok(outputs)
 }
 
-fn wait_for(twin: &Twin, to: Exit, sentinel: &[u8], slots: &mut Slots, outputs: &mut Outputs) -> Result<()> {
+fn wait_for(
+    twin: &Twin,
+    to: Exit,
+    sentinel: &[u8],
+    slots: &mut Slots,
+    outputs: &mut Outputs,
+) -> Result<()> {
     let deadline = Instant::now() + LIMIT;
     let mut seen = Vec::new();
     loop {

@@ -17,7 +17,11 @@ pub(crate) struct Reduced {
 ///
 /// Gives `None` if the batch itself does not differ a second time: then what came before it
 /// matters, or the machine was too busy.
-pub(crate) fn reduce(pair: &mut Pair, entrance: Entrance, batch: &[Frame]) -> Result<Option<Reduced>> {
+pub(crate) fn reduce(
+    pair: &mut Pair,
+    entrance: Entrance,
+    batch: &[Frame],
+) -> Result<Option<Reduced>> {
     let mut attempt = |places: &[usize]| -> Result<Option<Difference>> {
         let frames: Vec<Frame> = places.iter().map(|place| batch[*place].clone()).collect();
         pair.compare(entrance, &frames)
@@ -40,8 +44,11 @@ pub(crate) fn reduce(pair: &mut Pair, entrance: Entrance, batch: &[Frame]) -> Re
         }
         if found.is_none() && parts > 2 {
             for left_out in places.chunks(size) {
-                let rest: Vec<usize> =
-                    places.iter().copied().filter(|place| !left_out.contains(place)).collect();
+                let rest: Vec<usize> = places
+                    .iter()
+                    .copied()
+                    .filter(|place| !left_out.contains(place))
+                    .collect();
                 if let Some(difference) = attempt(&rest)? {
                     found = Some((rest, difference, parts - 1));
                     break;

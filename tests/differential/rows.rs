@@ -20,7 +20,22 @@ pub(crate) struct Row {
 }
 
 /// The table.
-pub(crate) const ROWS: &[Row] = &[];
+pub(crate) const ROWS: &[Row] = &[
+    Row {
+        lane: "vxlan, device to wire",
+        what: "eBPF wrote its own inner source address over that of the frame",
+        frames: &[
+            "5e00000000015e090909090c0800450000213d5440004011e36a0a0505020a0501029c000050000d05a468656c6c6f",
+        ],
+    },
+    Row {
+        lane: "vxlan, device to wire",
+        what: "the same, of an aggregate",
+        frames: &[
+            "01052a00080022000600:5e00000000015e090909090c0800450000343d5440004011e3570a0505020a0501029c00005000201a3f000102030405060708090a0b0c0d0e0f1011121314151617",
+        ],
+    },
+];
 
 impl Row {
     /// The frames to send.
@@ -52,7 +67,9 @@ fn octets(hex: &str) -> Result<Vec<u8>> {
 
 /// A row, ready to be pasted.
 pub(crate) fn text(lane: &str, origin: &str, frames: &[&Frame]) -> String {
-    let mut text = format!("    Row {{\n        lane: {lane:?},\n        what: {origin:?},\n        frames: &[\n");
+    let mut text = format!(
+        "    Row {{\n        lane: {lane:?},\n        what: {origin:?},\n        frames: &[\n"
+    );
     for Frame { bytes, offload } in frames {
         text += "            \"";
         if *offload != Offload::default() {

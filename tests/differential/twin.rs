@@ -213,7 +213,8 @@ fn settle_underlay(bed: &Bed) -> Result<()> {
     node.ns.ip(&lines)?;
     // Redirects, too, are rare by a clock.
     for scope in ["all", "default", "eth0"] {
-        node.ns.sysctl(&format!("net/ipv4/conf/{scope}/send_redirects"), "0")?;
+        node.ns
+            .sysctl(&format!("net/ipv4/conf/{scope}/send_redirects"), "0")?;
     }
     for (name, value) in [
         // The bridge would report its groups some random time later.
@@ -244,11 +245,7 @@ fn settle_pods(bed: &Bed) -> Result<()> {
         );
     }
     host.ns.ip(&lines)?;
-    for (pod, mac) in host
-        .pods
-        .iter()
-        .zip([world::POD_MAC, world::OTHER_POD_MAC])
-    {
+    for (pod, mac) in host.pods.iter().zip([world::POD_MAC, world::OTHER_POD_MAC]) {
         pod.ns.ip(&format!(
             "addr flush dev eth0\n\
              link set eth0 arp off\n\

@@ -10,15 +10,19 @@ pub(crate) struct Dice(SmallRng);
 impl Dice {
     /// The dice of one batch of a lane.
     pub(crate) fn new(seed: u64, lane: &str, batch: u64) -> Self {
-        // FNV-1a keeps lanes apart; the generator does the mixing.
-        let name = lane.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-        let mut bytes = [0; 32];
-        for (part, value) in bytes.chunks_exact_mut(8).zip([seed, name, batch, 0]) {
-            part.copy_from_slice(&value.to_le_bytes());
-        }
-        Self(SmallRng::from_seed(bytes))
+        // FNV-1a over all three; the generator mixes its seed itself.
+        let parts = [
+            &seed.to_le_bytes()[..],
+            lane.as_bytes(),
+            &batch.to_le_bytes(),
+        ];
+        let hash = parts
+            .concat()
+            .iter()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+                (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+            });
+        Self(SmallRng::seed_from_u64(hash))
     }
 
     /// Whether something happens that happens `share` times in a thousand.

@@ -78,7 +78,8 @@ impl Ip {
             0 => self.ttl = *dice.pick(&[0, 1, 2, 255]),
             1..3 => self.tos = dice.octet(),
             3..5 => {
-                self.fragment = *dice.pick(&[0x2000, 0x2001, 0x00b9, 0x1fff, 0x4000, 0x8000, 0xe000]);
+                self.fragment =
+                    *dice.pick(&[0x2000, 0x2001, 0x00b9, 0x1fff, 0x4000, 0x8000, 0xe000]);
             }
             5..7 => self.options = options(dice),
             7 => self.checksum_error = *dice.pick(&[1, 0x100, 0xffff]),
@@ -158,7 +159,10 @@ pub(crate) fn packet(dice: &mut Dice, ip: &Ip, most: usize) -> Vec<u8> {
 /// A transport header, checksum zero, with its payload.
 fn segment(dice: &mut Dice, protocol: u8, payload: &[u8]) -> Vec<u8> {
     // Few ports, so that flows repeat.
-    let ports = [[0x9c, dice.below(16) as u8], *dice.pick(&[[0, 80], [0x14, 0x18], [0x21, 0x18]])];
+    let ports = [
+        [0x9c, dice.below(16) as u8],
+        *dice.pick(&[[0, 80], [0x14, 0x18], [0x21, 0x18]]),
+    ];
     let mut head = match protocol {
         TCP => {
             let flags = *dice.pick(&[0x10, 0x10, 0x18, 0x02, 0x12, 0x11, 0x04, 0xff, 0]);
@@ -204,13 +208,21 @@ fn fill_checksum(ip: &Ip, segment: &mut [u8]) {
     } else {
         internet_checksum(&[&pseudo(ip, segment.len())[..], segment].concat())
     };
-    let sum = if ip.protocol == UDP && sum == [0, 0] { [0xff; 2] } else { sum };
+    let sum = if ip.protocol == UDP && sum == [0, 0] {
+        [0xff; 2]
+    } else {
+        sum
+    };
     segment[at..at + 2].copy_from_slice(&sum);
 }
 
 fn spoil_checksum(dice: &mut Dice, protocol: u8, segment: &mut [u8]) {
     if let Some(at) = checksum_offset(protocol) {
-        let wrong = if dice.in_thousand(500) { [0, 0] } else { dice.pair() };
+        let wrong = if dice.in_thousand(500) {
+            [0, 0]
+        } else {
+            dice.pair()
+        };
         segment[at..at + 2].copy_from_slice(&wrong);
     }
 }

@@ -23,7 +23,11 @@ const FULL: usize = 1450 - 20 - 20;
 /// What a pod sends to its bridge.
 pub(crate) fn from_pod(dice: &mut Dice) -> Frame {
     let destination = remote(dice);
-    let source = if dice.in_thousand(20) { any_address(dice) } else { POD };
+    let source = if dice.in_thousand(20) {
+        any_address(dice)
+    } else {
+        POD
+    };
     let ip = Ip::between(source, destination);
     let mut frame = with_offload(dice, POD_MAC, BRIDGE_MAC, &ip);
     damage(dice, &mut frame.bytes, 0);
@@ -34,10 +38,29 @@ pub(crate) fn from_pod(dice: &mut Dice) -> Frame {
 pub(crate) fn to_device(dice: &mut Dice) -> Frame {
     let peer = peer(dice);
     let destination = host_of(dice, peer);
-    let ip = Ip::between(if dice.in_thousand(100) { any_address(dice) } else { POD }, destination);
-    let vtep = if dice.in_thousand(30) { PEERS[dice.below(PEERS.len())].vtep } else { peer.vtep };
-    let source = if dice.in_thousand(30) { any_mac(dice) } else { VTEP_MAC };
-    let vtep = if dice.in_thousand(20) { any_mac(dice) } else { vtep };
+    let ip = Ip::between(
+        if dice.in_thousand(100) {
+            any_address(dice)
+        } else {
+            POD
+        },
+        destination,
+    );
+    let vtep = if dice.in_thousand(30) {
+        PEERS[dice.below(PEERS.len())].vtep
+    } else {
+        peer.vtep
+    };
+    let source = if dice.in_thousand(30) {
+        any_mac(dice)
+    } else {
+        VTEP_MAC
+    };
+    let vtep = if dice.in_thousand(20) {
+        any_mac(dice)
+    } else {
+        vtep
+    };
     let mut frame = with_offload(dice, source, vtep, &ip);
     if dice.in_thousand(20) {
         let ethertype = *dice.pick(&[0x86dd_u16, 0x0806, 0x8100, 0x88cc, 0x0801, 60]);
@@ -97,21 +120,33 @@ pub(crate) fn nested(dice: &mut Dice) -> Frame {
 fn tunnel_from(dice: &mut Dice) -> Tunnel {
     let peer = peer(dice);
     let destination = local(dice);
-    let source = if dice.in_thousand(50) { any_address(dice) } else { host_of(dice, peer) };
+    let source = if dice.in_thousand(50) {
+        any_address(dice)
+    } else {
+        host_of(dice, peer)
+    };
     let ip = Ip::between(source, destination);
     Tunnel::from_peer(peer, packet(dice, &ip, FULL))
 }
 
 /// A peer, mostly one that eBPF carries.
 fn peer(dice: &mut Dice) -> &'static Peer {
-    let among = if dice.in_thousand(900) { CARRIED } else { PEERS.len() };
+    let among = if dice.in_thousand(900) {
+        CARRIED
+    } else {
+        PEERS.len()
+    };
     &PEERS[dice.below(among)]
 }
 
 /// An address in a peer's subnet; of few, so that flows repeat.
 fn host_of(dice: &mut Dice, peer: &Peer) -> [u8; 4] {
     let [a, b, c, _] = peer.subnet;
-    let c = if peer.prefix_len < 24 { c + dice.below(16) as u8 } else { c };
+    let c = if peer.prefix_len < 24 {
+        c + dice.below(16) as u8
+    } else {
+        c
+    };
     [a, b, c, *dice.pick(&[2, 3, 9, 200, 0, 255])]
 }
 

@@ -101,7 +101,13 @@ impl Tunnel {
             1 => self.outer_source = any_mac(dice),
             2 => self.outer_ethertype = *dice.pick(&[0x86dd, 0x0806, 0x0801, 100]),
             3..6 => self.ip.make_odd(dice),
-            6 => self.ip.source = if dice.in_thousand(700) { STRANGER } else { any_address(dice) },
+            6 => {
+                self.ip.source = if dice.in_thousand(700) {
+                    STRANGER
+                } else {
+                    any_address(dice)
+                }
+            }
             7 => self.ip.destination = any_address(dice),
             8 => self.udp.destination = *dice.pick(&[8_473, 4_789, 0]),
             9 => self.udp.len_error = *dice.pick(&[-1, 1, -8, 8, -58, 3000]),
@@ -208,7 +214,10 @@ impl Tunnel {
             &repeated,
         ]
         .concat();
-        let ip = Ip { id: dice.pair(), ..self.ip.clone() };
+        let ip = Ip {
+            id: dice.pair(),
+            ..self.ip.clone()
+        };
         Frame {
             bytes: [&one[..14], &ip.packet(&datagram)].concat(),
             offload: Offload {
@@ -238,7 +247,8 @@ fn leave_to_device(frame: &mut Frame, inner: usize) {
     let mut ip = Ip::between([0; 4], [0; 4]);
     ip.protocol = protocol;
     ip.source.copy_from_slice(&bytes[inner + 12..inner + 16]);
-    ip.destination.copy_from_slice(&bytes[inner + 16..inner + 20]);
+    ip.destination
+        .copy_from_slice(&bytes[inner + 16..inner + 20]);
     let total = usize::from(u16::from_be_bytes([bytes[inner + 2], bytes[inner + 3]]));
     let sum = internet_checksum(&pseudo(&ip, total.saturating_sub(20))).map(|octet| !octet);
     let start = inner + 20;
@@ -250,4 +260,3 @@ fn leave_to_device(frame: &mut Frame, inner: usize) {
         ..Offload::default()
     };
 }
-
