@@ -1,9 +1,8 @@
 //! One test for each lane.
 
-use flannel_tests::cpu;
 use flannel_tests::wire::Wire;
 
-use crate::backend::VXLAN;
+use crate::backend::{HOST_GW, UDP, VXLAN};
 use crate::generate;
 use crate::lane::Lane;
 use crate::twin::Entrance;
@@ -48,6 +47,7 @@ const FROM_POD: Lane = Lane {
     wire: Wire::Mtu1500,
     rp_filter: false,
     generate: generate::from_pod,
+    core: 0,
     packets: 200_000,
     direction: "egress",
     outcomes: &["encapsulated", "unresolved", "unknown_peer", "too_big"],
@@ -56,6 +56,7 @@ const FROM_POD: Lane = Lane {
 
 const FROM_DEVICE: Lane = Lane {
     name: "vxlan, device to wire",
+    core: 1,
     entrance: Entrance::Device,
     generate: generate::to_device,
     outcomes: EGRESS,
@@ -71,6 +72,7 @@ const AGGREGATES_FROM_POD: Lane = Lane {
 
 const FROM_NESTED: Lane = Lane {
     name: "vxlan, tunnel in a pod to wire",
+    core: 1,
     entrance: Entrance::Nested,
     generate: generate::nested,
     packets: 20_000,
@@ -85,7 +87,8 @@ pub(crate) const FROM_WIRE: Lane = Lane {
     entrance: Entrance::Wire,
     wire: Wire::Mtu1500,
     rp_filter: false,
-    generate: generate::from_wire,
+    generate: generate::vxlan_from_wire,
+    core: 0,
     packets: 300_000,
     direction: "ingress",
     outcomes: INGRESS,
@@ -95,6 +98,7 @@ pub(crate) const FROM_WIRE: Lane = Lane {
 const FROM_WIRE_FILTERED: Lane = Lane {
     name: "vxlan, wire to pod, rp_filter",
     rp_filter: true,
+    core: 1,
     packets: 150_000,
     ..FROM_WIRE
 };
@@ -111,6 +115,7 @@ const AGGREGATES_FROM_WIRE: Lane = Lane {
 
 const FROM_PEER: Lane = Lane {
     name: "vxlan, device of a peer to pod",
+    core: 1,
     entrance: Entrance::Peer,
     wire: Wire::SuperPacket,
     generate: generate::from_peer,
@@ -120,9 +125,58 @@ const FROM_PEER: Lane = Lane {
     ..FROM_WIRE
 };
 
-/// Runs a lane on a core of its own: softirqs run where the sender does, and so in order.
-fn run(lane: &Lane, core: usize) {
-    cpu::pin(core % cpu::count()).expect("pin");
+const UDP_FROM_POD: Lane = Lane {
+    name: "udp, pod to wire",
+    backend: UDP,
+    packets: 50_000,
+    ..FROM_POD
+};
+
+const UDP_FROM_DEVICE: Lane = Lane {
+    name: "udp, device to wire",
+    core: 1,
+    entrance: Entrance::Device,
+    generate: generate::to_bare_device,
+    outcomes: &[
+        "encapsulated",
+        "unknown_peer",
+        "unresolved",
+        "too_big",
+        "ttl",
+    ],
+    ..UDP_FROM_POD
+};
+
+pub(crate) const UDP_FROM_WIRE: Lane = Lane {
+    name: "udp, wire to pod",
+    backend: UDP,
+    generate: generate::udp_from_wire,
+    packets: 50_000,
+    outcomes: &["decapsulated", "ttl"],
+    ..FROM_WIRE
+};
+
+const DIRECT_FROM_POD: Lane = Lane {
+    name: "host-gw, pod to wire",
+    backend: HOST_GW,
+    packets: 50_000,
+    outcomes: &["direct"],
+    carried: 0,
+    ..FROM_POD
+};
+
+const DIRECT_FROM_WIRE: Lane = Lane {
+    name: "host-gw, wire to pod",
+    backend: HOST_GW,
+    core: 1,
+    generate: generate::direct_from_wire,
+    packets: 50_000,
+    outcomes: &["direct"],
+    carried: 0,
+    ..FROM_WIRE
+};
+
+fn run(lane: &Lane) {
     if let Err(error) = lane.run() {
         panic!("{}: {error:#}", lane.name);
     }
@@ -130,40 +184,65 @@ fn run(lane: &Lane, core: usize) {
 
 #[test]
 fn vxlan_from_pod() {
-    run(&FROM_POD, 0);
+    run(&FROM_POD);
 }
 
 #[test]
 fn vxlan_from_device() {
-    run(&FROM_DEVICE, 1);
+    run(&FROM_DEVICE);
 }
 
 #[test]
 fn vxlan_aggregates_from_pod() {
-    run(&AGGREGATES_FROM_POD, 0);
+    run(&AGGREGATES_FROM_POD);
 }
 
 #[test]
 fn vxlan_from_nested_tunnel() {
-    run(&FROM_NESTED, 1);
+    run(&FROM_NESTED);
 }
 
 #[test]
 fn vxlan_from_wire() {
-    run(&FROM_WIRE, 0);
+    run(&FROM_WIRE);
 }
 
 #[test]
 fn vxlan_from_wire_with_rp_filter() {
-    run(&FROM_WIRE_FILTERED, 1);
+    run(&FROM_WIRE_FILTERED);
 }
 
 #[test]
 fn vxlan_aggregates_from_wire() {
-    run(&AGGREGATES_FROM_WIRE, 0);
+    run(&AGGREGATES_FROM_WIRE);
 }
 
 #[test]
 fn vxlan_from_device_of_a_peer() {
-    run(&FROM_PEER, 1);
+    run(&FROM_PEER);
+}
+
+#[test]
+fn udp_from_pod() {
+    run(&UDP_FROM_POD);
+}
+
+#[test]
+fn udp_from_device() {
+    run(&UDP_FROM_DEVICE);
+}
+
+#[test]
+fn udp_from_wire() {
+    run(&UDP_FROM_WIRE);
+}
+
+#[test]
+fn host_gw_from_pod() {
+    run(&DIRECT_FROM_POD);
+}
+
+#[test]
+fn host_gw_from_wire() {
+    run(&DIRECT_FROM_WIRE);
 }

@@ -9,6 +9,7 @@
 
 use flannel_ebpf::wire::{checksum, fold, sum};
 
+use crate::generate::Encap;
 use crate::socket::{Offload, Seen};
 use crate::world::{BRIDGE, NODE, POD, SUBNET};
 
@@ -85,6 +86,29 @@ pub(crate) fn vxlan(seen: &mut Seen) -> Masked {
     bytes[UDP..UDP + 2].fill(0);
     let key = flow_key(&bytes[INNER..]).filter(|_| is_carried);
     Ok(key.map(|key| Flow { key, source_port }))
+}
+
+/// A frame on the wire of the udp backend. Ports are those of the proxy's socket.
+pub(crate) fn udp(seen: &mut Seen) -> Masked {
+    let Seen { bytes, offload, .. } = seen;
+    let is_tunnel = bytes.len() >= UDP + 8
+        && bytes[12..15] == [0x08, 0x00, 0x45]
+        && bytes[23] == 17
+        && bytes[26..30] == NODE
+        && bytes[UDP + 2..UDP + 4] == Encap::Udp.port().to_be_bytes();
+    if !is_tunnel || bytes[20] & 0x1f | bytes[21] != 0 {
+        return Ok(None);
+    }
+    let is_fragment = bytes[20] & 0x20 != 0;
+    if !is_fragment {
+        let is_absent = bytes[UDP + 6..UDP + 8] == [0, 0];
+        if !is_absent && offload.gso_type == 0 && !is_udp_right(bytes) {
+            return Err("the UDP checksum of the tunnel is wrong".to_owned());
+        }
+        bytes[UDP + 6..UDP + 8].fill(0);
+    }
+    forget_own_id(bytes, UDP + 8);
+    Ok(None)
 }
 
 /// Does what is left to a device.
@@ -182,7 +206,7 @@ mod tests {
 
     /// A frame as the node would send it, with or without a checksum.
     fn seen(with_checksum: bool) -> Seen {
-        let mut tunnel = Tunnel::from_peer(&PEERS[0], vec![0x45; 101]);
+        let mut tunnel = Tunnel::from_peer(Encap::Vxlan, &PEERS[0], vec![0x45; 101]);
         std::mem::swap(&mut tunnel.ip.source, &mut tunnel.ip.destination);
         tunnel.udp.with_checksum = with_checksum;
         Seen {

@@ -17,7 +17,7 @@ use flannel_tests::wire::Wire;
 
 use crate::backend::{Backend, colons, dots};
 use crate::socket::Port;
-use crate::world::{self, CARRIED, PEERS, Peer};
+use crate::world::{self, PEERS, Peer};
 
 /// MTU of pods: larger than the overlay takes, so that the host has to answer or to fragment.
 const POD_MTU: u32 = 1500;
@@ -67,13 +67,15 @@ pub(crate) struct Twin {
 }
 
 impl Twin {
-    /// A node of `backend`, with all peers programmed.
-    pub(crate) fn new(backend: &Backend, datapath: Datapath) -> Result<Self> {
+    /// A node of `backend`, with all peers programmed. Packets go in on `core`.
+    pub(crate) fn new(backend: &Backend, datapath: Datapath, core: usize) -> Result<Self> {
         let mut bed = Bed::new(BedOptions::default())?;
         backend.put_leases(&bed)?;
         settle_underlay(&bed)?;
         bed.hosts[0].ns.ip(&(backend.prepare)())?;
         let mut agent = Agent::new(&bed.hosts[0], datapath)?;
+        // A proxy has a queue for each core that it may use; packets keep their order in one.
+        agent.core = backend.is_proxied.then_some(core);
         agent.start()?;
         let SubnetEnv { bridge, mtu: _ } = agent.wait_for_subnet()?;
         ensure!(
@@ -87,7 +89,7 @@ impl Twin {
             })?;
         }
         settle_pods(&bed)?;
-        wait_for_peers(&agent)?;
+        wait_for_peers(&agent, backend)?;
         let [host, far] = [&bed.hosts[0], &bed.hosts[1]];
         let exits = [
             far.ns.enter(|| Port::open("eth0"))??,
@@ -105,16 +107,22 @@ impl Twin {
     }
 
     /// Sets how the wire treats aggregates, and whether the node checks where sources are routed.
-    pub(crate) fn configure(&self, wire: Wire, rp_filter: bool) -> Result<()> {
+    pub(crate) fn configure(&self, backend: &Backend, wire: Wire, rp_filter: bool) -> Result<()> {
         self.bed.set_wire(wire)?;
         let [ns, far] = [&self.bed.hosts[0].ns, &self.bed.hosts[1].ns];
         // Merging depends on when a packet comes, and on which way; aggregates are sent as such
         // instead.
-        for (ns, device) in [(ns, "eth0"), (ns, "flannel.1"), (far, "eth0")] {
+        for (ns, device) in [(ns, "eth0"), (ns, backend.device), (far, "eth0")] {
             ns.run("ethtool", &["-K", device, "gro", "off"])?;
         }
+        if backend.is_proxied {
+            // The proxy merges, too; pods get single packets.
+            for pod in &self.bed.hosts[0].pods {
+                ns.run("ethtool", &["-K", &pod.veth, "tso", "off", "gso", "off"])?;
+            }
+        }
         let value = if rp_filter { "1" } else { "0" };
-        for scope in ["all", "default", "eth0", BRIDGE, "flannel.1"] {
+        for scope in ["all", "default", "eth0", BRIDGE, backend.device] {
             ns.sysctl(&format!("net/ipv4/conf/{scope}/rp_filter"), value)?;
         }
         Ok(())
@@ -256,17 +264,18 @@ fn settle_pods(bed: &Bed) -> Result<()> {
     Ok(())
 }
 
-fn wait_for_peers(agent: &Agent) -> Result<()> {
+fn wait_for_peers(agent: &Agent, backend: &Backend) -> Result<()> {
+    let total = PEERS.iter().filter(|peer| backend.can_reach(peer)).count();
     wait::until("all peers", LIMIT, || {
         let status = agent.status()?;
         let carried = if status.datapath.active == "ebpf" {
-            CARRIED
+            backend.carried
         } else {
             0
         };
         let peers = &status.peers;
         ensure!(
-            status.ready && peers.total == PEERS.len() && peers.ebpf == carried,
+            status.ready && peers.total == total && peers.ebpf == carried,
             "{peers:?}, {:?}",
             status.problems
         );

@@ -9,6 +9,8 @@
 pub(crate) const NODE: [u8; 4] = [192, 168, 7, 10];
 /// Link-layer address of the node's external interface.
 pub(crate) const NODE_MAC: [u8; 6] = [2, 0, 0, 0, 7, 10];
+/// Link-layer address of the far end of the wire.
+pub(crate) const FAR_MAC: [u8; 6] = station(11);
 /// Link-layer address of the node's tunnel device.
 pub(crate) const VTEP_MAC: [u8; 6] = [0x5e, 0, 0, 0, 0, 5];
 /// Link-layer address of the bridge.

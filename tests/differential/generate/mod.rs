@@ -10,11 +10,12 @@ mod tunnel;
 
 pub(crate) use self::dice::Dice;
 pub(crate) use self::inner::{Ip, checksum_offset, packet, pseudo};
-pub(crate) use self::tunnel::Tunnel;
+pub(crate) use self::tunnel::{Encap, Tunnel};
 
 use crate::socket::{Frame, Offload};
 use crate::world::{
-    BRIDGE, BRIDGE_MAC, CARRIED, OTHER_POD, PEERS, POD, POD_MAC, Peer, SUBNET, VTEP_MAC,
+    BRIDGE, BRIDGE_MAC, CARRIED, FAR_MAC, NODE_MAC, OTHER_POD, PEERS, POD, POD_MAC, Peer, SUBNET,
+    VTEP_MAC,
 };
 
 /// Largest payload that leaves room for all headers in a packet of the overlay.
@@ -73,9 +74,50 @@ pub(crate) fn to_device(dice: &mut Dice) -> Frame {
     frame
 }
 
-/// What comes in on the wire.
-pub(crate) fn from_wire(dice: &mut Dice) -> Frame {
-    let mut tunnel = tunnel_from(dice);
+/// What reaches a tunnel device without a link layer by itself.
+pub(crate) fn to_bare_device(dice: &mut Dice) -> Frame {
+    let mut frame = to_device(dice);
+    let Offload {
+        header_len,
+        checksum_start,
+        ..
+    } = &mut frame.offload;
+    *header_len = header_len.saturating_sub(14);
+    *checksum_start = checksum_start.saturating_sub(14);
+    frame.bytes.drain(..frame.bytes.len().min(14));
+    frame
+}
+
+/// What comes in on the wire for vxlan.
+pub(crate) fn vxlan_from_wire(dice: &mut Dice) -> Frame {
+    from_wire(dice, Encap::Vxlan)
+}
+
+/// What comes in on the wire for udp.
+pub(crate) fn udp_from_wire(dice: &mut Dice) -> Frame {
+    from_wire(dice, Encap::Udp)
+}
+
+/// What comes in on the wire where there is no tunnel.
+pub(crate) fn direct_from_wire(dice: &mut Dice) -> Frame {
+    let peer = peer(dice);
+    let destination = local(dice);
+    let ip = Ip::between(host_of(dice, peer), destination);
+    let station = if dice.in_thousand(20) {
+        any_mac(dice)
+    } else {
+        NODE_MAC
+    };
+    let mut frame = with_offload(dice, FAR_MAC, station, &ip);
+    if dice.in_thousand(10) {
+        insert_tag(dice, &mut frame.bytes);
+    }
+    damage(dice, &mut frame.bytes, 0);
+    frame
+}
+
+fn from_wire(dice: &mut Dice, encap: Encap) -> Frame {
+    let mut tunnel = tunnel_from(dice, encap);
     tunnel.make_odd(dice);
     let mut frame = tunnel.frame();
     if dice.in_thousand(8) {
@@ -89,9 +131,9 @@ pub(crate) fn from_wire(dice: &mut Dice) -> Frame {
 /// datagrams of one size under one header. Others come from the device of a peer.
 pub(crate) fn aggregate_from_wire(dice: &mut Dice) -> Frame {
     if dice.in_thousand(500) {
-        return from_wire(dice);
+        return from_wire(dice, Encap::Vxlan);
     }
-    let tunnel = tunnel_from(dice);
+    let tunnel = tunnel_from(dice, Encap::Vxlan);
     let count = 2 + dice.below(6);
     tunnel.aggregate(count, dice)
 }
@@ -117,7 +159,7 @@ pub(crate) fn nested(dice: &mut Dice) -> Frame {
 }
 
 /// A right tunnel packet, most often from a peer to a pod.
-fn tunnel_from(dice: &mut Dice) -> Tunnel {
+fn tunnel_from(dice: &mut Dice, encap: Encap) -> Tunnel {
     let peer = peer(dice);
     let destination = local(dice);
     let source = if dice.in_thousand(50) {
@@ -126,7 +168,7 @@ fn tunnel_from(dice: &mut Dice) -> Tunnel {
         host_of(dice, peer)
     };
     let ip = Ip::between(source, destination);
-    Tunnel::from_peer(peer, packet(dice, &ip, FULL))
+    Tunnel::from_peer(encap, peer, packet(dice, &ip, FULL))
 }
 
 /// A peer, mostly one that eBPF carries.

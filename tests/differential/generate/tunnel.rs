@@ -1,13 +1,40 @@
-//! VXLAN frames as they come over the wire, and all that can be wrong with them.
+//! Tunnel frames as they come over the wire, and all that can be wrong with them.
 
 use super::inner::{checksum_offset, pseudo};
 use super::{Dice, Ip, any_address, any_mac};
 use crate::mask::internet_checksum;
 use crate::socket::{Frame, Offload};
-use crate::world::{NODE, NODE_MAC, PEERS, Peer, STRANGER, UNDERLAY_MTU, VTEP_MAC, station};
+use crate::world::{
+    FAR_MAC, NODE, NODE_MAC, PEERS, Peer, STRANGER, UNDERLAY_MTU, VTEP_MAC, station,
+};
 
-/// Octets in front of the inner packet.
-const HEADERS: usize = 64;
+/// What is put around packets, and where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Encap {
+    /// A frame in VXLAN.
+    Vxlan,
+    /// The packet alone, in flannel's udp.
+    Udp,
+}
+
+impl Encap {
+    /// Octets in front of the inner packet.
+    pub(crate) const fn headers(self) -> usize {
+        match self {
+            Self::Vxlan => 64,
+            Self::Udp => 42,
+        }
+    }
+
+    /// UDP port of the tunnel.
+    pub(crate) const fn port(self) -> u16 {
+        match self {
+            Self::Vxlan => 8_472,
+            Self::Udp => 8_285,
+        }
+    }
+}
+
 /// Where the outer UDP header stands.
 const UDP: usize = 34;
 
@@ -29,6 +56,7 @@ pub(crate) struct Udp {
 /// A tunnel packet in all its parts.
 #[derive(Debug, Clone)]
 pub(crate) struct Tunnel {
+    pub encap: Encap,
     pub outer_destination: [u8; 6],
     pub outer_source: [u8; 6],
     pub outer_ethertype: u16,
@@ -45,15 +73,16 @@ pub(crate) struct Tunnel {
 
 impl Tunnel {
     /// What a peer sends; nothing is wrong with it.
-    pub(crate) fn from_peer(peer: &Peer, packet: Vec<u8>) -> Self {
+    pub(crate) fn from_peer(encap: Encap, peer: &Peer, packet: Vec<u8>) -> Self {
         Self {
+            encap,
             outer_destination: NODE_MAC,
-            outer_source: station(11),
+            outer_source: FAR_MAC,
             outer_ethertype: 0x0800,
             ip: Ip::between(peer.public, NODE),
             udp: Udp {
                 source: 49_152,
-                destination: 8_472,
+                destination: encap.port(),
                 len_error: 0,
                 with_checksum: false,
                 checksum_error: 0,
@@ -109,7 +138,7 @@ impl Tunnel {
                 }
             }
             7 => self.ip.destination = any_address(dice),
-            8 => self.udp.destination = *dice.pick(&[8_473, 4_789, 0]),
+            8 => self.udp.destination = *dice.pick(&[8_473, 8_286, 4_789, 0]),
             9 => self.udp.len_error = *dice.pick(&[-1, 1, -8, 8, -58, 3000]),
             10 => self.udp.checksum_error = *dice.pick(&[1, 0x100, 0xffff, 0x8000]),
             11 => self.udp.is_unfinished = true,
@@ -134,20 +163,23 @@ impl Tunnel {
 
     /// The frame as it goes on the wire.
     pub(crate) fn frame(&self) -> Frame {
-        let inner = [
-            &self.inner_destination[..],
-            &self.inner_source,
-            &self.inner_ethertype.to_be_bytes(),
-            &self.packet,
-        ]
-        .concat();
-        let len = ((16 + inner.len()) as u16).wrapping_add_signed(self.udp.len_error);
+        let inner = match self.encap {
+            Encap::Vxlan => [
+                &self.vxlan[..],
+                &self.inner_destination,
+                &self.inner_source,
+                &self.inner_ethertype.to_be_bytes(),
+                &self.packet,
+            ]
+            .concat(),
+            Encap::Udp => self.packet.clone(),
+        };
+        let len = ((8 + inner.len()) as u16).wrapping_add_signed(self.udp.len_error);
         let datagram = [
             &self.udp.source.to_be_bytes()[..],
             &self.udp.destination.to_be_bytes(),
             &len.to_be_bytes(),
             &[0, 0],
-            &self.vxlan,
             &inner,
         ]
         .concat();
@@ -162,7 +194,7 @@ impl Tunnel {
         let udp = UDP + self.ip.options.len();
         self.fill_checksum(&mut frame, udp, usize::from(len));
         if self.is_inner_unfinished && !self.udp.is_unfinished {
-            leave_to_device(&mut frame, HEADERS + self.ip.options.len());
+            leave_to_device(&mut frame, self.encap.headers() + self.ip.options.len());
         }
         frame
     }
