@@ -49,6 +49,31 @@ pub(crate) fn any(seen: &mut Seen) {
     forget_own_id(&mut seen.bytes, ETHERNET);
 }
 
+/// Blots out the identification of a whole datagram that must not be fragmented: it means nothing
+/// (RFC 6864), and the kernel numbers those that were merged and taken apart again.
+pub(crate) fn merged(bytes: &mut [u8]) {
+    if let Some(header) = bytes.get_mut(ETHERNET..ETHERNET + IP)
+        && header[0] == 0x45
+        && header[6] == 0x40
+        && header[9] == 17
+        && fold(sum(header)) == 0xffff
+    {
+        header[4..6].fill(0);
+        header[10..12].fill(0);
+    }
+}
+
+/// Whether a frame of the udp backend holds "port unreachable" (RFC 792), from the node itself.
+pub(crate) fn is_port_unreachable(bytes: &[u8]) -> bool {
+    let at = UDP + 8;
+    bytes.get(at..at + IP + 2).is_some_and(|inner| {
+        inner[0] == 0x45
+            && inner[9] == 1
+            && inner[IP..] == [3, 3]
+            && [BRIDGE, SUBNET].iter().any(|own| inner[12..16] == own[..])
+    })
+}
+
 /// A frame on the wire of the vxlan backend.
 pub(crate) fn vxlan(seen: &mut Seen) -> Masked {
     let Seen { bytes, offload, .. } = seen;

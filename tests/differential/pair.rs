@@ -198,6 +198,8 @@ impl Pair {
                     }
                 }
                 if is_proxied {
+                    // The host answers datagrams once that the proxy has merged.
+                    frames.retain(|seen| !mask::is_port_unreachable(&seen.bytes));
                     // What eBPF carries overtakes what it leaves.
                     frames.sort_by(|a, b| a.bytes.cmp(&b.bytes));
                 }
@@ -223,6 +225,9 @@ impl Pair {
     /// Takes out of a frame what may differ.
     fn mask(&mut self, exit: Exit, datapath: Datapath, seen: &mut Seen) -> Result<(), String> {
         mask::any(seen);
+        if self.backend.is_proxied {
+            mask::merged(&mut seen.bytes);
+        }
         if exit != Exit::Wire {
             return Ok(());
         }

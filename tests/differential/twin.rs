@@ -118,7 +118,7 @@ impl Twin {
         if backend.is_proxied {
             // The proxy merges, too; pods get single packets.
             for pod in &self.bed.hosts[0].pods {
-                ns.run("ethtool", &["-K", &pod.veth, "tso", "off", "gso", "off"])?;
+                Wire::Mtu1500.apply(ns, &pod.veth)?;
             }
         }
         let value = if rp_filter { "1" } else { "0" };
