@@ -29,8 +29,24 @@ pub(crate) const ROWS: &[Row] = &[
         ],
     },
     Row {
+        lane: "udp, wire to pod",
+        what: "the proxy merged datagrams with a wrong IP checksum, and wrote a right one",
+        frames: &[
+            "02000000070a02000000070b08004500005c1a1600004011cf1cc0a80904c0a8070ac670205d00480000450000409df0400040117eea0a0504c80a0505029c0b0050002cff63cd8b8956128c3002138a6b789e488efa62633bcda0219a85d6e196f6c7a76abab1a6d593",
+            "02000000070a02000000070b08004500005c1a1600004011cf1cc0a80904c0a8070ac670205d00480000450000409df0400040117eea0a0504c80a0505029c0b0050002cff63cd8b8956128c3002138a6b789e488efa62633bcda0219a85d6e196f6c7a76abab1a6d593",
+        ],
+    },
+    Row {
+        lane: "udp, device to wire",
+        what: "eBPF carried headers that are shorter than a header, or end beyond the packet",
+        frames: &[
+            "4400001c78734000402fa86c0a0505020a0501c80ba85633b1672b79",
+            "4f00001da25840003f11726c0a0505020a0504009c0221180009fcb529",
+        ],
+    },
+    Row {
         lane: "vxlan, device to wire",
-        what: "the same, of an aggregate",
+        what: "eBPF wrote its own inner source address, in an aggregate",
         frames: &[
             "01052a00080022000600:5e00000000015e090909090c0800450000343d5440004011e3570a0505020a0501029c00005000201a3f000102030405060708090a0b0c0d0e0f1011121314151617",
         ],
