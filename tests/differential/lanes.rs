@@ -50,7 +50,7 @@ const FROM_POD: Lane = Lane {
     rp_filter: false,
     generate: generate::from_pod,
     core: 0,
-    packets: 200_000,
+    packets: 150_000,
     direction: "egress",
     outcomes: &["encapsulated", "unresolved", "unknown_peer", "too_big"],
     carried: 50,
@@ -68,7 +68,7 @@ const FROM_DEVICE: Lane = Lane {
 const AGGREGATES_FROM_POD: Lane = Lane {
     name: "vxlan, pod to a wire of aggregates",
     wire: Wire::SuperPacket,
-    packets: 100_000,
+    packets: 60_000,
     ..FROM_POD
 };
 
@@ -91,7 +91,7 @@ pub(crate) const FROM_WIRE: Lane = Lane {
     rp_filter: false,
     generate: generate::vxlan_from_wire,
     core: 0,
-    packets: 300_000,
+    packets: 250_000,
     direction: "ingress",
     outcomes: INGRESS,
     carried: 50,
@@ -101,7 +101,7 @@ const FROM_WIRE_FILTERED: Lane = Lane {
     name: "vxlan, wire to pod, rp_filter",
     rp_filter: true,
     core: 1,
-    packets: 150_000,
+    packets: 100_000,
     ..FROM_WIRE
 };
 
@@ -162,7 +162,7 @@ pub(crate) const UDP_FROM_WIRE: Lane = Lane {
 const DIRECT_FROM_POD: Lane = Lane {
     name: "host-gw, pod to wire",
     backend: HOST_GW,
-    packets: 50_000,
+    packets: 30_000,
     outcomes: &["direct"],
     carried: 0,
     ..FROM_POD
@@ -173,7 +173,7 @@ const DIRECT_FROM_WIRE: Lane = Lane {
     backend: HOST_GW,
     core: 1,
     generate: generate::direct_from_wire,
-    packets: 50_000,
+    packets: 30_000,
     outcomes: &["direct"],
     carried: 0,
     ..FROM_WIRE

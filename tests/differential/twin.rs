@@ -246,7 +246,7 @@ fn settle_pods(bed: &Bed) -> Result<()> {
         "link set {BRIDGE} address {} type bridge mcast_snooping 0\n",
         colons(world::BRIDGE_MAC)
     );
-    for last in 2..=254 {
+    for last in (0..=254).filter(|last| *last != world::BRIDGE[3]) {
         lines += &format!(
             "neigh replace 10.5.5.{last} lladdr {} dev {BRIDGE} nud permanent\n",
             colons([2, 0, 0, 0, 5, last])
@@ -261,7 +261,17 @@ fn settle_pods(bed: &Bed) -> Result<()> {
             colons(mac)
         ))?;
     }
-    Ok(())
+    // A port of a new bridge forwards once its carrier is up.
+    wait::until("the ports of the bridge", LIMIT, || {
+        let shown = host.ns.run("bridge", &["link", "show"])?;
+        Ok((shown.matches("state forwarding").count() == host.pods.len()).then_some(()))
+    })?;
+    // A pod that claims another's address gets its frames, as on any bridge; but not sentinels.
+    let (mac, port) = (colons(world::OTHER_POD_MAC), &host.pods[1].veth);
+    let entry = ["fdb", "replace", &mac, "dev", port, "master"];
+    host.ns
+        .run("bridge", &[&entry[..], &["static", "sticky"]].concat())
+        .map(drop)
 }
 
 fn wait_for_peers(agent: &Agent, backend: &Backend) -> Result<()> {
