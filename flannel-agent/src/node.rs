@@ -15,6 +15,7 @@ mod report;
 pub mod run;
 mod scope;
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use bytemuck::Zeroable as _;
@@ -343,7 +344,7 @@ impl Node {
             entry(backend, device, local, ttl, peer, mac, mtu)
         });
         let direct = self.peers.iter().filter(|peer| peer.direct.is_some());
-        let direct = direct.map(|peer| peer.subnet.network().octets()).collect();
+        let direct: BTreeSet<_> = direct.map(|peer| peer.subnet.network().octets()).collect();
         let maps = dataplane.maps();
         let config = config(backend, device, local);
         maps.set_config(&config).map_err(dataplane::Error::from)?;
@@ -352,7 +353,10 @@ impl Node {
             .map_err(dataplane::Error::from)?;
         maps.sync_peers(&peers).map_err(dataplane::Error::from)?;
         maps.sync_traffic(&direct).map_err(dataplane::Error::from)?;
+        // To a direct peer the kernel's route is the way, not what is left of one.
         self.kernel = kernel;
+        self.kernel
+            .retain(|(subnet, _)| !direct.contains(&subnet.network().octets()));
         if !dataplane.is_attached() && (scope.device || !dataplane.was_attached()) {
             dataplane.attach(Interfaces {
                 external: &self.spec.external,

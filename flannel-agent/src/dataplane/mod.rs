@@ -11,11 +11,13 @@ pub mod object;
 pub mod pin;
 pub mod probe;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfError};
+use flannel_ebpf::abi;
 
 use self::attach::{Hook, Mechanism};
 use self::maps::Maps;
@@ -317,6 +319,14 @@ impl Dataplane {
     /// What the kernel said.
     pub fn counters(&self) -> Result<Vec<status::Counter>, Error> {
         Ok(self.maps.counters()?)
+    }
+
+    /// What went to direct peers and came from them, by the address of their subnet.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn traffic(&self) -> Result<BTreeMap<maps::Key, abi::Traffic>, Error> {
+        Ok(self.maps.traffic()?)
     }
 
     /// Detaches the programs from these interfaces and removes the pins; see [`remove`].

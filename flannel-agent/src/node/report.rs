@@ -1,10 +1,14 @@
 //! What the node says of itself.
 
+use std::collections::BTreeMap;
+
+use flannel_ebpf::abi;
 use tracing::{info, warn};
 
 use super::Node;
-use crate::backend::peer::{Ignored, IgnoredReason};
-use crate::status::{Datapath, Device, Interface, KernelPeer, PeerCounts};
+use crate::backend::peer::{Ignored, IgnoredReason, Peer};
+use crate::dataplane::maps::Key;
+use crate::status::{Datapath, Device, DirectPeer, Interface, KernelPeer, PeerCounts, Traffic};
 
 /// The node's part of the status document.
 #[derive(Debug, Clone)]
@@ -37,13 +41,24 @@ impl Node {
             "kernel".clone_into(&mut datapath.active);
             datapath.reason.clone_from(reason);
         }
+        let mut traffic = BTreeMap::new();
         if let Some(dataplane) = &self.dataplane {
             datapath.programs = dataplane.programs();
             match dataplane.counters() {
                 Ok(counters) => datapath.counters = counters,
                 Err(error) => problems.push(crate::error::chain(&error)),
             }
+            match dataplane.traffic() {
+                Ok(counted) => traffic = counted,
+                Err(error) => problems.push(crate::error::chain(&error)),
+            }
         }
+        let direct: Vec<_> = self
+            .peers
+            .iter()
+            .filter(|peer| peer.direct.is_some())
+            .map(|peer| direct_peer(peer, &traffic))
+            .collect();
         let kernel: Vec<_> = self
             .kernel
             .iter()
@@ -55,7 +70,7 @@ impl Node {
         problems.extend(self.backend.problems());
         let total = self.peers.len();
         let ebpf = if self.has_dataplane() {
-            total - kernel.len()
+            total - direct.len() - kernel.len()
         } else {
             0
         };
@@ -85,12 +100,27 @@ impl Node {
             peers: PeerCounts {
                 total,
                 ebpf,
+                direct,
                 kernel,
                 ignored: ignored.collect(),
             },
             datapath,
             problems,
         }
+    }
+}
+
+fn direct_peer(peer: &Peer, traffic: &BTreeMap<Key, abi::Traffic>) -> DirectPeer {
+    let traffic = traffic.get(&peer.subnet.network().octets());
+    DirectPeer {
+        subnet: peer.subnet.to_string(),
+        public_ip: peer.public_ip,
+        traffic: traffic.map(|abi::Traffic { sent, received }| Traffic {
+            sent_packets: sent.packets,
+            sent_bytes: sent.bytes,
+            received_packets: received.packets,
+            received_bytes: received.bytes,
+        }),
     }
 }
 
