@@ -27,7 +27,7 @@ pub use self::scope::Scope;
 use crate::backend::entries::{apply, read_actual};
 use crate::backend::peer::{Ignored, Own, Peer, usable_peers};
 use crate::backend::{Backend, Device, Place, Reach};
-use crate::dataplane::{self, Dataplane, Interfaces};
+use crate::dataplane::{self, Attachment, Dataplane, Interfaces};
 use crate::error::chain;
 use crate::lease::LeaseTable;
 use crate::netlink::route::Via;
@@ -143,6 +143,12 @@ impl Node {
     #[must_use]
     pub fn has_dataplane(&self) -> bool {
         self.dataplane.is_some()
+    }
+
+    /// Programs of the dataplane in use.
+    #[must_use]
+    pub fn programs(&self) -> &'static [Attachment] {
+        self.dataplane.as_ref().map_or(&[], Dataplane::attachments)
     }
 
     /// Whether the external interface is not what the node was made for: its address or its MTU is

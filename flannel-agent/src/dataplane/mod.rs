@@ -290,27 +290,10 @@ impl Dataplane {
         programs.collect()
     }
 
-    /// Takes off what an earlier run with another backend attached: `programs` that this one has
-    /// not.
-    ///
-    /// # Errors
-    /// What bpffs or the kernel said.
-    pub fn remove_others(
-        &self,
-        programs: &[&[Attachment]],
-        interfaces: Interfaces<'_>,
-    ) -> Result<Vec<String>, Error> {
-        let mut removed = Vec::new();
-        for attachment in programs.iter().copied().flatten() {
-            if self.attachments.contains(attachment) {
-                continue;
-            }
-            if self.pins.remove_link(attachment.program)? {
-                removed.push(format!("pin {}", attachment.program));
-            }
-            removed.extend(detach(*attachment, interfaces)?);
-        }
-        Ok(removed)
+    /// The programs that it attaches.
+    #[must_use]
+    pub fn attachments(&self) -> &'static [Attachment] {
+        self.attachments
     }
 
     /// Packets by outcome.
@@ -381,6 +364,29 @@ pub fn remove(
         .map(|path| format!("pin {}", path.display()))
         .collect();
     removed.extend(detach_all(programs, interfaces)?);
+    Ok(removed)
+}
+
+/// Takes those of `programs` off the interfaces that are not among `used`: what an earlier run with
+/// another backend attached. Returns what was removed.
+///
+/// # Errors
+/// What bpffs or the kernel said.
+pub fn remove_others(
+    pin_path: &Path,
+    programs: &[&[Attachment]],
+    used: &[Attachment],
+    interfaces: Interfaces<'_>,
+) -> Result<Vec<String>, Error> {
+    let pins = Pins::new(pin_path);
+    let mut removed = Vec::new();
+    let others = programs.iter().copied().flatten();
+    for attachment in others.filter(|attachment| !used.contains(attachment)) {
+        if pins.remove_link(attachment.program)? {
+            removed.push(format!("pin {}", attachment.program));
+        }
+        removed.extend(detach(*attachment, interfaces)?);
+    }
     Ok(removed)
 }
 
