@@ -11,6 +11,7 @@
 //! costs its difference and an overrun costs a full comparison, by the same code. What a backend
 //! wants is asked of [`Backend`]; nothing here knows which it is.
 
+mod datapath;
 mod report;
 pub mod run;
 mod scope;
@@ -23,11 +24,13 @@ use flannel_ebpf::abi::{self, Encap};
 use ipnetwork::Ipv4Network;
 use tracing::{info, warn};
 
+pub use self::datapath::Datapath;
 pub use self::scope::Scope;
 use crate::backend::entries::{apply, read_actual};
 use crate::backend::peer::{Ignored, Own, Peer, usable_peers};
 use crate::backend::{Backend, Device, Place, Reach};
-use crate::dataplane::{self, Attachment, Dataplane, Interfaces};
+use crate::cli::DatapathMode;
+use crate::dataplane::{self, Attachment, Interfaces};
 use crate::error::chain;
 use crate::lease::LeaseTable;
 use crate::netlink::route::Via;
@@ -77,7 +80,7 @@ pub struct Node {
     backend: Box<dyn Backend>,
     device: Option<Device>,
     local: Local,
-    dataplane: Option<Dataplane>,
+    datapath: Datapath,
     leases: LeaseTable,
     underlay: Underlay,
     /// Entries as last read or written.
@@ -90,8 +93,6 @@ pub struct Node {
     failed: Option<(usize, String)>,
     /// What went wrong with the last pass.
     error: Option<String>,
-    /// Why a dataplane that was to be had was given up.
-    given_up: Option<String>,
     /// Whether the external interface has another MTU than at the start, or not its address.
     has_moved: bool,
 }
@@ -105,7 +106,7 @@ impl Node {
         netlink: Netlink,
         spec: NodeSpec,
         mut backend: Box<dyn Backend>,
-        dataplane: Option<Dataplane>,
+        datapath: Datapath,
     ) -> Result<Self, Error> {
         let (device, local) = set_up(&netlink, &spec, &mut *backend).await?;
         let actual = read_actual(&netlink, device.as_ref().map(|device| device.index)).await?;
@@ -115,7 +116,7 @@ impl Node {
             backend,
             device,
             local,
-            dataplane,
+            datapath,
             leases: LeaseTable::default(),
             underlay: Underlay::default(),
             actual,
@@ -124,7 +125,6 @@ impl Node {
             kernel: Vec::new(),
             failed: None,
             error: None,
-            given_up: None,
             has_moved: false,
         })
     }
@@ -142,13 +142,13 @@ impl Node {
     /// Whether the dataplane is in use.
     #[must_use]
     pub fn has_dataplane(&self) -> bool {
-        self.dataplane.is_some()
+        self.datapath.is_ebpf()
     }
 
     /// Programs of the dataplane in use.
     #[must_use]
     pub fn programs(&self) -> &'static [Attachment] {
-        self.dataplane.as_ref().map_or(&[], Dataplane::attachments)
+        self.datapath.programs()
     }
 
     /// Whether the external interface is not what the node was made for: its address or its MTU is
@@ -166,11 +166,36 @@ impl Node {
 
     /// Leaves all packets to the kernel path from here on: what was attached is detached.
     pub fn give_up_dataplane(&mut self, reason: String) {
-        if let Some(dataplane) = self.dataplane.take() {
-            dataplane.remove(self.interfaces());
-        }
+        let interfaces = Interfaces {
+            external: &self.spec.external,
+            device: self.device.as_ref().map(|device| device.name.as_str()),
+        };
+        self.datapath.close(interfaces, reason);
         self.kernel.clear();
-        self.given_up = Some(reason);
+    }
+
+    /// Changes the data path under traffic: the kernel path is complete at all times, and eBPF is
+    /// attached when its maps are.
+    ///
+    /// # Errors
+    /// eBPF is asked for and cannot be had; packets go on as before.
+    pub async fn set_datapath(&mut self, mode: DatapathMode) -> Result<(), Error> {
+        let before = self.has_dataplane();
+        self.datapath.select(mode)?;
+        if mode == DatapathMode::Kernel {
+            self.give_up_dataplane("asked for".to_owned());
+            return Ok(());
+        }
+        let reconciled = self.reconcile(Scope::ALL).await;
+        match reconciled {
+            Err(Error::Dataplane(error)) if !before => {
+                let reason = format!("eBPF cannot be used here: {}", chain(&error));
+                self.give_up_dataplane(reason);
+                Err(Error::Dataplane(error))
+            }
+            // Anything else is not about the data path, and is tried again.
+            _ => Ok(()),
+        }
     }
 
     /// Names of the node's interfaces.
@@ -327,7 +352,7 @@ impl Node {
 
     /// Maps, and with the first pass the attachment.
     async fn sync_dataplane(&mut self, scope: Scope) -> Result<(), Error> {
-        let Some(dataplane) = &mut self.dataplane else {
+        let Some(dataplane) = self.datapath.dataplane() else {
             return Ok(());
         };
         self.underlay

@@ -290,12 +290,6 @@ impl Dataplane {
         programs.collect()
     }
 
-    /// The programs that it attaches.
-    #[must_use]
-    pub fn attachments(&self) -> &'static [Attachment] {
-        self.attachments
-    }
-
     /// Packets by outcome.
     ///
     /// # Errors

@@ -28,31 +28,21 @@ pub struct Report {
 }
 
 impl Node {
-    /// The node as it is. `datapath` says what was asked for and why what is in use is in use.
+    /// The node as it is.
     #[must_use]
-    pub fn report(&self, mut datapath: Datapath) -> Report {
+    pub fn report(&self) -> Report {
         let mut problems: Vec<String> = self.error.iter().cloned().collect();
         if let Some((count, reason)) = &self.failed {
             problems.push(format!(
                 "{count} kernel entries of peers could not be made, the first: {reason}"
             ));
         }
-        if let Some(reason) = &self.given_up {
-            "kernel".clone_into(&mut datapath.active);
-            datapath.reason.clone_from(reason);
-        }
-        let mut traffic = BTreeMap::new();
-        if let Some(dataplane) = &self.dataplane {
-            datapath.programs = dataplane.programs();
-            match dataplane.counters() {
-                Ok(counters) => datapath.counters = counters,
-                Err(error) => problems.push(crate::error::chain(&error)),
-            }
-            match dataplane.traffic() {
-                Ok(counted) => traffic = counted,
-                Err(error) => problems.push(crate::error::chain(&error)),
-            }
-        }
+        let (datapath, problem) = self.datapath.status();
+        problems.extend(problem);
+        let traffic = self.datapath.traffic().unwrap_or_else(|error| {
+            problems.push(crate::error::chain(&error));
+            BTreeMap::new()
+        });
         let direct: Vec<_> = self
             .peers
             .iter()
@@ -70,7 +60,8 @@ impl Node {
         problems.extend(self.backend.problems());
         let total = self.peers.len();
         let ebpf = if self.has_dataplane() {
-            total - direct.len() - kernel.len()
+            // A pass that failed may know of fewer peers than the one before left to the kernel.
+            total.saturating_sub(direct.len() + kernel.len())
         } else {
             0
         };
