@@ -26,7 +26,10 @@ pub(crate) fn devices(host: &Host) -> Vec<String> {
         serde_json::from_str(&run(host, "ip -json link show")).expect("links");
     let names = links.as_array().expect("links").iter();
     let names = names.filter_map(|link| link["ifname"].as_str());
-    names.filter(|name| *name != "lo").map(str::to_owned).collect()
+    names
+        .filter(|name| *name != "lo")
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Underlay addresses in the FDB of a vxlan device, sorted.

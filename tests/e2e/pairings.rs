@@ -79,6 +79,22 @@ fn host_gw() {
 }
 
 #[test]
+fn udp() {
+    every_pairing(&Row {
+        backend: r#"{"Type":"udp"}"#,
+        ..VXLAN
+    });
+}
+
+#[test]
+fn udp_on_another_port() {
+    every_pairing(&Row {
+        backend: r#"{"Type":"udp","Port":7890}"#,
+        ..VXLAN
+    });
+}
+
+#[test]
 fn alloc() {
     every_pairing(&Row {
         backend: r#"{"Type":"alloc"}"#,
