@@ -44,7 +44,6 @@ pub(crate) fn pings(from: &Pod, to: &Pod) {
             to.address,
             Options {
                 size,
-                interval_ms: 2,
                 ..Options::default()
             },
         );

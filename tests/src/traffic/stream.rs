@@ -26,26 +26,19 @@ pub fn check(from: &Pod, to: &Pod, streams: usize, bytes: usize) -> Result<()> {
         .ns
         .enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)))??;
     let target = (to.address, listener.local_addr()?.port());
+    // A connection is complete before it is accepted, so accepting does not wait for a client that
+    // has failed.
+    let connect = |number| -> Result<(TcpStream, TcpStream)> {
+        let client = TcpStream::connect_timeout(&target.into(), STALL)
+            .with_context(|| format!("connect stream {number}"))?;
+        Ok((client, listener.accept()?.0))
+    };
+    let pairs: Result<Vec<_>> = from.ns.enter(|| (0..streams).map(connect).collect())?;
+    let pairs = pairs?;
     thread::scope(|scope| {
-        let accepting = scope.spawn(|| -> Result<Vec<TcpStream>> {
-            (0..streams).map(|_| Ok(listener.accept()?.0)).collect()
-        });
-        let clients: Vec<TcpStream> = from.ns.enter(|| {
-            (0..streams)
-                .map(|number| {
-                    TcpStream::connect_timeout(&target.into(), STALL)
-                        .with_context(|| format!("connect stream {number}"))
-                })
-                .collect::<Result<_>>()
-        })??;
-        let servers = accepting
-            .join()
-            .map_err(|_| anyhow!("accepting thread panicked"))??;
         let mut workers = Vec::new();
-        for client in clients {
+        for (client, server) in pairs {
             workers.push(scope.spawn(move || send(client, bytes)));
-        }
-        for server in servers {
             workers.push(scope.spawn(move || receive(server, bytes)));
         }
         for worker in workers {
