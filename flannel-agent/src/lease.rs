@@ -136,6 +136,12 @@ impl LeaseTable {
             .filter(move |lease| lease.subnet.v4 != own)
     }
 
+    /// The lease of a subnet.
+    #[must_use]
+    pub fn get(&self, subnet: Ipv4Network) -> Option<&Lease> {
+        self.leases.get(&subnet)
+    }
+
     /// Number of leases, the own one included.
     #[must_use]
     pub fn len(&self) -> usize {
