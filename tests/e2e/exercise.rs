@@ -28,11 +28,11 @@ pub(crate) fn between(a: &Pod, b: &Pod) {
         stream::check(from, to, 8, 2 << 20).expect("TCP streams");
     }
     let flows = [(a, b, 8000), (b, a, 8000), (a, b, 20), (b, a, 1422)]
-        .map(|(from, to, size)| Flow::start(from, to, size, 1000).expect("flow"));
-    for flow in flows {
+        .map(|(from, to, size)| (size, Flow::start(from, to, size, 1000).expect("flow")));
+    for (size, flow) in flows {
         wait_sent(&flow, 300_u64.saturating_sub(flow.sent()));
         let tally = flow.finish().expect("count datagrams");
-        assert!(tally.is_lossless(), "{tally:?}");
+        assert!(tally.is_lossless(), "{size} octets: {tally:?}");
     }
 }
 
