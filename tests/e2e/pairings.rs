@@ -9,6 +9,7 @@ use flannel_tests::traffic::sequence::Flow;
 use flannel_tests::wire::Wire;
 
 use crate::exercise::{self, packets, run_for};
+use crate::look;
 
 /// Each differs from the one before by one agent, which starts again on what the other left.
 const PAIRINGS: [[Datapath; 2]; 4] = [
@@ -60,9 +61,20 @@ const UDP: Row = Row {
             let args = ["-K", host.external.as_str(), "tx", "off"];
             host.ns.run("ethtool", &args).expect("checksums filled in");
         }
+        bear_disorder(cluster);
     },
     ..VXLAN
 };
+
+/// Lets pods put fragments together however far they come apart. What a proxy writes waits for the
+/// processor it was written on: when that is busy and the proxy has moved to the other one, later
+/// packets overtake it, and by default more than 64 of them cost the datagram.
+fn bear_disorder(cluster: &Cluster) {
+    for host in &cluster.bed.hosts {
+        let sysctl = host.pods[0].ns.sysctl("net/ipv4/ipfrag_max_dist", "0");
+        sysctl.expect("sysctl");
+    }
+}
 
 #[test]
 fn vxlan() {
@@ -118,6 +130,7 @@ fn udp_over_super_packets() {
     };
     for datapaths in [[Ebpf; 2], [Kernel; 2]] {
         let cluster = Cluster::with_config(&config, options, &datapaths).expect("cluster");
+        bear_disorder(&cluster);
         let before = statuses(&cluster);
         exercise::everything(&cluster);
         for (before, after) in before.iter().zip(&statuses(&cluster)) {
@@ -133,6 +146,17 @@ fn extension() {
             "SubnetAddCommand":"ip route replace $SUBNET via $PUBLIC_IP",
             "SubnetRemoveCommand":"ip route del $SUBNET via $PUBLIC_IP"}"#,
         part: Part::None,
+        // The agent is ready when commands are under way.
+        prepare: |cluster| {
+            for host in &cluster.bed.hosts {
+                let routes = || {
+                    look::run(host, "ip route show root 10.5.0.0/16")
+                        .lines()
+                        .count()
+                };
+                look::until_equal("the pods' own route and that of the command", &2, routes);
+            }
+        },
         ..VXLAN
     });
 }
