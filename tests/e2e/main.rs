@@ -5,10 +5,13 @@
 //! (`--nocapture`).
 
 mod beds;
+mod change;
 mod cleanup;
 mod exercise;
 mod extension;
 mod flows;
+mod host_gw;
+mod interface;
 mod lease_loss;
 mod leases;
 mod look;
@@ -20,4 +23,5 @@ mod refusals;
 mod restart;
 mod routed;
 mod store;
+mod trouble;
 mod underlay;

@@ -10,7 +10,7 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::etcd::{self, Etcd};
 use crate::host::{self, Host};
@@ -123,6 +123,24 @@ impl Bed {
         Ok(bed)
     }
 
+    /// Takes the external interface of a host away and gives it another one of the same name and
+    /// with the same address, as when a NIC's driver is loaded again.
+    ///
+    /// # Errors
+    /// The hosts are joined by a direct wire, or not by plain `eth0`.
+    pub fn replug(&self, number: u8) -> Result<()> {
+        let switch = self.switch.as_ref().context("a host on a switch")?;
+        let host = &self.hosts[usize::from(number)];
+        let link = host.address.octets()[2];
+        switch.ip(&format!("link del port{number}"))?;
+        switch.ip(&plug(number, link, &host.ns))?;
+        let address = host.address;
+        host.ns.ip(&format!(
+            "addr add {address}/24 dev eth0\n\
+             link set eth0 up"
+        ))
+    }
+
     /// Changes how the underlay treats large packets.
     ///
     /// # Errors
@@ -178,12 +196,7 @@ fn join_by_switch(mounts: &Arc<Mounts>, underlay: Underlay, hosts: &[NetNs]) -> 
         }
     }
     for (number, host) in (0..).zip(hosts) {
-        lines += &format!(
-            "link add port{number} type veth peer name eth0 netns {}\n\
-             link set port{number} master br{} up\n",
-            host.path(),
-            underlay.link(number)
-        );
+        lines += &plug(number, underlay.link(number), host);
     }
     switch.ip(&lines)?;
     if underlay == Underlay::Routed {
@@ -195,6 +208,15 @@ fn join_by_switch(mounts: &Arc<Mounts>, underlay: Underlay, hosts: &[NetNs]) -> 
         }
     }
     Ok(switch)
+}
+
+/// Lines that give a host a port of a link's bridge.
+fn plug(number: u8, link: u8, host: &NetNs) -> String {
+    format!(
+        "link add port{number} type veth peer name eth0 netns {}\n\
+         link set port{number} master br{link} up\n",
+        host.path()
+    )
 }
 
 /// The router's address on a link.
