@@ -5,18 +5,24 @@
 //! (`--nocapture`).
 
 mod beds;
+mod change;
 mod cleanup;
 mod exercise;
 mod extension;
 mod fast_path;
 mod flows;
+mod host_gw;
+mod interface;
 mod lease_loss;
 mod leases;
+mod look;
 mod pairings;
 mod path_mtu;
 mod peers;
 mod quiet;
 mod refusals;
 mod restart;
+mod routed;
 mod store;
+mod trouble;
 mod underlay;

@@ -121,7 +121,7 @@ fn look_at(event: &NetlinkEvent) -> Look {
         NetlinkEvent::Overrun | NetlinkEvent::Link { .. } | NetlinkEvent::Address { .. } => {
             Look::Pods
         }
-        NetlinkEvent::Route { oif } if oif.is_some() => Look::Pods,
+        NetlinkEvent::Route { oif, .. } if oif.is_some() => Look::Pods,
         _ => Look::Flows,
     }
 }

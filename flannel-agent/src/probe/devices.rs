@@ -124,13 +124,13 @@ async fn try_tun(netlink: &Netlink) -> Result<String> {
         queues: udp::device::queue_count(),
     };
     let (device, _) = udp::device::ensure_device(netlink, &spec, None).await?;
-    let queues = spec.queues;
     let offloads = match device.cuts_datagrams() {
         true => "TCP and UDP",
         false => "TCP but not UDP (Linux 6.2)",
     };
+    let queues = spec.queues;
     Ok(format!(
-        "made a device with {queues} queues, offloads for {offloads}"
+        "made a device, queues: {queues}, offloads for {offloads}"
     ))
 }
 

@@ -74,8 +74,10 @@ fn judged(change: impl FnOnce(&mut Facts), needs: &Needs, how: TcAttach) -> (Pat
 
 #[test]
 fn one_thing_that_is_missing_decides() {
+    /// What is wrong with the host, and how the facts say so.
+    type Case = (&'static str, fn(&mut Facts, Fact), Path, &'static str);
     let no = || Fact::no("x");
-    let cases: [(&str, fn(&mut Facts, Fact), Path, &str); 12] = [
+    let cases: [Case; 12] = [
         ("all there", |_, _| (), Path::Ebpf, "the kernel can"),
         (
             "no bpf(2)",

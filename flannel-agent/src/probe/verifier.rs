@@ -19,7 +19,7 @@ pub(super) fn reason(log: &str) -> Option<String> {
     });
     // The last sentence before the statistics is the verdict.
     helper.or_else(|| {
-        let verdict = lines().filter(|line| !is_statistics(line)).last()?;
+        let verdict = lines().rfind(|line| !is_statistics(line))?;
         Some(format!("the verifier says: {verdict}"))
     })
 }

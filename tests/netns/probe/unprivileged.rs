@@ -44,7 +44,8 @@ fn nobody_learns_what_needs_root() {
     for facility in ["vxlan", "routes", "nftables"] {
         assert_ne!(probed.there(facility), "no", "{}", probed.report);
     }
-    assert_eq!(probed.there("native XDP"), "yes");
+    // Linux 6.3 tells everybody.
+    assert_ne!(probed.there("native XDP"), "no");
     assert_eq!(probed.report["can_run"], false);
     assert_eq!(probed.code, Some(1));
     let verdict = probed.report["verdict"].as_str().unwrap();
