@@ -14,6 +14,7 @@ pub mod run;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use aya::programs::TcAttachType;
 use flannel_ebpf::abi;
 use ipnetwork::Ipv4Network;
 use tracing::{info, warn};
@@ -36,7 +37,12 @@ pub struct Spec {
     pub mode: FastPathMode,
     /// How long an admission lasts.
     pub bound: Duration,
+    /// Name of the external interface.
+    pub external: String,
 }
+
+/// Both directions of a pod's interface.
+const BOTH: [TcAttachType; 2] = [TcAttachType::Ingress, TcAttachType::Egress];
 
 /// The fast path of a node; it goes on when this is dropped.
 pub struct FastPath {
@@ -99,6 +105,10 @@ impl FastPath {
             self.close(obstacle.to_owned());
             return;
         }
+        if let Some(obstacle) = self.obstacle() {
+            self.close(obstacle);
+            return;
+        }
         match self.open(own).await {
             Ok(()) => self.reason = None,
             Err(error) => {
@@ -121,7 +131,15 @@ impl FastPath {
             info!("fast path: on");
         }
         let host = self.read_host(own).await?;
-        let found = find(&host, own);
+        let mut found = find(&host, own);
+        let (usable, foreign) = found
+            .usable
+            .into_iter()
+            .partition(|endpoint| !Programs::has_foreign(&endpoint.name, &BOTH));
+        found.usable = usable;
+        let foreign: BTreeSet<Endpoint> = foreign;
+        let foreign = foreign.into_iter().map(|it| (it, WhyNot::Program));
+        found.unusable.extend(foreign);
         let Some(programs) = &mut self.programs else {
             return Ok(());
         };
@@ -149,6 +167,21 @@ impl FastPath {
         self.unusable = found.unusable;
         self.renew()?;
         Ok(())
+    }
+
+    /// Whether a program of somebody else has come to an interface since the last pass, of which
+    /// nothing tells.
+    #[must_use]
+    pub fn has_news(&self) -> bool {
+        let has_foreign = |endpoint: &Endpoint| Programs::has_foreign(&endpoint.name, &BOTH);
+        self.programs.is_some() && self.attached.iter().any(has_foreign)
+    }
+
+    /// Why packets must not leave by the external interface without the stack, if so.
+    fn obstacle(&self) -> Option<String> {
+        let external = &self.spec.external;
+        Programs::has_foreign(external, &[TcAttachType::Egress])
+            .then(|| format!("{external} has a TC program of somebody else on egress"))
     }
 
     /// Ends all admissions: every flow has to come through the rules again.

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::status::{
-    Counter, Datapath, FastPath, DirectPeer, KernelPeer, PeerCounts, Status, Store, Traffic,
+    Counter, Datapath, DirectPeer, FastPath, KernelPeer, PeerCounts, Status, Store, Traffic,
 };
 
 /// Peers that are listed by name; the rest is counted.

@@ -117,6 +117,7 @@ pub(super) async fn serve(agent: &Agent, begun: Begun) -> Result<Outcome> {
             dataplane: datapath::options(config),
             mode: config.fast_path,
             bound: config.fast_path_bound,
+            external: spec.external.clone(),
         },
         netlink.clone(),
     );

@@ -72,4 +72,10 @@ macro_rules! shown_as_typed {
         }
     )*};
 }
-shown_as_typed!(DatapathMode, FastPathMode, TcAttach, EbpfLogLevel, OnLeaseLoss);
+shown_as_typed!(
+    DatapathMode,
+    FastPathMode,
+    TcAttach,
+    EbpfLogLevel,
+    OnLeaseLoss
+);

@@ -22,6 +22,18 @@ const PROGRAMS: [(&str, TcAttachType); 2] = [
     ("from_pod", TcAttachType::Ingress),
 ];
 
+/// Names of all programs of ours, as the kernel keeps them.
+const OURS: [&str; 8] = [
+    "to_pod",
+    "from_pod",
+    "vxlan_encap",
+    "vxlan_decap",
+    "udp_encap",
+    "udp_decap",
+    "direct_egress",
+    "direct_ingress",
+];
+
 /// Handle of the filters where they hang on clsact.
 const HANDLE: u16 = 4;
 
@@ -160,6 +172,22 @@ impl Programs {
             attach::detach_clsact(hook(program, &pin, &endpoint.name, direction)).map_err(fail)?;
         }
         Ok(())
+    }
+
+    /// Whether a TC program of somebody else hangs on an interface: it wants to see packets that
+    /// the fast path would take around it. `interface` is a pod's, or the external one.
+    #[must_use]
+    pub fn has_foreign(interface: &str, directions: &[TcAttachType]) -> bool {
+        directions.iter().any(|direction| {
+            // Without tcx (Linux 6.6) nothing hangs there that this could tell.
+            let Ok((_, programs)) = SchedClassifier::query_tcx(interface, *direction) else {
+                return false;
+            };
+            programs.iter().any(|program| {
+                let name = program.name_as_str().unwrap_or_default();
+                !OURS.contains(&name)
+            })
+        })
     }
 
     /// Removes pins of interfaces that are not among `indices`: the kernel keeps the link of a

@@ -22,6 +22,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 const SETTLE: Duration = Duration::from_millis(5);
 /// Between removals of what has expired.
 const SWEEP: Duration = Duration::from_secs(10);
+/// Between looks for programs of others, which come without a word: within the bound, whatever it
+/// is by default.
+const WATCH: Duration = Duration::from_millis(400);
 /// Between comparisons that nothing has asked for.
 const RESYNC: Duration = Duration::from_secs(60);
 
@@ -63,8 +66,8 @@ pub async fn run(mut fast_path: FastPath, inputs: Inputs) -> Infallible {
         mut requests,
         status,
     } = inputs;
-    let (mut sweep, mut resync) = (interval(SWEEP), interval(RESYNC));
-    for ticks in [&mut sweep, &mut resync] {
+    let (mut sweep, mut resync, mut watch) = (interval(SWEEP), interval(RESYNC), interval(WATCH));
+    for ticks in [&mut sweep, &mut resync, &mut watch] {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     }
     let mut due: Option<(Instant, Look)> = None;
@@ -87,6 +90,12 @@ pub async fn run(mut fast_path: FastPath, inputs: Inputs) -> Infallible {
             Ok(()) = subnet.changed() => Look::Pods,
             Ok(()) = is_ebpf.changed() => Look::Pods,
             _ = resync.tick() => Look::Pods,
+            _ = watch.tick() => {
+                if !fast_path.has_news() {
+                    continue;
+                }
+                Look::Pods
+            }
             _ = sweep.tick() => {
                 fast_path.sweep();
                 status.send_replace(fast_path.status());

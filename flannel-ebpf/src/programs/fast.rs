@@ -120,12 +120,36 @@ fn send(packet: &Packet) -> Option<Verdict> {
     }
 }
 
-/// Puts the headers of a vxlan peer in front and sends the packet.
+/// Sends the packet to the peer, as it would come out of the standard path.
 #[inline(always)]
 fn transmit(packet: &Packet, peer: &Peer, ip: &Ipv4) -> Option<Verdict> {
-    if peer.encap != Encap::Vxlan as u32 {
-        return None;
+    const DIRECT: u32 = Encap::Direct as u32;
+    const VXLAN: u32 = Encap::Vxlan as u32;
+    match peer.encap {
+        VXLAN => transmit_vxlan(packet, peer, ip),
+        DIRECT => transmit_direct(packet, peer, ip),
+        _ => None,
     }
+}
+
+/// To a direct peer nothing changes but the link-layer header and one hop.
+#[inline(always)]
+fn transmit_direct(packet: &Packet, peer: &Peer, ip: &Ipv4) -> Option<Verdict> {
+    let len = packet.len() - Ethernet::LEN as u32;
+    egress::check_way(packet, peer, ip, Ethernet::LEN, len).ok()?;
+    let hop = ttl::next_hop(ip)?;
+    let addresses = peer.headers.outer.addresses();
+    let size = Size::of(packet);
+    if !packet.write(0, &addresses) || !packet.write(Ethernet::LEN + Hop::OFFSET, &hop) {
+        return Some(Verdict::Dropped);
+    }
+    count::egress(EgressOutcome::Fast, size);
+    Some(packet.redirect(peer.ifindex, Side::Egress))
+}
+
+/// To a tunnelled peer the headers of its template come in front.
+#[inline(always)]
+fn transmit_vxlan(packet: &Packet, peer: &Peer, ip: &Ipv4) -> Option<Verdict> {
     let inner_len = packet.len() - Ethernet::LEN as u32;
     egress::check_way(packet, peer, ip, Ethernet::LEN, inner_len).ok()?;
     let hop = ttl::next_hop(ip)?;
