@@ -10,7 +10,7 @@ use std::io::IoSlice;
 
 use flannel_ebpf::wire::{Ipv4, PROTOCOL_TCP, PROTOCOL_UDP};
 
-use super::checksum::{fold, pseudo_header};
+use super::checksum::{fold, pseudo_header, sum};
 use super::packet::{self, Flow, is_intact};
 use super::segment::MAX_HEADERS;
 use super::vnet::{Kind, TCP_CHECKSUM, UDP_CHECKSUM, VnetHeader};
@@ -205,7 +205,8 @@ impl<'a> Segment<'a> {
     }
 
     fn is_intact(&self) -> bool {
-        is_intact(self.ip, &self.packet[Ipv4::LEN..])
+        let (header, rest) = self.packet.split_at(Ipv4::LEN);
+        fold(sum(header)) == 0xffff && is_intact(self.ip, rest)
     }
 }
 

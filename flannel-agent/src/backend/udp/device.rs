@@ -71,6 +71,15 @@ pub struct Device {
     pub(super) queues: Arc<Queues>,
 }
 
+impl Device {
+    /// Whether the kernel takes aggregates of datagrams from the proxy and cuts them itself
+    /// (Linux 6.2); of TCP it always does.
+    #[must_use]
+    pub fn cuts_datagrams(&self) -> bool {
+        self.queues.datagrams == Datagrams::Coalesce
+    }
+}
+
 /// Open queues of a device; they close with the last reference.
 #[derive(Debug)]
 pub(super) struct Queues {
