@@ -471,7 +471,10 @@ fn the_monitor_tells_what_changed() {
             [
                 link(false),
                 NetlinkEvent::Address { ifindex },
-                NetlinkEvent::Route { oif: Some(ifindex) },
+                NetlinkEvent::Route {
+                    oif: Some(ifindex),
+                    is_direct: false,
+                },
                 NetlinkEvent::Rule,
                 NetlinkEvent::Fdb { ifindex },
                 NetlinkEvent::Neigh {

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use flannel_agent::status::Status;
+use flannel_agent::status::{PeerCounts, Status};
 use nix::sys::signal::Signal;
 
 use crate::clock::Clock;
@@ -206,8 +206,14 @@ impl Agent {
                 "process {} answers",
                 status.pid
             );
-            let carried = status.datapath.active != "ebpf" || status.peers.ebpf == peers;
-            if status.ready && status.peers.total == peers && carried {
+            let PeerCounts {
+                total,
+                ebpf,
+                direct,
+                ..
+            } = &status.peers;
+            let carried = status.datapath.active != "ebpf" || ebpf + direct.len() == peers;
+            if status.ready && *total == peers && carried {
                 return Ok(Some(status));
             }
             bail!(
@@ -361,7 +367,10 @@ impl Drop for Agent {
 }
 
 /// The agent to run: `FLANNEL_AGENT`, else the one built beside this program.
-fn binary() -> Result<PathBuf> {
+///
+/// # Errors
+/// There is none.
+pub fn binary() -> Result<PathBuf> {
     let path = match std::env::var_os("FLANNEL_AGENT") {
         Some(path) => PathBuf::from(path),
         None => build_directory()?.join("flannel-agent"),

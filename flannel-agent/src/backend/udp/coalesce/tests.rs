@@ -21,6 +21,9 @@ struct Tcp {
     payload: Vec<u8>,
 }
 
+/// Makes a packet another one.
+type Change = fn(&mut Tcp);
+
 impl Default for Tcp {
     fn default() -> Self {
         Self {
@@ -332,7 +335,7 @@ fn what_differs_is_not_merged() {
         id: 10,
         ..base.clone()
     };
-    let changes: [(&str, fn(&mut Tcp)); 14] = [
+    let changes: [(&str, Change); 14] = [
         ("a gap", |t| t.sequence += 1),
         ("an overlap", |t| t.sequence -= 1),
         ("another acknowledgement", |t| t.ack += 1),
