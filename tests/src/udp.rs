@@ -117,6 +117,7 @@ fn set_up(number: u8, ns: NetNs) -> Result<Host> {
         ns,
         external: "eth0".to_owned(),
         address,
+        gateway: None,
         pods: Vec::new(),
     };
     let bridge = Ipv4Network::new([10, 5, number, 1].into(), 24)?;
