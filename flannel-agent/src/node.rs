@@ -483,11 +483,14 @@ fn config(backend: &dyn Backend, device: Option<&Device>, local: &Local) -> abi:
     }
 }
 
-async fn probe(netlink: &Netlink, ifindex: u32, hops: impl IntoIterator<Item = Ipv4Addr>) {
-    for hop in hops {
-        if let Err(error) = netlink.probe_neighbour(ifindex, hop).await {
-            warn!(%hop, error = chain(&error), "cannot have the neighbour resolved");
+async fn probe(netlink: &Netlink, ifindex: u32, hops: BTreeSet<Ipv4Addr>) {
+    match netlink.probe_neighbours(ifindex, hops).await {
+        Ok(failed) => {
+            for (hop, error) in failed {
+                warn!(%hop, error = chain(&error), "cannot have the neighbour resolved");
+            }
         }
+        Err(error) => warn!(error = chain(&error), "cannot have neighbours resolved"),
     }
 }
 

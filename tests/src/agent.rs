@@ -84,6 +84,8 @@ pub struct Agent {
     pub flags: Vec<String>,
     /// The clock that the next start goes by, if not the host's.
     pub clock: Option<Clock>,
+    /// The one core that the next start runs on, if not any.
+    pub core: Option<usize>,
     binary: PathBuf,
     ns: NetNs,
     external: String,
@@ -109,6 +111,7 @@ impl Agent {
             bpf: Bpf::Allowed,
             flags: Vec::new(),
             clock: None,
+            core: None,
             binary: binary()?,
             ns: host.ns.clone(),
             external: host.external.clone(),
@@ -133,9 +136,14 @@ impl Agent {
             .append(true)
             .open(self.outside(log)?)?;
         let binary = self.binary.to_string_lossy();
-        let mut command = match self.bpf {
-            Bpf::Allowed => self.ns.command(&binary),
-            Bpf::Refused => {
+        let mut command = match (self.bpf, self.core) {
+            (Bpf::Allowed, None) => self.ns.command(&binary),
+            (Bpf::Allowed, Some(core)) => {
+                let mut command = self.ns.command("taskset");
+                command.args(["--cpu-list", &core.to_string(), &binary]);
+                command
+            }
+            (Bpf::Refused, _) => {
                 let mut command = self.ns.command("setpriv");
                 command.args(["--bounding-set=-bpf,-sys_admin", "--inh-caps=-all", &binary]);
                 command
@@ -359,7 +367,10 @@ impl Drop for Agent {
 }
 
 /// The agent to run: `FLANNEL_AGENT`, else the one built beside this program.
-fn binary() -> Result<PathBuf> {
+///
+/// # Errors
+/// There is none.
+pub fn binary() -> Result<PathBuf> {
     let path = match std::env::var_os("FLANNEL_AGENT") {
         Some(path) => PathBuf::from(path),
         None => build_directory()?.join("flannel-agent"),

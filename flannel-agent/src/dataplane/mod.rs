@@ -193,6 +193,9 @@ impl Dataplane {
         let object = probe::check(&pins)?;
         compat::check(object, &pins)?;
         let mut ebpf = object::load(object, &pins, options.log_level)?;
+        // First: a kernel that is too old is then named by what it lacks, not by what the verifier
+        // makes of it.
+        probe::check_helpers(&mut ebpf, attachments.iter().map(|a| a.program))?;
         for Attachment { program, .. } in attachments.iter().copied() {
             classifier(&mut ebpf, program)?
                 .load()
