@@ -64,6 +64,7 @@ fn assert_clean(counters: Counters) {
         sent_bytes: _,
         received_packets: _,
         received_bytes: _,
+        unfilled: _,
         // The kernel may look for IPv6 neighbours.
         not_ipv4: _,
         no_peer,

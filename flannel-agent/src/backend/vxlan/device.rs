@@ -357,6 +357,7 @@ mod tests {
             mtu: 1450,
             mac: Some(OLD_MAC),
             kind: Some("vxlan".into()),
+            bus: None,
             is_up: true,
             lower: Some(7),
             vxlan: Some(Vxlan {
