@@ -343,7 +343,7 @@ impl Drop for Agent {
 }
 
 /// The agent to run: `FLANNEL_AGENT`, else the one built beside this program.
-fn binary() -> Result<PathBuf> {
+pub(crate) fn binary() -> Result<PathBuf> {
     let path = match std::env::var_os("FLANNEL_AGENT") {
         Some(path) => PathBuf::from(path),
         None => build_directory()?.join("flannel-agent"),

@@ -11,9 +11,11 @@
 //! - [`agent`], [`cluster`], [`clock`]: agents on hosts; [`by_hand`]: the same overlay without any.
 //! - [`traffic`], [`source`]: packets, checked or measured.
 //! - [`measure`], [`report`], [`render`]: the comparison that the demo shows.
+//! - [`bench`]: benchmarks.
 
 pub mod agent;
 pub mod bed;
+pub mod bench;
 pub mod bpf;
 pub mod by_hand;
 pub mod clock;
