@@ -267,9 +267,10 @@ impl Node {
             self.failed = None;
             return Ok(());
         }
-        let failed = apply(&self.netlink, self.device_index(), &actions).await;
+        let count = actions.len();
+        let failed = apply(&self.netlink, self.device_index(), actions).await;
         info!(
-            changes = actions.len() - failed.len(),
+            changes = count - failed.len(),
             failed = failed.len(),
             "programmed peers"
         );

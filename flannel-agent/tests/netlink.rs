@@ -121,7 +121,7 @@ fn desired_state(device: &Device, peers: &[Peer]) -> KernelState {
 async fn reconcile(netlink: &Netlink, device: &Device, desired: &KernelState) -> usize {
     let actual = read_actual(netlink, Some(device.index)).await.unwrap();
     let actions = plan(desired, &actual);
-    let failed = apply(netlink, Some(device.index), &actions).await;
+    let failed = apply(netlink, Some(device.index), actions.clone()).await;
     assert!(failed.is_empty(), "{failed:?}");
     actions.len()
 }
@@ -423,7 +423,7 @@ fn an_entry_that_fails_does_not_block_the_others() {
         bad.mac = Some(MacAddr([1, 0, 0, 1, 0, 35]));
         let desired = desired_state(&device, &[peer(34), bad, peer(36)]);
         let actions = plan(&desired, &KernelState::default());
-        let failed = apply(&netlink, Some(device.index), &actions).await;
+        let failed = apply(&netlink, Some(device.index), actions.clone()).await;
         assert_eq!(failed.len(), 1, "{failed:?}");
         assert!(matches!(failed[0].0, Action::ReplaceFdb { mac, .. } if Some(mac) == bad.mac));
         let actual = read_actual(&netlink, Some(device.index)).await.unwrap();
@@ -441,7 +441,7 @@ fn a_device_that_was_down_gets_its_entries_back() {
         reconcile(&netlink, &up, &desired).await;
         run("ip link set flannel.1 down");
         let actual = read_actual(&netlink, Some(up.index)).await.unwrap();
-        let failed = apply(&netlink, Some(up.index), &plan(&desired, &actual)).await;
+        let failed = apply(&netlink, Some(up.index), plan(&desired, &actual)).await;
         let is_down = |error| errno(error) == Some(libc::ENETDOWN);
         assert!(!failed.is_empty() && failed.iter().all(|(_, error)| is_down(error)));
         device(&netlink).await;

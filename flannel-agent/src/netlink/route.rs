@@ -11,7 +11,7 @@ use rtnetlink::packet_route::route::{
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::{Error, Netlink, errno, tolerate};
+use super::{Change, Error, Netlink, errno};
 
 /// Protocol number of UDP (RFC 768).
 const UDP: u8 = 17;
@@ -140,36 +140,6 @@ impl Netlink {
         }
     }
 
-    /// Sets the route to a peer's subnet.
-    ///
-    /// # Errors
-    /// See [`Error`]; `ENETDOWN` while the device is down, `ENETUNREACH` for a next hop that is not
-    /// on the link.
-    pub async fn replace_peer_route(&self, subnet: Ipv4Network, via: Via) -> Result<(), Error> {
-        self.change(
-            RouteNetlinkMessage::NewRoute(peer_route_message(subnet, via)),
-            NLM_F_CREATE | NLM_F_REPLACE,
-            || format!("set the route to {subnet} via {}", via.gateway),
-        )
-        .await
-    }
-
-    /// Removes the route to a peer's subnet; a route of another shape stays.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub async fn remove_peer_route(&self, subnet: Ipv4Network, via: Via) -> Result<(), Error> {
-        let removed = self
-            .change(
-                RouteNetlinkMessage::DelRoute(peer_route_message(subnet, via)),
-                0,
-                || format!("remove the route to {subnet} via {}", via.gateway),
-            )
-            .await;
-        // ESRCH: it is not there.
-        tolerate(removed, &[libc::ESRCH])
-    }
-
     /// Asks where a host's own packet to `dst` goes: without source, link or ports.
     ///
     /// # Errors
@@ -230,6 +200,32 @@ impl Netlink {
                 })
             }
             Err(error) => Err(error),
+        }
+    }
+}
+
+impl Change {
+    /// Sets the route to a peer's subnet. The kernel refuses with `ENETDOWN` while the link is down,
+    /// and with `ENETUNREACH` for a next hop that is not on it.
+    #[must_use]
+    pub fn set_peer_route(subnet: Ipv4Network, via: Via) -> Self {
+        Self {
+            message: RouteNetlinkMessage::NewRoute(peer_route_message(subnet, via)),
+            flags: NLM_F_CREATE | NLM_F_REPLACE,
+            tolerated: &[],
+            operation: format!("set the route to {subnet} via {}", via.gateway),
+        }
+    }
+
+    /// Removes the route to a peer's subnet; a route of another shape stays.
+    #[must_use]
+    pub fn remove_peer_route(subnet: Ipv4Network, via: Via) -> Self {
+        Self {
+            message: RouteNetlinkMessage::DelRoute(peer_route_message(subnet, via)),
+            flags: 0,
+            // It is not there.
+            tolerated: &[libc::ESRCH],
+            operation: format!("remove the route to {subnet} via {}", via.gateway),
         }
     }
 }
