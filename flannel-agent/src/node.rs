@@ -7,14 +7,17 @@
 //! ```
 //!
 //! A [`Node`] has one owner, the loop in [`run`]; everybody else sends it messages. Each pass of
-//! [`Node::reconcile`] looks at as much of the host as its [`Scope`] says, so that a single lease
-//! costs its difference and an overrun costs a full comparison, by the same code. What a backend
-//! wants is asked of [`Backend`]; nothing here knows which it is.
+//! [`Node::reconcile`] looks at as much of the host as its [`Scope`] says. Where only leases have
+//! changed and no other lease is concerned, which is nearly always, [`follow`] takes the same steps
+//! for the peers of these leases alone. What a backend wants is asked of [`Backend`]; nothing here
+//! knows which it is.
 
+mod follow;
 mod report;
 pub mod run;
 mod scope;
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use bytemuck::Zeroable as _;
@@ -26,13 +29,15 @@ pub use self::scope::Scope;
 use crate::backend::entries::{apply, read_actual};
 use crate::backend::peer::{Ignored, Own, Peer, usable_peers};
 use crate::backend::{Backend, Device, Place, Reach};
+use crate::dataplane::maps::Part;
 use crate::dataplane::{self, Dataplane, Interfaces};
 use crate::error::chain;
-use crate::lease::LeaseTable;
+use crate::lease::{Lease, LeaseTable};
+use crate::netlink::monitor::NetlinkEvent;
 use crate::netlink::route::Via;
 use crate::netlink::{self, MacAddr, Netlink};
-use crate::plan::{KernelState, plan};
-use crate::underlay::{Desired, Local, NotPlain, Underlay, outer_headers};
+use crate::plan::{Action, KernelState, plan};
+use crate::underlay::{Local, NotPlain, Underlay, outer_headers};
 
 /// What a node is made from: decided before, fixed for the run but for the subnet, which a node
 /// that lost its lease may have to change.
@@ -51,6 +56,9 @@ pub struct NodeSpec {
     /// The own subnet.
     pub subnet: Ipv4Network,
 }
+
+/// Peers that eBPF leaves to the kernel, with the reason.
+type LeftToKernel = Vec<(Ipv4Network, NotPlain)>;
 
 /// Why a pass could not be finished. What was right before stays as it was.
 #[derive(Debug, thiserror::Error)]
@@ -84,7 +92,7 @@ pub struct Node {
     peers: Vec<Peer>,
     ignored: Vec<Ignored>,
     /// Peers that eBPF leaves to the kernel.
-    kernel: Vec<(Ipv4Network, NotPlain)>,
+    kernel: LeftToKernel,
     /// Kernel entries that could not be made at the last try, with the reason of the first.
     failed: Option<(usize, String)>,
     /// What went wrong with the last pass.
@@ -179,10 +187,32 @@ impl Node {
         self.device.as_ref().map(|device| device.index)
     }
 
-    /// What an event of the kernel's asks this node to look at.
+    /// What an event of the kernel's asks this node to look at; nothing if it tells what the node
+    /// has done itself.
     #[must_use]
-    pub fn scope_of(&self, event: &netlink::monitor::NetlinkEvent) -> Option<Scope> {
+    pub fn scope_of(&self, event: &NetlinkEvent) -> Option<Scope> {
+        if self.is_known(event) {
+            return None;
+        }
         Scope::of(event, self.device_index(), self.local.ifindex)
+    }
+
+    /// Whether an entry of a peer is now as it was last read or written.
+    fn is_known(&self, event: &NetlinkEvent) -> bool {
+        let is_device = |index: u32| self.device_index() == Some(index);
+        match event {
+            NetlinkEvent::Route {
+                peer: Some((subnet, via)),
+                ..
+            } => self.actual.routes.get(subnet) == via.as_ref(),
+            NetlinkEvent::Neigh { ifindex, ip, peer } => {
+                is_device(*ifindex) && self.actual.neighbours.get(ip) == peer.as_ref()
+            }
+            NetlinkEvent::Fdb { ifindex, mac, peer } => {
+                is_device(*ifindex) && self.actual.fdb.get(mac) == peer.as_ref()
+            }
+            _ => false,
+        }
     }
 
     /// One pass: makes the host what the leases say, as far as `scope` looks.
@@ -201,6 +231,10 @@ impl Node {
     }
 
     async fn pass(&mut self, scope: Scope) -> Result<(), Error> {
+        let changed = self.leases.take_changed();
+        if let Some(change) = self.peer_change(scope, &changed) {
+            return self.follow(change).await;
+        }
         if scope.device {
             let (device, local) = set_up(&self.netlink, &self.spec, &mut *self.backend).await?;
             if local != self.local {
@@ -224,36 +258,41 @@ impl Node {
         self.sync_dataplane(scope).await
     }
 
-    /// Which leases are peers, and how each is reached.
-    async fn choose_peers(&mut self) {
-        let own = Own {
+    /// This node, as peers must not be.
+    fn own(&self) -> Own {
+        Own {
             network: self.spec.network,
             subnet: self.spec.subnet,
             public_ip: self.spec.public_ip,
             local: self.spec.local,
             mac: self.device.as_ref().and_then(|device| device.mac),
-        };
+        }
+    }
+
+    /// Which leases are peers, and how each is reached.
+    async fn choose_peers(&mut self) {
         let leases = self.leases.peers(self.spec.subnet);
-        let (peers, ignored) = usable_peers(leases, &own, |lease| self.backend.accept(lease));
+        let accept = |lease: &Lease| self.backend.accept(lease);
+        let (mut peers, ignored) = usable_peers(leases, &self.own(), accept);
         report::log_ignored(&self.ignored, &ignored);
+        self.underlay.retain(&peers);
+        self.choose_reach(&mut peers).await;
         (self.peers, self.ignored) = (peers, ignored);
+    }
+
+    /// How each of these peers is reached.
+    async fn choose_reach(&mut self, peers: &mut [Peer]) {
         match self.backend.reach() {
             Reach::Tunnel | Reach::None => {}
             Reach::Direct => {
-                for peer in &mut self.peers {
+                for peer in peers {
                     peer.direct = Some(self.local.ifindex);
                 }
             }
             Reach::TunnelUnlessOnLink => {
-                let Self {
-                    underlay,
-                    netlink,
-                    peers,
-                    ..
-                } = self;
-                underlay.resolve_links(netlink, peers).await;
+                self.underlay.resolve_links(&self.netlink, peers).await;
                 for peer in peers {
-                    peer.direct = underlay.link_of(peer.public_ip);
+                    peer.direct = self.underlay.link_of(peer.public_ip);
                 }
             }
         }
@@ -261,11 +300,19 @@ impl Node {
 
     /// Routes, neighbours and FDB entries of all peers.
     async fn sync_entries(&mut self) -> Result<(), Error> {
-        let desired = self.desired_entries();
+        let desired = self.desired_entries(&self.peers);
         let actions = plan(&desired, &self.actual);
+        if self.carry_out(actions).await? {
+            self.actual = desired;
+        }
+        Ok(())
+    }
+
+    /// Carries out a plan; says whether all is as planned. If not, what is there has been read.
+    async fn carry_out(&mut self, actions: Vec<Action>) -> Result<bool, Error> {
         if actions.is_empty() {
             self.failed = None;
-            return Ok(());
+            return Ok(true);
         }
         let count = actions.len();
         let failed = apply(&self.netlink, self.device_index(), actions).await;
@@ -275,16 +322,12 @@ impl Node {
             "programmed peers"
         );
         let Some((action, error)) = failed.first() else {
-            (self.actual, self.failed) = (desired, None);
-            return Ok(());
+            self.failed = None;
+            return Ok(true);
         };
         let first = chain(error);
         // Once per kind of failure, not once per try.
-        if self
-            .failed
-            .as_ref()
-            .is_none_or(|(_, reason)| *reason != first)
-        {
+        if self.failed.as_ref().is_none_or(|(_, reason)| *reason != first) {
             warn!(
                 ?action,
                 error = first,
@@ -294,15 +337,16 @@ impl Node {
         }
         self.failed = Some((failed.len(), first));
         self.actual = read_actual(&self.netlink, self.device_index()).await?;
-        Ok(())
+        Ok(false)
     }
 
-    fn desired_entries(&self) -> KernelState {
+    /// What the kernel path to these peers needs.
+    fn desired_entries(&self, peers: &[Peer]) -> KernelState {
         let mut state = KernelState::default();
         if self.backend.reach() == Reach::None {
             return state;
         }
-        for peer in &self.peers {
+        for peer in peers {
             match (peer.direct, &self.device) {
                 (Some(oif), _) => {
                     let via = Via {
@@ -321,47 +365,66 @@ impl Node {
 
     /// Maps, and with the first pass the attachment.
     async fn sync_dataplane(&mut self, scope: Scope) -> Result<(), Error> {
-        let Some(dataplane) = &mut self.dataplane else {
+        if self.dataplane.is_none() {
             return Ok(());
-        };
-        self.underlay
-            .resolve_routes(&self.netlink, &self.local, &self.peers)
-            .await;
-        let mut unresolved = self.underlay.unresolved();
-        if scope.neighbours || scope.device || !unresolved.is_empty() {
-            self.underlay
-                .read_neighbours(&self.netlink, &self.local)
-                .await?;
-            unresolved = self.underlay.unresolved();
         }
-        let ttl = default_ttl();
-        let (backend, device, local) = (&*self.backend, self.device.as_ref(), &self.local);
-        let Desired {
-            peers,
-            remotes,
-            kernel,
-        } = self.underlay.desired(local, &self.peers, |peer, mac, mtu| {
-            entry(backend, device, local, ttl, peer, mac, mtu)
-        });
-        let direct = self.peers.iter().filter(|peer| peer.direct.is_some());
-        let direct = direct.map(|peer| peer.subnet.network().octets()).collect();
-        let maps = dataplane.maps();
-        let config = config(backend, device, local);
-        maps.set_config(&config).map_err(dataplane::Error::from)?;
-        // Senders first: whoever hears from us may answer.
-        maps.sync_remotes(&remotes)
-            .map_err(dataplane::Error::from)?;
-        maps.sync_peers(&peers).map_err(dataplane::Error::from)?;
-        maps.sync_traffic(&direct).map_err(dataplane::Error::from)?;
+        let look = scope.neighbours || scope.device;
+        let peers = std::mem::take(&mut self.peers);
+        let synced = self.sync_maps(&peers, Part::All, Part::All, look).await;
+        self.peers = peers;
+        let (kernel, unresolved) = synced?;
         self.kernel = kernel;
-        if !dataplane.is_attached() && (scope.device || !dataplane.was_attached()) {
+        if let Some(dataplane) = &mut self.dataplane
+            && !dataplane.is_attached()
+            && (scope.device || !dataplane.was_attached())
+        {
             dataplane.attach(Interfaces {
                 external: &self.spec.external,
-                device: device.map(|device| device.name.as_str()),
+                device: self.device.as_ref().map(|device| device.name.as_str()),
             })?;
         }
         probe(&self.netlink, self.local.ifindex, unresolved).await;
         Ok(())
+    }
+
+    /// Makes the maps, or the part of them that is about some peers, what these peers ask for. Says
+    /// which peers are left to the kernel, and which next hops have to be resolved.
+    async fn sync_maps(
+        &mut self,
+        peers: &[Peer],
+        subnets: Part<'_>,
+        addresses: Part<'_>,
+        look_at_neighbours: bool,
+    ) -> Result<(LeftToKernel, BTreeSet<Ipv4Addr>), Error> {
+        let Some(dataplane) = &mut self.dataplane else {
+            return Ok(Default::default());
+        };
+        let underlay = &mut self.underlay;
+        underlay
+            .resolve_routes(&self.netlink, &self.local, peers)
+            .await;
+        let mut unresolved = underlay.unresolved(peers);
+        if look_at_neighbours || !unresolved.is_empty() {
+            underlay.read_neighbours(&self.netlink, &self.local).await?;
+            unresolved = underlay.unresolved(peers);
+        }
+        let ttl = default_ttl();
+        let (backend, device, local) = (&*self.backend, self.device.as_ref(), &self.local);
+        let desired = underlay.desired(local, peers, |peer, mac, mtu| {
+            entry(backend, device, local, ttl, peer, mac, mtu)
+        });
+        let direct = peers.iter().filter(|peer| peer.direct.is_some());
+        let direct = direct.map(|peer| peer.subnet.network().octets()).collect();
+        let maps = dataplane.maps();
+        let mut sync = || {
+            maps.set_config(&config(backend, device, local))?;
+            // Senders first: whoever hears from us may answer.
+            maps.sync_remotes(&desired.remotes, addresses)?;
+            maps.sync_peers(&desired.peers, subnets)?;
+            maps.sync_traffic(&direct, subnets)
+        };
+        sync().map_err(dataplane::Error::from)?;
+        Ok((desired.kernel, unresolved))
     }
 
     /// Asks the kernel to look after the neighbour entries in use, which packets that bypass the

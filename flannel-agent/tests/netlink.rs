@@ -23,7 +23,7 @@ use flannel_agent::backend::vxlan::device::{
 };
 use flannel_agent::netlink::monitor::{Monitor, NetlinkEvent};
 use flannel_agent::netlink::route::{UnderlayQuery, UnderlayRoute};
-use flannel_agent::netlink::{MacAddr, Netlink, errno};
+use flannel_agent::netlink::{Change, MacAddr, Netlink, errno};
 use flannel_agent::plan::{Action, KernelState, plan};
 use nix::sched::{CloneFlags, unshare};
 use rtnetlink::packet_route::route::RouteType;
@@ -458,7 +458,9 @@ fn the_monitor_tells_what_changed() {
         let mut monitor = Monitor::open().unwrap();
         let device = device(&netlink).await;
         let ifindex = device.index;
-        reconcile(&netlink, &device, &desired_state(&device, &[peer(34)])).await;
+        let desired = desired_state(&device, &[peer(34)]);
+        let mac = peer(34).mac.unwrap();
+        reconcile(&netlink, &device, &desired).await;
         run("ip rule add from 192.0.2.0/24 table 100");
         let name = || "flannel.1".to_owned();
         let link = |is_removed| NetlinkEvent::Link {
@@ -471,12 +473,20 @@ fn the_monitor_tells_what_changed() {
             [
                 link(false),
                 NetlinkEvent::Address { ifindex },
-                NetlinkEvent::Route { oif: Some(ifindex) },
+                NetlinkEvent::Route {
+                    oif: Some(ifindex),
+                    peer: desired.routes.first_key_value().map(|(&at, &via)| (at, Some(via))),
+                },
                 NetlinkEvent::Rule,
-                NetlinkEvent::Fdb { ifindex },
+                NetlinkEvent::Fdb {
+                    ifindex,
+                    mac,
+                    peer: desired.fdb.get(&mac).copied(),
+                },
                 NetlinkEvent::Neigh {
                     ifindex,
                     ip: [10, 5, 34, 0].into(),
+                    peer: Some(mac),
                 },
             ],
         )
@@ -501,6 +511,7 @@ fn looking_again_without_need_causes_no_event() {
         let marker = NetlinkEvent::Neigh {
             ifindex: second.index,
             ip: [223, 255, 255, 254].into(),
+            peer: None,
         };
         // Otherwise an agent that reconciles on events would never rest.
         loop {
@@ -530,8 +541,13 @@ fn a_flood_of_notifications_ends_in_an_overrun_and_no_loss_of_sight() {
         let netlink = Netlink::open().unwrap();
         let device = device(&netlink).await;
         let mut monitor = Monitor::open().unwrap();
-        let peers: Vec<_> = (256..6256).map(peer).collect();
-        reconcile(&netlink, &device, &desired_state(&device, &peers)).await;
+        // More than the socket holds, and no chance to read in between.
+        for n in 0..40_000_u32 {
+            let [_, high, middle, low] = n.to_be_bytes();
+            let mac = MacAddr([2, 0, 0, high, middle, low]);
+            let change = Change::set_neighbour(device.index, [10, 5, 34, 0].into(), mac);
+            netlink.change_one(change).unwrap();
+        }
         expect_events(&mut monitor, [NetlinkEvent::Overrun]).await;
         run("ip rule add from 192.0.2.0/24 table 100");
         expect_events(&mut monitor, [NetlinkEvent::Rule]).await;
@@ -645,7 +661,11 @@ fn underlay_neighbours_are_read_and_probed() {
 
         let mut monitor = Monitor::open().unwrap();
         netlink.probe_neighbour(oif, ip).await.unwrap();
-        let event = NetlinkEvent::Neigh { ifindex: oif, ip };
+        let event = NetlinkEvent::Neigh {
+            ifindex: oif,
+            ip,
+            peer: None,
+        };
         expect_events(&mut monitor, [event]).await;
         let asked = netlink.neighbour(oif, ip).await.unwrap().unwrap();
         assert_eq!((asked.mac, asked.usable_mac()), (None, None));

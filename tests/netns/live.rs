@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use flannel_agent::cli::TcAttach;
 use flannel_agent::dataplane::Dataplane;
+use flannel_agent::dataplane::maps::Part;
 use flannel_ebpf::abi::{Config, Remote};
 use flannel_ebpf::wire::Vxlan;
 use flannel_tests::host;
@@ -39,7 +40,7 @@ fn start(place: &Place, tc_attach: TcAttach) -> Dataplane {
     };
     dataplane
         .maps()
-        .sync_remotes(&BTreeMap::from([(PEER_IP, remote)]))
+        .sync_remotes(&BTreeMap::from([(PEER_IP, remote)]), Part::All)
         .unwrap();
     dataplane
 }

@@ -23,8 +23,6 @@ pub async fn read_actual(netlink: &Netlink, device: Option<u32>) -> Result<Kerne
 }
 
 async fn read_device(netlink: &Netlink, ifindex: u32) -> Result<KernelState, Error> {
-    use rtnetlink::packet_route::neighbour::{NeighbourFlags, NeighbourState};
-
     let routes = netlink.device_routes(ifindex).await?;
     let neighbours = netlink.neighbours(ifindex).await?;
     let fdb = netlink.fdb(ifindex).await?;
@@ -41,17 +39,11 @@ async fn read_device(netlink: &Netlink, ifindex: u32) -> Result<KernelState, Err
             .collect(),
         neighbours: neighbours
             .into_iter()
-            .filter(|neighbour| {
-                neighbour.state == NeighbourState::Permanent
-                    && neighbour.flags == NeighbourFlags::empty()
-            })
-            .filter_map(|neighbour| Some((neighbour.ip, neighbour.mac?)))
+            .filter_map(|neighbour| Some((neighbour.ip, neighbour.peer_mac()?)))
             .collect(),
         fdb: fdb
             .into_iter()
-            // All-zero is the default remote, groups are for broadcast: neither is a peer's.
-            .filter(|entry| entry.is_plain && entry.mac.is_station())
-            .filter_map(|entry| Some((entry.mac, entry.remote?)))
+            .filter_map(|entry| Some((entry.mac, entry.peer_remote()?)))
             .collect(),
     })
 }

@@ -1,32 +1,38 @@
 //! What changes in the kernel, as events.
 //!
-//! An event says where to look again, not what is there now: a reader that compares desired with
-//! actual state needs no more, and events of one object can then be folded into one. So a flood
-//! (ten thousand neighbours, a bridge that flaps) costs a bounded amount of memory and one look;
-//! beyond [`MAX_PENDING`], and whenever the kernel itself has dropped notifications, all there is
-//! to say is [`NetlinkEvent::Overrun`].
+//! An event says where to look again, and events of one object are folded into one. Of entries in
+//! flannel's shape it says what they are now, too: most of those are the agent's own doing, of
+//! which the kernel tells as of any other, and need no look. So a flood (a bridge that flaps) costs
+//! a bounded amount of memory and one look; beyond [`MAX_PENDING`], and whenever the kernel itself
+//! has dropped notifications, all there is to say is [`NetlinkEvent::Overrun`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use futures_util::StreamExt as _;
+use ipnetwork::Ipv4Network;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::RcvBufForce;
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::link::LinkMessage;
-use rtnetlink::packet_route::route::RouteAttribute;
+use rtnetlink::packet_route::neighbour::NeighbourMessage;
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::AsyncSocket as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::{Error, link, neigh};
+use super::route::Via;
+use super::{Error, MacAddr, link, neigh, route};
 
-/// Neighbours with an event that nobody has fetched; one more, and it is an overrun.
-pub const MAX_PENDING: usize = 4096;
+/// Objects with an event that nobody has fetched; one more, and it is an overrun. Three for each of
+/// twenty thousand peers, some 4 MiB.
+pub const MAX_PENDING: usize = 1 << 16;
 
-/// Bytes of notifications that the kernel holds for us while we do not run; it doubles the figure
-/// and caps it at `net.core.rmem_max`. More than that is an overrun.
-const RECEIVE_BUFFER: i32 = 1 << 20;
+/// Bytes of notifications that the kernel holds for us while we do not run, each with 1 KiB of
+/// overhead; it doubles the figure. More than that is an overrun.
+const RECEIVE_BUFFER: usize = 8 << 20;
 
 /// Something changed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,6 +57,8 @@ pub enum NetlinkEvent {
     Route {
         /// Index of the link that it leaves through; none for several next hops or for no link.
         oif: Option<u32>,
+        /// For a route in the shape of a peer's: its subnet, and where it leads, unless it went.
+        peer: Option<(Ipv4Network, Option<Via>)>,
     },
     /// An IPv4 policy rule came or went.
     Rule,
@@ -60,18 +68,26 @@ pub enum NetlinkEvent {
         ifindex: u32,
         /// Its address.
         ip: Ipv4Addr,
+        /// Its link-layer address if it is in the shape of a peer's: permanent and plain.
+        peer: Option<MacAddr>,
     },
     /// An FDB entry came, changed or went.
     Fdb {
         /// Index of the link that has the FDB.
         ifindex: u32,
+        /// Link-layer address inside the tunnel.
+        mac: MacAddr,
+        /// Where frames to it are sent, if it is in the shape of a peer's.
+        peer: Option<Ipv4Addr>,
     },
 }
 
 /// A subscription to the kernel's notifications, in the network namespace of its opener.
 #[derive(Debug)]
 pub struct Monitor {
-    events: mpsc::Receiver<NetlinkEvent>,
+    pending: mpsc::Receiver<Pending>,
+    /// Fetched, and not handed on yet.
+    fetched: Pending,
     _tasks: JoinSet<()>,
 }
 
@@ -92,14 +108,12 @@ impl Monitor {
             MulticastGroup::Ipv4Rule,
         ])
         .map_err(Error::Open)?;
-        connection
-            .socket_mut()
-            .socket_mut()
-            .set_rx_buf_sz(RECEIVE_BUFFER)
-            .map_err(Error::Open)?;
+        // Beyond `net.core.rmem_max`, which CAP_NET_ADMIN allows.
+        setsockopt(connection.socket_mut().socket_mut(), RcvBufForce, &RECEIVE_BUFFER)
+            .map_err(|errno| Error::Open(errno.into()))?;
 
         // One place only: what waits, waits where it can be folded.
-        let (sender, events) = mpsc::channel(1);
+        let (sender, fetched) = mpsc::channel(1);
         let mut tasks = JoinSet::new();
         tasks.spawn(connection);
         tasks.spawn(async move {
@@ -112,23 +126,28 @@ impl Monitor {
                         Some((message, _)) => pending.note(message.payload),
                         None => return,
                     },
-                    permit = sender.reserve(), if !pending.is_empty() => match (permit, pending.pop()) {
-                        (Ok(permit), Some(event)) => permit.send(event),
-                        (Ok(_), None) => {}
-                        (Err(_), _) => return,
+                    permit = sender.reserve(), if !pending.is_empty() => match permit {
+                        Ok(permit) => permit.send(std::mem::take(&mut pending)),
+                        Err(_) => return,
                     },
                 }
             }
         });
         Ok(Self {
-            events,
+            pending: fetched,
+            fetched: Pending::default(),
             _tasks: tasks,
         })
     }
 
     /// The next event; `None` once the socket is closed. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Option<NetlinkEvent> {
-        self.events.recv().await
+        loop {
+            if let Some(event) = self.fetched.pop() {
+                return Some(event);
+            }
+            self.fetched = self.pending.recv().await?;
+        }
     }
 }
 
@@ -136,12 +155,13 @@ impl Monitor {
 #[derive(Debug, Default)]
 struct Pending {
     has_overrun: bool,
-    routes: BTreeSet<Option<u32>>,
+    /// By link and, in the shape of a peer's, subnet.
+    routes: BTreeMap<(Option<u32>, Option<Ipv4Network>), Option<Via>>,
     has_rule: bool,
     links: BTreeMap<u32, (String, bool)>,
     addresses: BTreeSet<u32>,
-    fdbs: BTreeSet<u32>,
-    neighs: BTreeSet<(u32, Ipv4Addr)>,
+    fdbs: BTreeMap<(u32, MacAddr), Option<Ipv4Addr>>,
+    neighs: BTreeMap<(u32, Ipv4Addr), Option<MacAddr>>,
 }
 
 impl Pending {
@@ -155,24 +175,11 @@ impl Pending {
                 Message::NewAddress(message) | Message::DelAddress(message) => {
                     self.addresses.insert(message.header.index);
                 }
-                Message::NewRoute(message) | Message::DelRoute(message) => {
-                    let oif = message
-                        .attributes
-                        .iter()
-                        .find_map(|attribute| match attribute {
-                            RouteAttribute::Oif(oif) => Some(*oif),
-                            _ => None,
-                        });
-                    self.routes.insert(oif);
-                }
+                Message::NewRoute(message) => self.note_route(&message, false),
+                Message::DelRoute(message) => self.note_route(&message, true),
                 Message::NewRule(_) | Message::DelRule(_) => self.has_rule = true,
-                Message::NewNeighbour(message) | Message::DelNeighbour(message) => {
-                    if message.header.family == AddressFamily::Bridge {
-                        self.fdbs.insert(message.header.ifindex);
-                    } else if let Some(found) = neigh::parse_neighbour(&message) {
-                        self.neighs.insert((found.ifindex, found.ip));
-                    }
-                }
+                Message::NewNeighbour(message) => self.note_neighbour(&message, false),
+                Message::DelNeighbour(message) => self.note_neighbour(&message, true),
                 _ => {}
             },
             _ => {}
@@ -184,6 +191,33 @@ impl Pending {
             + self.routes.len();
         if objects > MAX_PENDING {
             self.overrun();
+        }
+    }
+
+    fn note_route(&mut self, message: &RouteMessage, is_removed: bool) {
+        let oif = message
+            .attributes
+            .iter()
+            .find_map(|attribute| match attribute {
+                RouteAttribute::Oif(oif) => Some(*oif),
+                _ => None,
+            });
+        let peer = route::parse_peer_route(message);
+        let subnet = peer.map(|(subnet, _)| subnet);
+        let via = peer.map(|(_, via)| via).filter(|_| !is_removed);
+        self.routes.insert((oif, subnet), via);
+    }
+
+    fn note_neighbour(&mut self, message: &NeighbourMessage, is_removed: bool) {
+        let ifindex = message.header.ifindex;
+        if message.header.family == AddressFamily::Bridge {
+            if let Some(entry) = neigh::parse_fdb(message) {
+                let peer = entry.peer_remote().filter(|_| !is_removed);
+                self.fdbs.insert((ifindex, entry.mac), peer);
+            }
+        } else if let Some(neighbour) = neigh::parse_neighbour(message) {
+            let peer = neighbour.peer_mac().filter(|_| !is_removed);
+            self.neighs.insert((ifindex, neighbour.ip), peer);
         }
     }
 
@@ -238,25 +272,25 @@ impl Pending {
         if let Some(ifindex) = self.addresses.pop_first() {
             return Some(NetlinkEvent::Address { ifindex });
         }
-        if let Some(oif) = self.routes.pop_first() {
-            return Some(NetlinkEvent::Route { oif });
+        if let Some(((oif, subnet), via)) = self.routes.pop_first() {
+            let peer = subnet.map(|subnet| (subnet, via));
+            return Some(NetlinkEvent::Route { oif, peer });
         }
         if std::mem::take(&mut self.has_rule) {
             return Some(NetlinkEvent::Rule);
         }
-        if let Some(ifindex) = self.fdbs.pop_first() {
-            return Some(NetlinkEvent::Fdb { ifindex });
+        if let Some(((ifindex, mac), peer)) = self.fdbs.pop_first() {
+            return Some(NetlinkEvent::Fdb { ifindex, mac, peer });
         }
-        let (ifindex, ip) = self.neighs.pop_first()?;
-        Some(NetlinkEvent::Neigh { ifindex, ip })
+        let ((ifindex, ip), peer) = self.neighs.pop_first()?;
+        Some(NetlinkEvent::Neigh { ifindex, ip, peer })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use rtnetlink::packet_route::link::LinkAttribute;
-    use rtnetlink::packet_route::neighbour::{NeighbourAttribute, NeighbourMessage};
-    use rtnetlink::packet_route::route::RouteMessage;
+    use rtnetlink::packet_route::neighbour::NeighbourAttribute;
 
     use super::*;
 
@@ -285,8 +319,15 @@ mod tests {
         }
         let ip = Ipv4Addr::from(1);
         let expected = [
-            NetlinkEvent::Route { oif: None },
-            NetlinkEvent::Neigh { ifindex: 3, ip },
+            NetlinkEvent::Route {
+                oif: None,
+                peer: None,
+            },
+            NetlinkEvent::Neigh {
+                ifindex: 3,
+                ip,
+                peer: None,
+            },
         ];
         assert_eq!(drain(&mut pending), expected);
         assert!(pending.is_empty());
@@ -301,7 +342,11 @@ mod tests {
         let ip = Ipv4Addr::from(7);
         let expected = [
             NetlinkEvent::Overrun,
-            NetlinkEvent::Neigh { ifindex: 3, ip },
+            NetlinkEvent::Neigh {
+                ifindex: 3,
+                ip,
+                peer: None,
+            },
         ];
         assert_eq!(drain(&mut pending), expected);
     }

@@ -44,6 +44,15 @@ impl Neighbour {
             _ => None,
         }
     }
+
+    /// The link-layer address, if the entry is as flannel makes those of peers: permanent, without
+    /// flags.
+    #[must_use]
+    pub fn peer_mac(&self) -> Option<MacAddr> {
+        let is_plain =
+            self.state == NeighbourState::Permanent && self.flags == NeighbourFlags::empty();
+        self.mac.filter(|_| is_plain)
+    }
 }
 
 /// An entry of a vxlan device's FDB.
@@ -56,6 +65,16 @@ pub struct FdbEntry {
     /// Whether it is as flannel makes them: permanent, with port, VNI and lower link of the
     /// device, set by an administrator and not by a control protocol.
     pub is_plain: bool,
+}
+
+impl FdbEntry {
+    /// Where frames are sent, if the entry is as flannel makes those of peers: plain, and not the
+    /// all-zero default or that of a group, which are for broadcast.
+    #[must_use]
+    pub fn peer_remote(&self) -> Option<Ipv4Addr> {
+        self.remote
+            .filter(|_| self.is_plain && self.mac.is_station())
+    }
 }
 
 impl Netlink {
@@ -244,7 +263,8 @@ pub(super) fn parse_neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
     })
 }
 
-fn parse_fdb(message: &NeighbourMessage) -> Option<FdbEntry> {
+/// The FDB entry in a message; also used for events.
+pub(super) fn parse_fdb(message: &NeighbourMessage) -> Option<FdbEntry> {
     let mut remote = None;
     // The kernel names port, VNI and link of an entry only where they differ from the device's.
     let mut is_plain = u16::from(message.header.state) & PERMANENT != 0

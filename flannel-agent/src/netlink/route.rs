@@ -21,7 +21,7 @@ const UDP: u8 = 17;
 pub const DIRECT_PROTOCOL: u8 = 70;
 
 /// Where a route to a peer's subnet leads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Via {
     /// Link that packets leave through.
     pub oif: u32,
@@ -257,6 +257,26 @@ fn peer_route_message(subnet: Ipv4Network, via: Via) -> RouteMessage {
         RouteAttribute::Oif(oif),
     ];
     message
+}
+
+/// The route to a peer in a message, of either shape; also used for events.
+pub(super) fn parse_peer_route(message: &RouteMessage) -> Option<(Ipv4Network, Via)> {
+    let oif = message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Oif(oif) => Some(*oif),
+            _ => None,
+        })?;
+    let tunnelled = parse_device_route(message, oif).filter(|route| route.is_peer_route);
+    let via = |subnet: Ipv4Network| Via {
+        oif,
+        gateway: subnet.network(),
+        is_onlink: true,
+    };
+    tunnelled
+        .map(|route| (route.subnet, via(route.subnet)))
+        .or_else(|| parse_direct_route(message))
 }
 
 fn parse_direct_route(message: &RouteMessage) -> Option<(Ipv4Network, Via)> {

@@ -44,7 +44,7 @@ impl Scope {
             NetlinkEvent::Link { index, .. } => is_ours(*index).then_some(Self::ALL),
             NetlinkEvent::Address { ifindex } => is_ours(*ifindex).then_some(Self::ALL),
             // Our own peer routes are among them; those say nothing of the underlay.
-            NetlinkEvent::Route { oif } if oif.is_some_and(is_device) => Some(Self {
+            NetlinkEvent::Route { oif, .. } if oif.is_some_and(is_device) => Some(Self {
                 entries: true,
                 ..none
             }),
@@ -56,7 +56,7 @@ impl Scope {
                 neighbours: true,
                 ..none
             }),
-            NetlinkEvent::Neigh { ifindex, .. } | NetlinkEvent::Fdb { ifindex } => {
+            NetlinkEvent::Neigh { ifindex, .. } | NetlinkEvent::Fdb { ifindex, .. } => {
                 is_device(*ifindex).then_some(Self {
                     entries: true,
                     ..none
@@ -84,6 +84,7 @@ impl BitOrAssign for Scope {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netlink::MacAddr;
 
     const DEVICE: u32 = 9;
     const EXTERNAL: u32 = 3;
@@ -92,21 +93,39 @@ mod tests {
         Scope::of(event, Some(DEVICE), EXTERNAL)
     }
 
+    fn fdb(ifindex: u32) -> NetlinkEvent {
+        NetlinkEvent::Fdb {
+            ifindex,
+            mac: MacAddr([2; 6]),
+            peer: None,
+        }
+    }
+
+    fn route(oif: u32) -> NetlinkEvent {
+        NetlinkEvent::Route {
+            oif: Some(oif),
+            peer: None,
+        }
+    }
+
     #[test]
     fn foreign_interfaces_ask_for_nothing() {
         let ip = [10, 0, 0, 1].into();
-        assert_eq!(of(&NetlinkEvent::Neigh { ifindex: 7, ip }), None);
-        assert_eq!(of(&NetlinkEvent::Fdb { ifindex: EXTERNAL }), None);
+        let neighbour = NetlinkEvent::Neigh {
+            ifindex: 7,
+            ip,
+            peer: None,
+        };
+        assert_eq!(of(&neighbour), None);
+        assert_eq!(of(&fdb(EXTERNAL)), None);
         assert_eq!(of(&NetlinkEvent::Address { ifindex: 7 }), None);
     }
 
     #[test]
     fn own_routes_do_not_touch_the_underlay() {
-        let own = of(&NetlinkEvent::Route { oif: Some(DEVICE) }).unwrap();
+        let own = of(&route(DEVICE)).unwrap();
         assert!(own.entries && !own.routes);
-        let other = of(&NetlinkEvent::Route {
-            oif: Some(EXTERNAL),
-        })
+        let other = of(&route(EXTERNAL))
         .unwrap();
         assert!(other.routes && !other.entries);
     }
@@ -115,7 +134,7 @@ mod tests {
     fn scopes_add_up() {
         let mut scope = Scope::LEASES;
         scope |= of(&NetlinkEvent::Rule).unwrap();
-        scope |= of(&NetlinkEvent::Fdb { ifindex: DEVICE }).unwrap();
+        scope |= of(&fdb(DEVICE)).unwrap();
         assert_eq!(
             scope,
             Scope {

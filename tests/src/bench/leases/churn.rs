@@ -96,19 +96,9 @@ pub(super) fn measure(
         let (cost, start) = (process.cost()?.cpu_secs, Instant::now());
         let written = etcd.write_steadily(&changes, rate)?;
         let took = start.elapsed();
-        // A write that is overtaken by another to the same lease may be passed over.
-        let last: HashMap<_, _> = changes
-            .iter()
-            .map(|write| match write {
-                Write::Put(it) | Write::Delete(it) => (it.number, kind.sign(*write)),
-            })
-            .collect();
         let deadline = Instant::now() + LIMIT;
         loop {
-            let missing = notifications.heard(|heard| {
-                let times = first_times(heard);
-                last.values().filter(|sign| !times.contains_key(sign)).count()
-            });
+            let missing = notifications.heard(|heard| missing(kind, &changes, heard));
             if missing == 0 {
                 break;
             }
@@ -128,6 +118,24 @@ pub(super) fn measure(
             ..followed
         })
     })
+}
+
+/// Changes of which the kernel has not told yet. A write that is overtaken by another to the same
+/// lease may be passed over; so may a lease that has gone before anybody has seen it.
+fn missing(kind: Churn, changes: &[Write], heard: &[Heard]) -> usize {
+    let times = first_times(heard);
+    let is_heard = |write| times.contains_key(&kind.sign(write));
+    let last: HashMap<u32, Write> = changes
+        .iter()
+        .map(|write| match write {
+            Write::Put(it) | Write::Delete(it) => (it.number, *write),
+        })
+        .collect();
+    let missing = last.into_values().filter(|write| match *write {
+        Write::Put(_) => !is_heard(*write),
+        Write::Delete(it) => is_heard(Write::Put(it)) && !is_heard(*write),
+    });
+    missing.count()
 }
 
 fn first_times(heard: &[Heard]) -> HashMap<Change, Instant> {
@@ -176,6 +184,18 @@ mod tests {
             assert_eq!(distinct.len(), 400, "{kind}");
             assert_eq!((before.len(), back.len()), (before.len(), 100), "{kind}");
         }
+    }
+
+    #[test]
+    fn a_lease_that_nobody_saw_needs_not_go() {
+        let lease = FakeLease::new(7);
+        let changes = [Write::Put(lease), Write::Delete(lease)];
+        let heard = changes.map(|write| (Instant::now(), Churn::ComeAndGo.sign(write)));
+        let missing = |changes, heard| missing(Churn::ComeAndGo, changes, heard);
+        assert_eq!(missing(&changes[..1], &[]), 1);
+        assert_eq!(missing(&changes, &[]), 0);
+        assert_eq!(missing(&changes, &heard[..1]), 1);
+        assert_eq!(missing(&changes, &heard), 0);
     }
 
     #[test]
