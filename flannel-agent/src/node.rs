@@ -327,7 +327,11 @@ impl Node {
         };
         let first = chain(error);
         // Once per kind of failure, not once per try.
-        if self.failed.as_ref().is_none_or(|(_, reason)| *reason != first) {
+        if self
+            .failed
+            .as_ref()
+            .is_none_or(|(_, reason)| *reason != first)
+        {
             warn!(
                 ?action,
                 error = first,

@@ -146,9 +146,7 @@ fn pick<K: Ord + Copy, V: Copy>(
     keys: &BTreeMap<K, V>,
     into: &mut BTreeMap<K, V>,
 ) {
-    let found = keys
-        .keys()
-        .filter_map(|key| Some((*key, *from.get(key)?)));
+    let found = keys.keys().filter_map(|key| Some((*key, *from.get(key)?)));
     into.extend(found);
 }
 

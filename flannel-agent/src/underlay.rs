@@ -252,7 +252,9 @@ impl Underlay {
     /// Next hops to peers without a link-layer address.
     #[must_use]
     pub fn unresolved(&self, peers: &[Peer]) -> BTreeSet<Ipv4Addr> {
-        let hops = peers.iter().filter_map(|peer| self.hops.get(&peer.public_ip));
+        let hops = peers
+            .iter()
+            .filter_map(|peer| self.hops.get(&peer.public_ip));
         let addresses = hops.flatten().map(|hop| hop.address);
         addresses
             .filter(|address| !self.neighbours.contains_key(address))

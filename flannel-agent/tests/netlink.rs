@@ -475,7 +475,10 @@ fn the_monitor_tells_what_changed() {
                 NetlinkEvent::Address { ifindex },
                 NetlinkEvent::Route {
                     oif: Some(ifindex),
-                    peer: desired.routes.first_key_value().map(|(&at, &via)| (at, Some(via))),
+                    peer: desired
+                        .routes
+                        .first_key_value()
+                        .map(|(&at, &via)| (at, Some(via))),
                 },
                 NetlinkEvent::Rule,
                 NetlinkEvent::Fdb {

@@ -11,7 +11,7 @@
 //! - [`agent`], [`cluster`], [`clock`]: agents on hosts; [`by_hand`]: the same overlay without any.
 //! - [`traffic`], [`source`]: packets, checked or measured.
 //! - [`measure`], [`report`], [`render`]: the comparison that the demo shows.
-//! - [`bench`]: benchmarks.
+//! - [`mod@bench`]: other figures, beside what they are compared to.
 
 pub mod agent;
 pub mod bed;

@@ -212,8 +212,9 @@ pub fn changed_peers<'a>(
         }
     }
     // Entries of a peer that is gone are removed by its MAC and address.
-    let (gone, stay): (Vec<&Peer>, Vec<&Peer>) =
-        peers.iter().partition(|peer| change.subnets.contains(&peer.subnet));
+    let (gone, stay): (Vec<&Peer>, Vec<&Peer>) = peers
+        .iter()
+        .partition(|peer| change.subnets.contains(&peer.subnet));
     change.gone = gone.into_iter().copied().collect();
     for peer in &change.gone {
         taken.macs.extend(peer.mac);

@@ -307,7 +307,8 @@ where
             }
         }
         for (key, value) in desired {
-            if self.actual.get(key) != Some(value) && note("write", self.map.insert(key, value, 0)) {
+            if self.actual.get(key) != Some(value) && note("write", self.map.insert(key, value, 0))
+            {
                 self.actual.insert(*key, *value);
             }
         }

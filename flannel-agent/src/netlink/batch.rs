@@ -72,7 +72,10 @@ impl Netlink {
     /// See [`Error`].
     pub fn change_one(&self, change: Change) -> Result<(), Error> {
         let failed = self.batch.send([((), change)].into_iter());
-        failed.into_iter().map(|((), error)| Err(error)).collect()
+        failed
+            .into_iter()
+            .next()
+            .map_or(Ok(()), |((), error)| Err(error))
     }
 }
 
@@ -136,7 +139,12 @@ impl Sender {
             } = change;
             let ack = if index == last { NLM_F_ACK } else { 0 };
             self.sequence = self.sequence.wrapping_add(1);
-            push(message, NLM_F_REQUEST | ack | flags, self.sequence, &mut octets);
+            push(
+                message,
+                NLM_F_REQUEST | ack | flags,
+                self.sequence,
+                &mut octets,
+            );
             sent.push((item, tolerated, operation));
         }
         let answers = self.exchange(&octets, first, sent.len());

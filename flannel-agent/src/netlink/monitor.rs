@@ -109,8 +109,12 @@ impl Monitor {
         ])
         .map_err(Error::Open)?;
         // Beyond `net.core.rmem_max`, which CAP_NET_ADMIN allows.
-        setsockopt(connection.socket_mut().socket_mut(), RcvBufForce, &RECEIVE_BUFFER)
-            .map_err(|errno| Error::Open(errno.into()))?;
+        setsockopt(
+            connection.socket_mut().socket_mut(),
+            RcvBufForce,
+            &RECEIVE_BUFFER,
+        )
+        .map_err(|errno| Error::Open(errno.into()))?;
 
         // One place only: what waits, waits where it can be folded.
         let (sender, fetched) = mpsc::channel(1);

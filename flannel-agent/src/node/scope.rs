@@ -125,8 +125,7 @@ mod tests {
     fn own_routes_do_not_touch_the_underlay() {
         let own = of(&route(DEVICE)).unwrap();
         assert!(own.entries && !own.routes);
-        let other = of(&route(EXTERNAL))
-        .unwrap();
+        let other = of(&route(EXTERNAL)).unwrap();
         assert!(other.routes && !other.entries);
     }
 

@@ -199,7 +199,10 @@ fn shifted(state: &KernelState) -> KernelState {
         fdb,
     } = state;
     KernelState {
-        routes: routes.iter().map(|(key, via)| (subnet(*key), *via)).collect(),
+        routes: routes
+            .iter()
+            .map(|(key, via)| (subnet(*key), *via))
+            .collect(),
         neighbours: neighbours
             .iter()
             .map(|(key, value)| (ip(*key), mac(*value)))

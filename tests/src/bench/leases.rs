@@ -129,7 +129,9 @@ fn scale(count: u32, options: &Options, progress: &mut Progress) -> Result<Scale
             (Churn::Change, &mut row.change),
             (Churn::ComeAndGo, &mut row.come_and_go),
         ] {
-            progress.step(&format!("{count} leases: {name} follows leases that {kind}"));
+            progress.step(&format!(
+                "{count} leases: {name} follows leases that {kind}"
+            ));
             let followed = churn::measure(&bed, &process, kind, options.rate, options.seconds);
             *slot = followed.with_context(|| format!("{name} follows leases that {kind}"))?;
         }

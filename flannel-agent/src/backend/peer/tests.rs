@@ -232,8 +232,16 @@ fn a_lease_that_shares_with_no_other_is_followed_alone() {
     let data = peer(1).attrs.backend_data.unwrap();
     for shared in [
         lease("10.5.4.0/24", [192, 168, 7, 4], data.get()),
-        lease("10.5.4.0/24", [192, 168, 7, 1], r#"{"VtepMAC":"02:00:00:00:00:04"}"#),
-        lease("10.5.0.0/22", [192, 168, 7, 4], r#"{"VtepMAC":"02:00:00:00:00:04"}"#),
+        lease(
+            "10.5.4.0/24",
+            [192, 168, 7, 1],
+            r#"{"VtepMAC":"02:00:00:00:00:04"}"#,
+        ),
+        lease(
+            "10.5.0.0/22",
+            [192, 168, 7, 4],
+            r#"{"VtepMAC":"02:00:00:00:00:04"}"#,
+        ),
     ] {
         assert_eq!(change(&shared, Some(&shared)), None, "{shared:?}");
     }

@@ -57,7 +57,10 @@ impl LeaseBed {
     pub(super) fn forget_own_lease(&self) -> Result<()> {
         let first: Ipv4Addr = OWN_MIN.parse()?;
         for key in self.bed.etcd.keys(&format!("{PREFIX}/subnets/10.12"))? {
-            let subnet = key.rsplit('/').next().and_then(|name| name.split('-').next());
+            let subnet = key
+                .rsplit('/')
+                .next()
+                .and_then(|name| name.split('-').next());
             let subnet: Option<Ipv4Addr> = subnet.and_then(|text| text.parse().ok());
             if subnet.is_some_and(|subnet| subnet >= first) {
                 self.bed.etcd.delete(&key)?;

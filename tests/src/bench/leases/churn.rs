@@ -158,7 +158,11 @@ fn evaluate(kind: Churn, written: &[Written], heard: &[Heard]) -> Followed {
     let seen: Vec<(Instant, Instant)> = seen.collect();
     // The kernel may have it before the writer has etcd's answer.
     let late = |from: Instant, to: Instant| to.saturating_duration_since(from).as_secs_f64() * 1e3;
-    let lags = || seen.iter().map(|(answered, at)| late(*answered, *at)).collect();
+    let lags = || {
+        seen.iter()
+            .map(|(answered, at)| late(*answered, *at))
+            .collect()
+    };
     let last = seen.iter().map(|(_, at)| *at).max().unwrap_or(end);
     Followed {
         lag_p50_ms: percentile(lags(), 0.5),

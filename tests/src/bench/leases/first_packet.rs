@@ -39,7 +39,10 @@ const DISCARD: u16 = 9;
 pub(super) fn measure(bed: &LeaseBed, puts: usize) -> Result<FirstPacket> {
     let target = AtomicU32::new(0);
     let stop = AtomicBool::new(false);
-    let sender = bed.host().ns.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))??;
+    let sender = bed
+        .host()
+        .ns
+        .enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))??;
     let gateway = &bed.gateway().ns;
     let wire = Wire::open(gateway)?;
     thread::scope(|scope| {
@@ -135,12 +138,8 @@ impl Wire {
         let mut frame = [0; 96];
         let mut control = cmsg_space!(TimeSpec);
         let mut parts = [IoSliceMut::new(&mut frame)];
-        let message = match recvmsg::<()>(
-            self.0.as_raw_fd(),
-            &mut parts,
-            Some(&mut control),
-            flags,
-        ) {
+        let message = match recvmsg::<()>(self.0.as_raw_fd(), &mut parts, Some(&mut control), flags)
+        {
             Ok(message) => message,
             Err(Errno::EAGAIN | Errno::EINTR) => return Ok(None),
             Err(error) => return Err(error.into()),

@@ -129,9 +129,7 @@ impl Process {
         }
         let run_dir = format!("--run-dir={}", directory(bed.host()).join("run").display());
         let binary = self.subject.binary().to_string_lossy();
-        let text = self
-            .ns
-            .run(&binary, &["status", &run_dir, "--json"])?;
+        let text = self.ns.run(&binary, &["status", &run_dir, "--json"])?;
         let Status {
             peers, datapath, ..
         } = serde_json::from_str(&text).with_context(|| format!("status: {text}"))?;
@@ -166,7 +164,9 @@ fn cost(stat: &str, status: &str, ticks_per_sec: f64) -> Option<Cost> {
     // and system mode are the fields 14 and 15, the first after the name is the third.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let ticks = |field: usize| fields.get(field - 3)?.parse::<f64>().ok();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let peak = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kib: f64 = peak.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(Cost {
         cpu_secs: (ticks(14)? + ticks(15)?) / ticks_per_sec,

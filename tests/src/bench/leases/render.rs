@@ -61,7 +61,8 @@ fn push_scale(text: &mut String, scale: &Scale, rate: u32) {
         figure("peak memory, MiB", 1, |start| start.peak_mib);
         figure("changes notified", 0, |start| start.changes as f64);
     }
-    let parts: [(&str, fn(&Floor) -> f64); 4] = [
+    type Part = fn(&Floor) -> f64;
+    let parts: [(&str, Part); 4] = [
         ("FDB", |floor| floor.fdb_secs),
         ("neighbours", |floor| floor.neighbours_secs),
         ("routes", |floor| floor.routes_secs),
@@ -91,12 +92,17 @@ fn push_scale(text: &mut String, scale: &Scale, rate: u32) {
         figure("left at the end", |it| {
             format!("{} for {:.0} ms", it.backlog, it.caught_up_ms)
         });
-        figure("CPU of one core", |it| format!("{:.0} %", it.cpu_share * 100.0));
+        figure("CPU of one core", |it| {
+            format!("{:.0} %", it.cpu_share * 100.0)
+        });
     }
     let mut times = |what: &str, show: fn(&AgentRow) -> [f64; 2]| {
         let cells = agents.iter().map(show);
         let cells = cells.map(|[p50, p99]| format!("{p50:.2} / {p99:.2}"));
-        row(&format!("  first packet {what}, p50 / p99, ms"), cells.collect());
+        row(
+            &format!("  first packet {what}, p50 / p99, ms"),
+            cells.collect(),
+        );
     };
     times("after the answer", |row| {
         [row.first_packet.p50_ms, row.first_packet.p99_ms]
@@ -150,7 +156,8 @@ mod tests {
             assert!(text.contains(part), "{part} is not in:\n{text}");
         }
         assert!(
-            text.lines().all(|line| line.chars().count() <= NAME + 2 * CELL),
+            text.lines()
+                .all(|line| line.chars().count() <= NAME + 2 * CELL),
             "{text}"
         );
     }

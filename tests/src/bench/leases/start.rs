@@ -86,7 +86,8 @@ fn start(bed: &LeaseBed, subject: &Subject, is_first: bool) -> Result<(Process, 
         if ready.is_none() && process.is_ready(host)? {
             ready = Some(started.elapsed());
         }
-        programmed = programmed || notifications.heard(|heard| heard.len() >= 3 * count && has_all(heard, count));
+        programmed = programmed
+            || notifications.heard(|heard| heard.len() >= 3 * count && has_all(heard, count));
         thread::sleep(STEP);
     }
     thread::sleep(SETTLE);
@@ -95,7 +96,10 @@ fn start(bed: &LeaseBed, subject: &Subject, is_first: bool) -> Result<(Process, 
     if let Some(missing) = missing_entries(host, count)? {
         bail!("it left out entries: {missing}");
     }
-    let last = heard.iter().rev().find(|(_, change)| *change != Change::Other);
+    let last = heard
+        .iter()
+        .rev()
+        .find(|(_, change)| *change != Change::Other);
     let last = last.map(|(at, _)| at.saturating_duration_since(started));
     Ok((
         process,
