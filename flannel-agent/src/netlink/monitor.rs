@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use ipnetwork::Ipv4Network;
@@ -22,6 +23,7 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::AsyncSocket as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 use super::route::Via;
 use super::{Error, MacAddr, link, neigh, route};
@@ -34,10 +36,16 @@ pub const MAX_PENDING: usize = 1 << 16;
 /// overhead; it doubles the figure. More than that is an overrun.
 const RECEIVE_BUFFER: usize = 8 << 20;
 
+/// Silence after which a socket that was overrun is taken for drained. Until it is, the kernel goes
+/// on dropping without a word (`netlink_overrun` in net/netlink/af_netlink.c), so that what is read
+/// at the first word may be out of date.
+const DRAINED: Duration = Duration::from_millis(20);
+
 /// Something changed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum NetlinkEvent {
-    /// Notifications were lost: everything may have changed.
+    /// Notifications were lost: everything may have changed. If the kernel has dropped them, this
+    /// comes again when it does not any more.
     Overrun,
     /// A link came, changed or went.
     Link {
@@ -122,14 +130,22 @@ impl Monitor {
         tasks.spawn(connection);
         tasks.spawn(async move {
             let mut pending = Pending::default();
+            let mut is_overrun = false;
             loop {
                 tokio::select! {
                     // In turn: the channel behind `messages` has no bound, and a flood must not keep
                     // the reader from hearing of it.
                     message = messages.next() => match message {
-                        Some((message, _)) => pending.note(message.payload),
+                        Some((message, _)) => {
+                            is_overrun |= matches!(message.payload, NetlinkPayload::Overrun(_));
+                            pending.note(message.payload);
+                        }
                         None => return,
                     },
+                    () = sleep(DRAINED), if is_overrun => {
+                        is_overrun = false;
+                        pending.overrun();
+                    }
                     permit = sender.reserve(), if !pending.is_empty() => match permit {
                         Ok(permit) => permit.send(std::mem::take(&mut pending)),
                         Err(_) => return,
