@@ -28,7 +28,7 @@ use tracing::info;
 use self::begin::begin;
 use self::serve::{Outcome, serve};
 use crate::config::Config;
-use crate::control::ControlSocket;
+use crate::control::{self, ControlSocket, Request};
 use crate::health::Health;
 use crate::notify::{Notifier, keep_told};
 use crate::status_source::Phase;
@@ -47,6 +47,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
     // Tasks of this run end with it, whichever way it ends.
     let end = stop.child_token();
     let _guard = end.clone().drop_guard();
+    let asked = phases.clone();
     let status = move || {
         let phase = phases.borrow().clone();
         phase.status()
@@ -56,7 +57,11 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
         info!(%address, "offering /healthz and /readyz");
         tokio::spawn(health.serve(status.clone(), end.clone()));
     }
-    tokio::spawn(control.serve(status.clone(), end.clone()));
+    let handle = move |request| {
+        let phase = asked.borrow().clone();
+        answer(phase, request)
+    };
+    tokio::spawn(control.serve(handle, end.clone()));
     let (told, watchdog, cancel) = (Arc::clone(&notifier), config.watchdog, end.clone());
     tokio::spawn(async move { keep_told(&told, watchdog, status, &cancel).await });
     datapath::check(&config)?;
@@ -83,6 +88,15 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
     }
     agent.notifier.stopping();
     Ok(())
+}
+
+/// Answers a client of the control socket.
+async fn answer(phase: Phase, request: Request) -> control::Answer {
+    let text = match request {
+        Request::Status => serde_json::to_string(&phase.status().await?),
+        Request::Datapath { mode } => serde_json::to_string(&phase.set_datapath(mode).await?),
+    };
+    text.map_err(|error| error.to_string())
 }
 
 /// What lasts for the whole of a run.

@@ -15,6 +15,7 @@ use clap::error::ErrorKind;
 use clap::{
     ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum,
 };
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use self::inapplicable::Verdict;
@@ -29,6 +30,15 @@ pub enum Command {
     Status {
         /// Where the agent runs.
         place: PlaceArgs,
+        /// How to print.
+        output: Output,
+    },
+    /// Change the data path of a running agent.
+    Datapath {
+        /// Where the agent runs.
+        place: PlaceArgs,
+        /// Which one; none asks for the one in use.
+        mode: Option<DatapathMode>,
         /// How to print.
         output: Output,
     },
@@ -85,7 +95,8 @@ pub struct Stop {
 }
 
 /// Which data path to use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum DatapathMode {
     /// eBPF where the kernel can, else the kernel path.
     Auto,
@@ -379,6 +390,17 @@ enum Sub {
         #[arg(long)]
         json: bool,
     },
+    /// Show or change the data path of the running agent; packets go on meanwhile
+    ///
+    /// The change lasts until the agent is started again: what it then takes is said by --datapath.
+    #[command(name = "datapath")]
+    Datapath {
+        /// Which data path; none shows the one in use
+        mode: Option<DatapathMode>,
+        /// Print a JSON document
+        #[arg(long)]
+        json: bool,
+    },
     /// Remove everything that an agent left on this host: devices, routes, programs, pins
     Cleanup {
         /// Only say what would be removed
@@ -522,6 +544,11 @@ fn command(cli: Cli) -> Command {
         None => Command::Run(Box::new(run)),
         Some(Sub::Status { json }) => Command::Status {
             place,
+            output: output(json),
+        },
+        Some(Sub::Datapath { mode, json }) => Command::Datapath {
+            place,
+            mode,
             output: output(json),
         },
         Some(Sub::MkDockerOpts(args)) => Command::MkDockerOpts(args),

@@ -1,7 +1,7 @@
 //! The control socket `<run-dir>/agent.sock`: how `flannel-agent status` asks a running agent.
 //!
-//! A client sends one line, `{"request":"status"}`, and gets one line of JSON back: the document
-//! of [`crate::status`], or `{"error":"…"}`. Only root can connect.
+//! A client sends one line, a [`Request`] such as `{"request":"status"}`, and gets one line of JSON
+//! back: a document of [`crate::status`], or `{"error":"…"}`. Only root can connect.
 //! The socket also makes sure that one agent runs per run directory: a socket that nobody answers
 //! is left over from an agent that died and is replaced.
 
@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -22,7 +23,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::status::Status;
+use crate::cli::DatapathMode;
 
 /// How long either side waits for the other.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -34,11 +35,20 @@ const REQUEST_LIMIT: u64 = 4096;
 const CLIENTS: usize = 16;
 
 /// What can be asked for.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "lowercase")]
-enum Request {
+pub enum Request {
+    /// [`crate::status::Status`].
     Status,
+    /// Another data path; the answer is the [`crate::status::Datapath`] then in use.
+    Datapath {
+        /// Which one.
+        mode: DatapathMode,
+    },
 }
+
+/// An answer: a line of JSON, or why there is none.
+pub type Answer = Result<String, String>;
 
 /// An answer that is no document.
 #[derive(Debug, Serialize, Deserialize)]
@@ -130,16 +140,15 @@ impl ControlSocket {
         Ok(Self { listener, path })
     }
 
-    /// Answers requests until cancellation. `status` makes the document, once per request, or says
-    /// why there is none.
+    /// Answers requests until cancellation, by what `handle` says.
     pub async fn serve<F>(
         self,
-        status: impl Fn() -> F + Send + Sync + 'static,
+        handle: impl Fn(Request) -> F + Send + Sync + 'static,
         cancel: CancellationToken,
     ) where
-        F: Future<Output = Result<Status, String>> + Send + 'static,
+        F: Future<Output = Answer> + Send + 'static,
     {
-        let status = Arc::new(status);
+        let handle = Arc::new(handle);
         let slots = Arc::new(Semaphore::new(CLIENTS));
         let mut clients = JoinSet::new();
         loop {
@@ -162,10 +171,10 @@ impl ControlSocket {
                 debug!("too many clients on the control socket");
                 continue;
             };
-            let status = Arc::clone(&status);
+            let handle = Arc::clone(&handle);
             clients.spawn(async move {
                 let _slot = slot;
-                match timeout(PATIENCE, answer(stream, &*status)).await {
+                match timeout(PATIENCE, answer(stream, &*handle)).await {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => debug!(%error, "a client of the control socket went away"),
                     Err(_) => debug!("a client of the control socket says nothing"),
@@ -182,33 +191,34 @@ impl Drop for ControlSocket {
     }
 }
 
-async fn answer<F>(stream: UnixStream, status: &impl Fn() -> F) -> io::Result<()>
+async fn answer<F>(stream: UnixStream, handle: &impl Fn(Request) -> F) -> io::Result<()>
 where
-    F: Future<Output = Result<Status, String>>,
+    F: Future<Output = Answer>,
 {
     let (reader, mut writer) = stream.into_split();
     let mut line = String::new();
     let mut reader = BufReader::new(reader.take(REQUEST_LIMIT));
     reader.read_line(&mut line).await?;
-    let answer = match serde_json::from_str(&line) {
-        Ok(Request::Status) => match status().await {
-            Ok(status) => serde_json::to_string(&status),
-            Err(error) => serde_json::to_string(&Refusal { error }),
-        },
-        Err(error) => serde_json::to_string(&Refusal {
-            error: format!("request not understood: {error}"),
-        }),
+    let answered = match serde_json::from_str(&line) {
+        Ok(request) => handle(request).await,
+        Err(error) => Err(format!("request not understood: {error}")),
     };
-    let answer = answer.map_err(io::Error::other)? + "\n";
+    let answer = answered
+        .or_else(|error| serde_json::to_string(&Refusal { error }))
+        .map_err(io::Error::other)?
+        + "\n";
     writer.write_all(answer.as_bytes()).await?;
     writer.shutdown().await
 }
 
-/// Asks the agent of this run directory for its status.
+/// Asks the agent of this run directory.
 ///
 /// # Errors
-/// No agent runs there, or it does not answer as expected.
-pub async fn request_status(run_dir: &Path) -> Result<Status, ControlError> {
+/// No agent runs there, it refuses, or it does not answer as expected.
+pub async fn request<T: DeserializeOwned>(
+    run_dir: &Path,
+    request: Request,
+) -> Result<T, ControlError> {
     let path = socket_path(run_dir);
     let stream = match UnixStream::connect(&path).await {
         Ok(stream) => stream,
@@ -221,19 +231,21 @@ pub async fn request_status(run_dir: &Path) -> Result<Status, ControlError> {
             });
         }
     };
-    let line = timeout(PATIENCE, exchange(stream)).await;
+    let line = timeout(PATIENCE, exchange(stream, request)).await;
     let line = line.map_err(|_| ControlError::Silent { path: path.clone() })?;
     let line = line.map_err(failed("ask the agent on", &path))?;
     serde_json::from_str(&line).map_err(|error| {
         let refusal: Option<Refusal> = serde_json::from_str(&line).ok();
         let text = refusal.map(|refusal| refusal.error);
-        ControlError::Answer(text.unwrap_or_else(|| format!("not a status document: {error}")))
+        ControlError::Answer(
+            text.unwrap_or_else(|| format!("not the document that was asked for: {error}")),
+        )
     })
 }
 
-async fn exchange(stream: UnixStream) -> io::Result<String> {
+async fn exchange(stream: UnixStream, request: Request) -> io::Result<String> {
     let (mut reader, mut writer) = stream.into_split();
-    let request = serde_json::to_string(&Request::Status).map_err(io::Error::other)? + "\n";
+    let request = serde_json::to_string(&request).map_err(io::Error::other)? + "\n";
     writer.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
     reader.read_to_string(&mut answer).await?;
@@ -252,12 +264,19 @@ fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Con
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status::Status;
     use crate::status_view::example;
 
     async fn serve(run_dir: &Path) -> (CancellationToken, tokio::task::JoinHandle<()>) {
         let socket = ControlSocket::bind(run_dir).await.unwrap();
         let cancel = CancellationToken::new();
-        let served = socket.serve(async || Ok(example()), cancel.clone());
+        let served = socket.serve(
+            async |request| {
+                assert_eq!(request, Request::Status);
+                serde_json::to_string(&example()).map_err(|error| error.to_string())
+            },
+            cancel.clone(),
+        );
         (cancel, tokio::spawn(served))
     }
 
@@ -266,7 +285,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let run_dir = dir.path().join("flannel");
         let (cancel, task) = serve(&run_dir).await;
-        let status = request_status(&run_dir).await.unwrap();
+        let status = request::<Status>(&run_dir, Request::Status).await.unwrap();
         assert_eq!(status.lease.subnet, "10.5.34.0/24");
         let mode = fs::metadata(socket_path(&run_dir))
             .unwrap()
@@ -276,7 +295,9 @@ mod tests {
         cancel.cancel();
         task.await.unwrap();
         assert!(!socket_path(&run_dir).exists());
-        let error = request_status(&run_dir).await.unwrap_err();
+        let error = request::<Status>(&run_dir, Request::Status)
+            .await
+            .unwrap_err();
         assert!(matches!(error, ControlError::NotRunning { .. }), "{error}");
         assert!(error.to_string().contains("agent.sock"), "{error}");
     }
@@ -289,7 +310,7 @@ mod tests {
         let (_cancel, _task) = serve(dir.path()).await;
         let second = ControlSocket::bind(dir.path()).await.unwrap_err();
         assert!(matches!(second, ControlError::InUse { .. }), "{second}");
-        assert!(request_status(dir.path()).await.is_ok());
+        assert!(request::<Status>(dir.path(), Request::Status).await.is_ok());
     }
 
     #[tokio::test]

@@ -6,9 +6,10 @@ use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
-use flannel_agent::cli::{self, CleanupMode, Command, Output, PlaceArgs, Stop};
+use flannel_agent::cli::{self, CleanupMode, Command, DatapathMode, Output, PlaceArgs, Stop};
 use flannel_agent::config::Config;
-use flannel_agent::control::{ControlError, ControlSocket, request_status};
+use flannel_agent::control::{ControlError, ControlSocket, Request, request};
+use flannel_agent::status::{Datapath, Status};
 use flannel_agent::{agent, cleanup, docker_opts, status_view};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -62,7 +63,7 @@ async fn dispatch(parsed: cli::Parsed) -> anyhow::Result<()> {
             run(config).await
         }
         Command::Status { place, output } => {
-            let status = request_status(&place.run_dir).await?;
+            let status: Status = request(&place.run_dir, Request::Status).await?;
             let text = match output {
                 Output::Text => status_view::render(&status),
                 Output::Json => serde_json::to_string_pretty(&status)? + "\n",
@@ -70,6 +71,11 @@ async fn dispatch(parsed: cli::Parsed) -> anyhow::Result<()> {
             std::io::stdout().write_all(text.as_bytes())?;
             Ok(())
         }
+        Command::Datapath {
+            place,
+            mode,
+            output,
+        } => show_datapath(&place, mode, output).await,
         Command::Cleanup {
             place,
             mode,
@@ -104,6 +110,27 @@ async fn run(config: Config) -> anyhow::Result<()> {
         std::process::exit(1);
     });
     agent::run(config, stop).await
+}
+
+/// Asks the agent for another data path, if one is given, and shows the one in use.
+async fn show_datapath(
+    place: &PlaceArgs,
+    mode: Option<DatapathMode>,
+    output: Output,
+) -> anyhow::Result<()> {
+    let datapath: Datapath = match mode {
+        Some(mode) => request(&place.run_dir, Request::Datapath { mode }).await?,
+        None => {
+            let status: Status = request(&place.run_dir, Request::Status).await?;
+            status.datapath
+        }
+    };
+    let text = match output {
+        Output::Text => format!("{} ({})\n", datapath.active, datapath.reason),
+        Output::Json => serde_json::to_string_pretty(&datapath)? + "\n",
+    };
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(())
 }
 
 async fn clean_up(place: &PlaceArgs, mode: CleanupMode, output: Output) -> anyhow::Result<()> {

@@ -12,6 +12,7 @@
 //! for the peers of these leases alone. What a backend wants is asked of [`Backend`]; nothing here
 //! knows which it is.
 
+mod datapath;
 mod follow;
 mod report;
 pub mod run;
@@ -25,12 +26,14 @@ use flannel_ebpf::abi::{self, Encap};
 use ipnetwork::Ipv4Network;
 use tracing::{info, warn};
 
+pub use self::datapath::Datapath;
 pub use self::scope::Scope;
 use crate::backend::entries::{apply, read_actual};
 use crate::backend::peer::{Ignored, Own, Peer, usable_peers};
 use crate::backend::{Backend, Device, Place, Reach};
+use crate::cli::DatapathMode;
 use crate::dataplane::maps::Part;
-use crate::dataplane::{self, Dataplane, Interfaces};
+use crate::dataplane::{self, Interfaces};
 use crate::error::chain;
 use crate::lease::{Lease, LeaseTable};
 use crate::netlink::monitor::NetlinkEvent;
@@ -84,7 +87,7 @@ pub struct Node {
     backend: Box<dyn Backend>,
     device: Option<Device>,
     local: Local,
-    dataplane: Option<Dataplane>,
+    datapath: Datapath,
     leases: LeaseTable,
     underlay: Underlay,
     /// Entries as last read or written.
@@ -97,8 +100,6 @@ pub struct Node {
     failed: Option<(usize, String)>,
     /// What went wrong with the last pass.
     error: Option<String>,
-    /// Why a dataplane that was to be had was given up.
-    given_up: Option<String>,
     /// Whether the external interface has another MTU than at the start, or not its address.
     has_moved: bool,
 }
@@ -112,7 +113,7 @@ impl Node {
         netlink: Netlink,
         spec: NodeSpec,
         mut backend: Box<dyn Backend>,
-        dataplane: Option<Dataplane>,
+        datapath: Datapath,
     ) -> Result<Self, Error> {
         let (device, local) = set_up(&netlink, &spec, &mut *backend).await?;
         let actual = read_actual(&netlink, device.as_ref().map(|device| device.index)).await?;
@@ -122,7 +123,7 @@ impl Node {
             backend,
             device,
             local,
-            dataplane,
+            datapath,
             leases: LeaseTable::default(),
             underlay: Underlay::default(),
             actual,
@@ -131,7 +132,6 @@ impl Node {
             kernel: Vec::new(),
             failed: None,
             error: None,
-            given_up: None,
             has_moved: false,
         })
     }
@@ -149,7 +149,7 @@ impl Node {
     /// Whether the dataplane is in use.
     #[must_use]
     pub fn has_dataplane(&self) -> bool {
-        self.dataplane.is_some()
+        self.datapath.is_ebpf()
     }
 
     /// Whether the external interface is not what the node was made for: its address or its MTU is
@@ -167,11 +167,36 @@ impl Node {
 
     /// Leaves all packets to the kernel path from here on: what was attached is detached.
     pub fn give_up_dataplane(&mut self, reason: String) {
-        if let Some(dataplane) = self.dataplane.take() {
-            dataplane.remove(self.interfaces());
-        }
+        let interfaces = Interfaces {
+            external: &self.spec.external,
+            device: self.device.as_ref().map(|device| device.name.as_str()),
+        };
+        self.datapath.close(interfaces, reason);
         self.kernel.clear();
-        self.given_up = Some(reason);
+    }
+
+    /// Changes the data path under traffic: the kernel path is complete at all times, and eBPF is
+    /// attached when its maps are.
+    ///
+    /// # Errors
+    /// eBPF is asked for and cannot be had; packets go on as before.
+    pub async fn set_datapath(&mut self, mode: DatapathMode) -> Result<(), Error> {
+        let before = self.has_dataplane();
+        self.datapath.select(mode)?;
+        if mode == DatapathMode::Kernel {
+            self.give_up_dataplane("asked for".to_owned());
+            return Ok(());
+        }
+        let reconciled = self.reconcile(Scope::ALL).await;
+        match reconciled {
+            Err(Error::Dataplane(error)) if !before => {
+                let reason = format!("eBPF cannot be used here: {}", chain(&error));
+                self.give_up_dataplane(reason);
+                Err(Error::Dataplane(error))
+            }
+            // Anything else is not about the data path, and is tried again.
+            _ => Ok(()),
+        }
     }
 
     /// Names of the node's interfaces.
@@ -369,7 +394,7 @@ impl Node {
 
     /// Maps, and with the first pass the attachment.
     async fn sync_dataplane(&mut self, scope: Scope) -> Result<(), Error> {
-        if self.dataplane.is_none() {
+        if !self.has_dataplane() {
             return Ok(());
         }
         let look = scope.neighbours || scope.device;
@@ -378,7 +403,7 @@ impl Node {
         self.peers = peers;
         let (kernel, unresolved) = synced?;
         self.kernel = kernel;
-        if let Some(dataplane) = &mut self.dataplane
+        if let Some(dataplane) = self.datapath.dataplane()
             && !dataplane.is_attached()
             && (scope.device || !dataplane.was_attached())
         {
@@ -400,7 +425,7 @@ impl Node {
         addresses: Part<'_>,
         look_at_neighbours: bool,
     ) -> Result<(LeftToKernel, BTreeSet<Ipv4Addr>), Error> {
-        let Some(dataplane) = &mut self.dataplane else {
+        let Some(dataplane) = self.datapath.dataplane() else {
             return Ok(Default::default());
         };
         let underlay = &mut self.underlay;

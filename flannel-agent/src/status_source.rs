@@ -5,6 +5,7 @@ use std::time::Instant;
 use ipnetwork::Ipv4Network;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::cli::DatapathMode;
 use crate::node::NodeSpec;
 use crate::node::run::Request;
 use crate::status::{Datapath, OwnLease, Status, Store};
@@ -29,6 +30,27 @@ impl Phase {
     }
 }
 
+impl Phase {
+    /// Asks the node for another data path; returns the one then in use.
+    pub(crate) async fn set_datapath(self, mode: DatapathMode) -> Result<Datapath, String> {
+        let source = match self {
+            Self::Starting(waits_for) => {
+                return Err(format!("starting: waiting for {waits_for}"));
+            }
+            Self::Running(source) => source,
+        };
+        let ending = || "ending".to_owned();
+        let (answer, done) = oneshot::channel();
+        let request = Request::Datapath(mode, answer);
+        source.node.send(request).await.map_err(|_| ending())?;
+        done.await.map_err(|_| ending())??;
+        let (answer, report) = oneshot::channel();
+        let request = Request::Report(answer);
+        source.node.send(request).await.map_err(|_| ending())?;
+        Ok(report.await.map_err(|_| ending())?.datapath)
+    }
+}
+
 /// The own lease, but for its time.
 #[derive(Debug, Clone)]
 pub(crate) struct LeaseView {
@@ -43,7 +65,6 @@ pub(crate) struct LeaseView {
 pub(crate) struct StatusSource {
     pub(crate) started: Instant,
     pub(crate) ready: watch::Receiver<bool>,
-    pub(crate) datapath: Datapath,
     pub(crate) spec: NodeSpec,
     pub(crate) lease: watch::Receiver<LeaseView>,
     pub(crate) notice: watch::Receiver<Option<String>>,
@@ -59,7 +80,6 @@ impl StatusSource {
         let Self {
             started,
             ready,
-            datapath,
             spec,
             lease,
             notice,
@@ -69,7 +89,7 @@ impl StatusSource {
             node,
         } = self;
         let (answer, report) = oneshot::channel();
-        node.send(Request::Report(datapath, answer)).await.ok()?;
+        node.send(Request::Report(answer)).await.ok()?;
         let report = report.await.ok()?;
         let (is_ready, store, term) = (*ready.borrow(), store.borrow().clone(), *term.borrow());
         let LeaseView { subnet, problem } = lease.borrow().clone();

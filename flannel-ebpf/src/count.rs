@@ -1,6 +1,6 @@
 //! Counting: one addition to the packets and one to the bytes of an outcome.
 
-use flannel_ebpf::abi::{EgressOutcome, IngressOutcome};
+use flannel_ebpf::abi::{Counter, EgressOutcome, IngressOutcome, Traffic};
 
 use crate::maps;
 use crate::packet::Packet;
@@ -19,6 +19,27 @@ pub(crate) fn ingress(outcome: IngressOutcome, size: Size) {
     if let Some(counters) = maps::ingress.get_ptr_mut(0) {
         add(counters.cast(), outcome as usize, size);
     }
+}
+
+/// Counts a packet to a direct peer, and says whether that subnet is one's.
+#[inline(always)]
+pub(crate) fn sent(subnet: [u8; 4], size: Size) -> bool {
+    traffic(subnet, core::mem::offset_of!(Traffic, sent), size)
+}
+
+/// Counts a packet from a direct peer, and says whether that subnet is one's.
+#[inline(always)]
+pub(crate) fn received(subnet: [u8; 4], size: Size) -> bool {
+    traffic(subnet, core::mem::offset_of!(Traffic, received), size)
+}
+
+#[inline(always)]
+fn traffic(subnet: [u8; 4], field: usize, size: Size) -> bool {
+    let Some(traffic) = maps::traffic.get_ptr_mut(subnet) else {
+        return false;
+    };
+    add(traffic.cast(), field / size_of::<Counter>(), size);
+    true
 }
 
 /// What a packet adds to its counter. Taken before the packet is changed.
@@ -40,9 +61,9 @@ impl Size {
 }
 
 #[inline(always)]
-fn add(counters: *mut flannel_ebpf::abi::Counter, index: usize, size: Size) {
-    // SAFETY: the value is an array of counters in the order of the outcomes (asserted in
-    // `abi::counter`), and `index` is one of them.
+fn add(counters: *mut Counter, index: usize, size: Size) {
+    // SAFETY: the value is an array of counters, in the order of the outcomes (asserted in
+    // `abi::counter`) or of the fields of `Traffic`, and `index` is one of them.
     let counter = unsafe { counters.add(index) };
     // SAFETY: in bounds, and nobody else writes this CPU's copy: programs of one hook and direction
     // do not preempt each other.

@@ -3,40 +3,36 @@
 //! The order of the checks is the order of the kernel's receive path, so that the reason which is
 //! counted is the first one that the kernel would meet as well.
 
+use bytemuck::{Pod, Zeroable};
+
 use crate::abi::{Config, IngressOutcome};
 use crate::ecn;
 use crate::wire::{
-    ETHERTYPE_IPV4, Ethernet, Headers, Ipv4, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, Udp, Vxlan,
-    checksum, fold, sum,
+    Datagram, ETHERTYPE_IPV4, Ethernet, Ipv4, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, Udp,
+    Vxlan, VxlanShim, checksum, fold, sum,
 };
 
-use bytemuck::{Pod, Zeroable};
-
-/// The outer headers as far as UDP: enough to tell tunnel packets from all others.
+/// A packet of the udp backend as far as the inner IPv4 header: the packet between pods is all that
+/// the datagram holds.
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
-pub struct Datagram {
-    /// Link-layer header.
-    pub ethernet: Ethernet,
-    /// IPv4 header.
-    pub ip: Ipv4,
-    /// UDP header, if the IPv4 header has no options.
-    pub udp: Udp,
-}
-
-/// A whole tunnel packet as far as the inner IPv4 header.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub struct Frame {
-    /// Everything in front of the inner packet.
-    pub headers: Headers,
+pub struct UdpFrame {
+    /// Outer headers.
+    pub outer: Datagram,
     /// Inner IPv4 header, its fixed part.
     pub inner: Ipv4,
 }
 
-impl Frame {
-    /// Bytes that must be readable.
-    pub const LEN: usize = size_of::<Self>();
+/// A VXLAN packet as far as the inner IPv4 header.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub struct VxlanFrame {
+    /// Outer headers.
+    pub outer: Datagram,
+    /// What is between them and the inner packet.
+    pub shim: VxlanShim,
+    /// Inner IPv4 header, its fixed part.
+    pub inner: Ipv4,
 }
 
 /// Checks the outer headers of a packet whose destination port is ours. `frame_len` is the length
@@ -45,18 +41,15 @@ impl Frame {
 /// # Errors
 /// The reason why the packet is left to the kernel.
 #[inline(always)]
-pub fn check(frame: &Frame, frame_len: u32, config: &Config) -> Result<(), IngressOutcome> {
-    let Frame {
-        headers:
-            Headers {
-                outer: _,
-                ip,
-                udp,
-                vxlan,
-                inner,
-            },
-        inner: _,
-    } = frame;
+pub fn check(outer: &Datagram, frame_len: u32, config: &Config) -> Result<(), IngressOutcome> {
+    let Datagram {
+        ethernet: _,
+        ip,
+        udp,
+    } = outer;
+    if ip.version_ihl != Ipv4::VERSION_IHL {
+        return Err(IngressOutcome::IpOptions);
+    }
     if ip.is_fragment() {
         return Err(IngressOutcome::Fragment);
     }
@@ -72,6 +65,16 @@ pub fn check(frame: &Frame, frame_len: u32, config: &Config) -> Result<(), Ingre
     if ip.destination != config.local_ip {
         return Err(IngressOutcome::OtherAddress);
     }
+    Ok(())
+}
+
+/// Checks what VXLAN puts in front of the inner packet.
+///
+/// # Errors
+/// As [`check`].
+#[inline(always)]
+pub fn check_shim(shim: &VxlanShim, config: &Config) -> Result<(), IngressOutcome> {
+    let VxlanShim { vxlan, inner } = shim;
     check_vxlan(vxlan, config)?;
     if inner.ethertype != ETHERTYPE_IPV4 {
         return Err(IngressOutcome::InnerNotIpv4);
@@ -96,6 +99,24 @@ fn check_vxlan(vxlan: &Vxlan, config: &Config) -> Result<(), IngressOutcome> {
     }
 }
 
+/// Checks that one IPv4 packet, and nothing else, is what the datagram of the udp backend holds.
+/// Datagrams that GRO has merged show here: the first inner packet does not fill the whole.
+///
+/// # Errors
+/// As [`check`].
+#[inline(always)]
+pub fn check_bare(frame: &UdpFrame) -> Result<(), IngressOutcome> {
+    let UdpFrame { outer, inner } = frame;
+    if inner.version_ihl >> 4 != 4 {
+        return Err(IngressOutcome::InnerNotIpv4);
+    }
+    let inner_len = u32::from(u16::from_be_bytes(inner.total_len));
+    if inner_len + Udp::LEN as u32 != u32::from(u16::from_be_bytes(outer.udp.len)) {
+        return Err(IngressOutcome::InnerLength);
+    }
+    Ok(())
+}
+
 /// Whether a UDP checksum that is present agrees with all the headers that it covers, found out
 /// without reading the payload.
 ///
@@ -107,22 +128,22 @@ fn check_vxlan(vxlan: &Vxlan, config: &Config) -> Result<(), IngressOutcome> {
 /// payload fails in the pod, by the inner checksum. (RFC 7348 section 4.1 leaves it to the receiver
 /// whether to verify at all.)
 ///
-/// `inner_udp_checksum` is that of an inner UDP header, if it is one; zero means that the payload has
-/// no other guard than the outer checksum, which the kernel then has to verify.
+/// `shim` is what stands between the UDP header and the inner packet. `inner_udp_checksum` is that
+/// of an inner UDP header, if it is one; zero means that the payload has no other guard than the
+/// outer checksum, which the kernel then has to verify.
 #[inline(always)]
 #[must_use]
-pub fn is_checksum_plausible(frame: &Frame, inner_udp_checksum: [u8; 2]) -> bool {
-    let Frame {
-        headers:
-            Headers {
-                outer: _,
-                ip,
-                udp,
-                vxlan,
-                inner: ethernet,
-            },
-        inner,
-    } = frame;
+pub fn is_checksum_plausible(
+    outer: &Datagram,
+    shim: &[u8],
+    inner: &Ipv4,
+    inner_udp_checksum: [u8; 2],
+) -> bool {
+    let Datagram {
+        ethernet: _,
+        ip,
+        udp,
+    } = outer;
     // The inner addresses stand in the inner header and in the pseudo header and so cancel out: the
     // inner header has to be right by itself.
     if inner.version_ihl != Ipv4::VERSION_IHL
@@ -132,9 +153,8 @@ pub fn is_checksum_plausible(frame: &Frame, inner_udp_checksum: [u8; 2]) -> bool
         return false;
     }
     let inner_len = u16::from_be_bytes(inner.total_len);
-    let encapsulation_len = (Udp::LEN + Vxlan::LEN + Ethernet::LEN) as u16;
-    if u32::from(u16::from_be_bytes(udp.len)) != u32::from(inner_len) + u32::from(encapsulation_len)
-    {
+    let encapsulation_len = (Udp::LEN + shim.len()) as u32;
+    if u32::from(u16::from_be_bytes(udp.len)) != u32::from(inner_len) + encapsulation_len {
         return false;
     }
     let inner_rest = match inner.protocol {
@@ -150,10 +170,7 @@ pub fn is_checksum_plausible(frame: &Frame, inner_udp_checksum: [u8; 2]) -> bool
         PROTOCOL_ICMP => 0xffff,
         _ => return false,
     };
-    let covered = pseudo(ip, udp.len)
-        + sum(bytemuck::bytes_of(udp))
-        + sum(bytemuck::bytes_of(vxlan))
-        + sum(bytemuck::bytes_of(ethernet));
+    let covered = pseudo(ip, udp.len) + sum(bytemuck::bytes_of(udp)) + sum(shim);
     fold(covered + u32::from(!fold(inner_rest))) == 0xffff
 }
 
@@ -168,21 +185,23 @@ fn pseudo(ip: &Ipv4, len: [u8; 2]) -> u32 {
 
 /// The inner type of service and header checksum after decapsulation, `None` where both stay.
 ///
+/// Not for the udp backend: its senders put no mark on the outer header, and what stands there
+/// instead was never theirs.
+///
 /// # Errors
 /// The packet must be dropped by RFC 6040, which is left to the kernel.
 #[inline(always)]
-pub fn inner_update(frame: &Frame) -> Result<Option<Mark>, IngressOutcome> {
-    let Some(tos) = ecn::decapsulate(frame.headers.ip.tos, frame.inner.tos) else {
+pub fn inner_mark(outer: &Ipv4, inner: &Ipv4) -> Result<Option<Mark>, IngressOutcome> {
+    let Some(tos) = ecn::decapsulate(outer.tos, inner.tos) else {
         return Err(IngressOutcome::Ecn);
     };
-    if tos == frame.inner.tos {
+    if tos == inner.tos {
         return Ok(None);
     }
     // RFC 1624, equation 3: HC' = ~(~HC + ~m + m').
-    let old = u16::from_ne_bytes([frame.inner.version_ihl, frame.inner.tos]);
-    let new = u16::from_ne_bytes([frame.inner.version_ihl, tos]);
-    let sum =
-        u32::from(!u16::from_ne_bytes(frame.inner.checksum)) + u32::from(!old) + u32::from(new);
+    let old = u16::from_ne_bytes([inner.version_ihl, inner.tos]);
+    let new = u16::from_ne_bytes([inner.version_ihl, tos]);
+    let sum = u32::from(!u16::from_ne_bytes(inner.checksum)) + u32::from(!old) + u32::from(new);
     Ok(Some(Mark {
         tos,
         checksum: checksum(sum),
@@ -201,14 +220,15 @@ pub struct Mark {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::abi::Encap;
     use crate::abi::tests::{config, peer};
     use crate::encap::{Packet, complete};
+    use crate::wire::Headers;
 
-    /// A packet as a peer would send it: our own encapsulation, seen from the other side.
-    fn frame(inner_tos: u8) -> (Frame, u32, Config) {
+    fn inner(tos: u8) -> Ipv4 {
         let mut inner = Ipv4 {
             version_ihl: 0x45,
-            tos: inner_tos,
+            tos,
             total_len: 100_u16.to_be_bytes(),
             ttl: 63,
             protocol: 17,
@@ -217,67 +237,113 @@ mod tests {
             ..Ipv4::zeroed()
         };
         inner.checksum = checksum(sum(bytemuck::bytes_of(&inner)));
+        inner
+    }
+
+    fn headers(encap: Encap, inner_tos: u8) -> Headers {
         let packet = Packet {
             inner_len: 100,
             inner_tos,
             id: [1, 2],
             source_port: [0x90, 0],
         };
-        let frame = Frame {
-            headers: complete(&peer(), packet),
-            inner,
+        complete(&peer(), encap, packet)
+    }
+
+    /// A packet as a peer would send it: our own encapsulation, seen from the other side.
+    fn vxlan(inner_tos: u8) -> (VxlanFrame, u32) {
+        let headers = headers(Encap::Vxlan, inner_tos);
+        let frame = VxlanFrame {
+            outer: *headers.datagram(),
+            shim: VxlanShim {
+                vxlan: headers.vxlan,
+                inner: headers.inner,
+            },
+            inner: inner(inner_tos),
         };
-        (frame, 164, config())
+        (frame, 164)
+    }
+
+    /// The same by the udp backend.
+    fn udp() -> (UdpFrame, u32) {
+        let frame = UdpFrame {
+            outer: *headers(Encap::Udp, 0).datagram(),
+            inner: inner(0),
+        };
+        (frame, 142)
+    }
+
+    fn check_all(frame: &VxlanFrame, len: u32) -> Result<(), IngressOutcome> {
+        check(&frame.outer, len, &config())?;
+        check_shim(&frame.shim, &config())
     }
 
     #[test]
     fn what_we_send_we_take() {
-        let (frame, len, config) = frame(0);
-        assert_eq!(check(&frame, len, &config), Ok(()));
-        assert_eq!(inner_update(&frame), Ok(None));
+        let (frame, len) = vxlan(0);
+        assert_eq!(check_all(&frame, len), Ok(()));
+        assert_eq!(inner_mark(&frame.outer.ip, &frame.inner), Ok(None));
+        let (frame, len) = udp();
+        assert_eq!(check(&frame.outer, len, &config()), Ok(()));
+        assert_eq!(check_bare(&frame), Ok(()));
     }
 
     #[test]
     fn each_odd_field_has_its_reason() {
         use IngressOutcome as R;
-        type Edit = fn(&mut Frame);
-        let table: [(Edit, R); 10] = [
-            (|f| f.headers.ip.fragment = [0x20, 0], R::Fragment),
-            (|f| f.headers.ip.ttl ^= 1, R::IpChecksum),
-            (|f| f.headers.udp.len[1] += 1, R::Length),
-            (|f| f.headers.vxlan.flags |= 0x80, R::VxlanFlags),
-            (|f| f.headers.vxlan.reserved2 = 1, R::VxlanFlags),
-            (|f| f.headers.vxlan.vni[2] += 1, R::OtherVni),
+        type Edit = fn(&mut VxlanFrame);
+        let table: [(Edit, R); 11] = [
+            (|f| f.outer.ip.version_ihl = 0x46, R::IpOptions),
+            (|f| f.outer.ip.fragment = [0x20, 0], R::Fragment),
+            (|f| f.outer.ip.ttl ^= 1, R::IpChecksum),
+            (|f| f.outer.udp.len[1] += 1, R::Length),
+            (|f| f.shim.vxlan.flags |= 0x80, R::VxlanFlags),
+            (|f| f.shim.vxlan.reserved2 = 1, R::VxlanFlags),
+            (|f| f.shim.vxlan.vni[2] += 1, R::OtherVni),
+            (|f| f.shim.inner.ethertype = [0x86, 0xdd], R::InnerNotIpv4),
+            (|f| f.shim.inner.destination = [0xff; 6], R::InnerMac),
             (
-                |f| f.headers.inner.ethertype = [0x86, 0xdd],
-                R::InnerNotIpv4,
-            ),
-            (|f| f.headers.inner.destination = [0xff; 6], R::InnerMac),
-            (
-                |f| f.headers.inner.source = f.headers.inner.destination,
+                |f| f.shim.inner.source = f.shim.inner.destination,
                 R::InnerMac,
             ),
             // Swapped addresses keep the checksum right.
             (
-                |f| core::mem::swap(&mut f.headers.ip.source, &mut f.headers.ip.destination),
+                |f| core::mem::swap(&mut f.outer.ip.source, &mut f.outer.ip.destination),
                 R::OtherAddress,
             ),
         ];
         for (row, (edit, reason)) in table.into_iter().enumerate() {
-            let (mut frame, len, config) = frame(0);
+            let (mut frame, len) = vxlan(0);
             edit(&mut frame);
-            assert_eq!(check(&frame, len, &config), Err(reason), "row {row}");
+            assert_eq!(check_all(&frame, len), Err(reason), "row {row}");
         }
-        let (frame, len, config) = frame(0);
-        assert_eq!(check(&frame, len + 4, &config), Err(R::Length), "trailer");
+        let (frame, len) = vxlan(0);
+        assert_eq!(check_all(&frame, len + 4), Err(R::Length), "trailer");
+    }
+
+    #[test]
+    fn a_datagram_holds_one_packet_and_nothing_else() {
+        use IngressOutcome as R;
+        type Edit = fn(&mut UdpFrame);
+        let table: [(Edit, R); 4] = [
+            (|f| f.inner.version_ihl = 0x65, R::InnerNotIpv4),
+            (|f| f.inner.version_ihl = 0, R::InnerNotIpv4),
+            (|f| f.inner.total_len[1] -= 1, R::InnerLength),
+            (|f| f.inner.total_len[1] += 1, R::InnerLength),
+        ];
+        for (row, (edit, reason)) in table.into_iter().enumerate() {
+            let (mut frame, _) = udp();
+            edit(&mut frame);
+            assert_eq!(check_bare(&frame), Err(reason), "row {row}");
+        }
     }
 
     #[test]
     fn a_mark_keeps_the_inner_checksum_right() {
         for inner_tos in [1, 2, 0xb9, 0xba] {
-            let (mut frame, ..) = frame(inner_tos);
-            frame.headers.ip.tos = ecn::CE;
-            let mark = inner_update(&frame).unwrap().unwrap();
+            let (mut frame, _) = vxlan(inner_tos);
+            frame.outer.ip.tos = ecn::CE;
+            let mark = inner_mark(&frame.outer.ip, &frame.inner).unwrap().unwrap();
             assert_eq!(mark.tos, inner_tos | ecn::CE);
             frame.inner.tos = mark.tos;
             frame.inner.checksum = mark.checksum;
@@ -287,8 +353,9 @@ mod tests {
 
     #[test]
     fn a_mark_that_cannot_be_carried_goes_to_the_kernel() {
-        let (mut frame, ..) = frame(0);
-        frame.headers.ip.tos = ecn::CE;
-        assert_eq!(inner_update(&frame), Err(IngressOutcome::Ecn));
+        let (mut frame, _) = vxlan(0);
+        frame.outer.ip.tos = ecn::CE;
+        let mark = inner_mark(&frame.outer.ip, &frame.inner);
+        assert_eq!(mark, Err(IngressOutcome::Ecn));
     }
 }

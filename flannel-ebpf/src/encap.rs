@@ -1,8 +1,8 @@
 //! Completing the outer header of one packet from its peer's template.
 
-use crate::abi::Peer;
+use crate::abi::{Encap, Peer};
 use crate::ecn;
-use crate::wire::{Headers, Ipv4, Udp, checksum};
+use crate::wire::{Ethernet, Headers, Ipv4, Udp, checksum};
 
 /// What differs from packet to packet.
 #[derive(Debug, Clone, Copy)]
@@ -14,14 +14,17 @@ pub struct Packet {
     pub inner_tos: u8,
     /// Identification of the outer datagram, in any byte order.
     pub id: [u8; 2],
-    /// Source port of the outer datagram, network order.
+    /// Source port of a VXLAN datagram, network order. Flannel's udp sends all flows from the
+    /// template's port.
     pub source_port: [u8; 2],
 }
 
-/// The finished headers: the template, with lengths, ECN, identification, checksum and port.
+/// The finished headers: the template, with lengths, ECN, identification, checksum and port. Only
+/// as much of them as `encap`, the kind of this peer, says is for the wire; a direct peer's are
+/// finished as they are and do not come here.
 #[inline(always)]
 #[must_use]
-pub fn complete(peer: &Peer, packet: Packet) -> Headers {
+pub fn complete(peer: &Peer, encap: Encap, packet: Packet) -> Headers {
     let Packet {
         inner_len,
         inner_tos,
@@ -29,9 +32,14 @@ pub fn complete(peer: &Peer, packet: Packet) -> Headers {
         source_port,
     } = packet;
     let mut headers = peer.headers;
-    let udp_len = inner_len + (Headers::LEN - size_of_val(&headers.outer) - Ipv4::LEN) as u32;
+    let udp_len = inner_len + (encap.headers_len() - Ethernet::LEN - Ipv4::LEN) as u32;
     let total_len = ((udp_len + Ipv4::LEN as u32) as u16).to_be_bytes();
-    let tos = ecn::encapsulate(inner_tos);
+    let (tos, source) = match encap {
+        Encap::Vxlan => (ecn::encapsulate(inner_tos), source_port),
+        // Stock flannel at the other end looks at no mark of the outer header, so the tunnel must
+        // not call itself capable of any (the compatibility mode of RFC 6040 section 4.1).
+        Encap::Udp | Encap::Direct => (ecn::NOT_ECT, headers.udp.source),
+    };
 
     headers.ip.tos = tos;
     headers.ip.total_len = total_len;
@@ -43,7 +51,7 @@ pub fn complete(peer: &Peer, packet: Packet) -> Headers {
             + u32::from(u16::from_ne_bytes(id)),
     );
     headers.udp = Udp {
-        source: source_port,
+        source,
         destination: headers.udp.destination,
         len: (udp_len as u16).to_be_bytes(),
         checksum: [0; 2],
@@ -79,12 +87,14 @@ mod tests {
                 id,
                 source_port: [0x80, 1],
             };
-            let headers = complete(&peer, packet);
-            assert_eq!(
-                fold(sum(bytemuck::bytes_of(&headers.ip))),
-                0xffff,
-                "{packet:?}"
-            );
+            for encap in [Encap::Vxlan, Encap::Udp] {
+                let headers = complete(&peer, encap, packet);
+                assert_eq!(
+                    fold(sum(bytemuck::bytes_of(&headers.ip))),
+                    0xffff,
+                    "{encap:?} {packet:?}"
+                );
+            }
         }
     }
 
@@ -96,10 +106,31 @@ mod tests {
             id: [0; 2],
             source_port: [0; 2],
         };
-        let headers = complete(&peer(), packet);
+        let headers = complete(&peer(), Encap::Vxlan, packet);
         assert_eq!(u16::from_be_bytes(headers.ip.total_len), 1500);
         assert_eq!(u16::from_be_bytes(headers.udp.len), 1480);
         assert_eq!(headers.udp.checksum, [0, 0]);
+        let headers = complete(&peer(), Encap::Udp, packet);
+        assert_eq!(u16::from_be_bytes(headers.ip.total_len), 1478);
+        assert_eq!(u16::from_be_bytes(headers.udp.len), 1458);
+    }
+
+    #[test]
+    fn flannels_udp_has_one_port_and_no_marks() {
+        let mut peer = peer();
+        peer.headers.udp.source = [0x20, 0x5d];
+        let packet = Packet {
+            inner_len: 100,
+            inner_tos: ecn::CE,
+            id: [0; 2],
+            source_port: [0x80, 1],
+        };
+        let headers = complete(&peer, Encap::Udp, packet);
+        assert_eq!(headers.udp.source, [0x20, 0x5d]);
+        assert_eq!(headers.ip.tos, 0);
+        let headers = complete(&peer, Encap::Vxlan, packet);
+        assert_eq!(headers.udp.source, [0x80, 1]);
+        assert_eq!(headers.ip.tos, ecn::ECT_0);
     }
 
     #[test]
@@ -111,7 +142,7 @@ mod tests {
             id: [0; 2],
             source_port: [0; 2],
         };
-        let headers = complete(&peer, packet);
+        let headers = complete(&peer, Encap::Vxlan, packet);
         assert_eq!(headers.outer, peer.headers.outer);
         assert_eq!(headers.inner, peer.headers.inner);
         assert_eq!(headers.vxlan, peer.headers.vxlan);

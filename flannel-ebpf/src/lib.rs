@@ -6,6 +6,7 @@
 //! ecn    congestion marks across the tunnel (RFC 6040)
 //! flow   which packets belong together: the outer source port
 //! encap  complete the outer header of one packet from its peer's template
+//! ttl    hops that the dataplane counts in place of a proxy
 //! decap  decide whether a received packet is ours to take, and what its inner header becomes
 //! ```
 //!
@@ -20,4 +21,5 @@ pub mod decap;
 pub mod ecn;
 pub mod encap;
 pub mod flow;
+pub mod ttl;
 pub mod wire;

@@ -7,10 +7,11 @@ use aya_ebpf::bindings::{
     BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_INGRESS, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC,
     bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
 };
-use aya_ebpf::helpers::{bpf_csum_level, bpf_get_prandom_u32, bpf_redirect};
+use aya_ebpf::helpers::{bpf_csum_level, bpf_get_prandom_u32, bpf_redirect, bpf_skb_change_head};
 use aya_ebpf::programs::TcContext;
-use bytemuck::AnyBitPattern;
-use flannel_ebpf::wire::{ETHERTYPE_IPV4, Ethernet, Headers};
+use bytemuck::{AnyBitPattern, NoUninit};
+use flannel_ebpf::abi::Encap;
+use flannel_ebpf::wire::{ETHERTYPE_IPV4, Ethernet};
 
 /// What a program answers.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -38,18 +39,18 @@ pub(crate) enum Side {
 /// `pkt_type` of a packet for this host (`include/uapi/linux/if_packet.h`).
 const PACKET_HOST: u32 = 0;
 
-/// Flags of both room adjustments: the size of an aggregate's segments stays what it is, since it
+/// Flags of every room adjustment: the size of an aggregate's segments stays what it is, since it
 /// counts inner payload, and what is known of checksums stays known.
-const ROOM: u32 = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET;
+const ROOM: u64 = (BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET) as u64;
 
-/// Flags that describe the room as VXLAN to segmentation and to NICs. The inner link-layer header
-/// alone counts as ENCAP_L2: with the VXLAN header in it, segmentation would look for the inner
-/// frame at the wrong place. Needs Linux 5.13.
-const ENCAP: u64 = (ROOM
-    | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4
-    | BPF_F_ADJ_ROOM_ENCAP_L4_UDP
-    | BPF_F_ADJ_ROOM_ENCAP_L2_ETH) as u64
-    | (Ethernet::LEN as u64) << 56;
+/// Flags that describe the room as UDP around an IP packet to segmentation and to NICs.
+const ENCAP_UDP: u64 = ROOM | (BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP) as u64;
+
+/// Flags that describe the room as VXLAN. The inner link-layer header alone counts as ENCAP_L2:
+/// with the VXLAN header in it, segmentation would look for the inner frame at the wrong place.
+/// Needs Linux 5.13.
+const ENCAP_VXLAN: u64 =
+    ENCAP_UDP | BPF_F_ADJ_ROOM_ENCAP_L2_ETH as u64 | (Ethernet::LEN as u64) << 56;
 
 /// A socket buffer.
 pub(crate) struct Packet {
@@ -146,40 +147,54 @@ impl Packet {
     /// Overwrites bytes at `offset`; the checksums that the kernel keeps beside the packet are not
     /// touched, so this is for bytes outside of them or changes that sum to zero.
     #[inline(always)]
-    pub(crate) fn store<T: bytemuck::NoUninit>(&self, offset: usize, value: &T) -> bool {
+    pub(crate) fn store<T: NoUninit>(&self, offset: usize, value: &T) -> bool {
         self.context.store(offset, value, 0).is_ok()
     }
 
-    /// Grows the packet by the tunnel headers, behind its link-layer header.
+    /// Grows the packet by the headers of a tunnel, behind its link-layer header if it has one.
+    /// The packet is unchanged where the kernel refuses.
     #[inline(always)]
-    pub(crate) fn add_room(&self) -> bool {
-        let grow = Headers::OVERHEAD as i32;
-        self.context
-            .skb
-            .adjust_room(grow, BPF_ADJ_ROOM_MAC, ENCAP)
-            .is_ok()
+    pub(crate) fn add_room(&self, encap: Encap) -> bool {
+        let flags = match encap {
+            Encap::Direct => ROOM,
+            Encap::Udp => ENCAP_UDP,
+            Encap::Vxlan => ENCAP_VXLAN,
+        };
+        self.adjust_room(encap.overhead() as i32, flags)
     }
 
-    /// Removes the tunnel headers behind the outer link-layer header.
+    /// Removes the headers of a tunnel behind the outer link-layer header.
     #[inline(always)]
-    pub(crate) fn remove_room(&self) -> bool {
-        let shrink = -(Headers::OVERHEAD as i32);
-        self.context
-            .skb
-            .adjust_room(shrink, BPF_ADJ_ROOM_MAC, u64::from(ROOM))
-            .is_ok()
+    pub(crate) fn remove_room(&self, encap: Encap) -> bool {
+        self.adjust_room(-(encap.overhead() as i32), ROOM)
     }
 
-    /// Writes the first 64 bytes of the packet.
     #[inline(always)]
-    pub(crate) fn write_headers(&self, headers: &Headers) -> bool {
-        let start = self.context.data();
-        if start + Headers::LEN > self.context.data_end() {
+    fn adjust_room(&self, difference: i32, flags: u64) -> bool {
+        let skb = &self.context.skb;
+        skb.adjust_room(difference, BPF_ADJ_ROOM_MAC, flags).is_ok()
+    }
+
+    /// Makes room for a link-layer header in front of a packet of a device that has none.
+    #[inline(always)]
+    pub(crate) fn add_link_header(&self) -> bool {
+        let len = Ethernet::LEN as u32;
+        // SAFETY: a plain helper call on a valid context; pointers into the packet are not kept
+        // across it, see `write`.
+        unsafe { bpf_skb_change_head(self.context.skb.skb, len, 0) == 0 }
+    }
+
+    /// Writes `value` into the linear part of the packet. Checksums beside the packet: see
+    /// [`store`](Self::store).
+    #[inline(always)]
+    pub(crate) fn write<T: NoUninit>(&self, offset: usize, value: &T) -> bool {
+        let start = self.context.data() + offset;
+        if start + size_of::<T>() > self.context.data_end() {
             return false;
         }
-        // SAFETY: in bounds as just checked, alignment 1, and no reference into the packet lives:
-        // those borrow `self` in callers that have finished reading.
-        unsafe { *(start as *mut Headers) = *headers };
+        // SAFETY: in bounds as just checked, and no reference into the packet lives: those borrow
+        // `self` in callers that have finished reading.
+        unsafe { (start as *mut T).write_unaligned(*value) };
         true
     }
 

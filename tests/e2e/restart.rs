@@ -85,3 +85,36 @@ fn change_of_datapath_loses_nothing() {
         }
     });
 }
+
+#[test]
+fn change_of_datapath_of_a_running_agent_loses_nothing() {
+    under_traffic(Datapath::Ebpf, |agent| {
+        for round in 0..3 {
+            for (mode, active) in [("kernel", "kernel"), ("auto", "ebpf"), ("ebpf", "ebpf")] {
+                let printed = agent.switch(&[mode]).expect("switch");
+                assert!(printed.starts_with(active), "round {round}: {printed}");
+                let status = agent.status().expect("status");
+                assert!(status.ready, "{:?}", status.problems);
+                assert_eq!(status.datapath.active, active);
+                assert_eq!(status.datapath.requested, mode);
+                assert_eq!(
+                    status.datapath.programs.len(),
+                    if active == "ebpf" { 2 } else { 0 }
+                );
+            }
+        }
+    });
+}
+
+#[test]
+fn a_data_path_that_cannot_be_had_is_refused_and_nothing_changes() {
+    let cluster = Cluster::new(BedOptions::default(), &[Datapath::Kernel; 2]).expect("cluster");
+    let agent = &cluster.agents[0];
+    let refused = agent.switch(&["fast"]).expect_err("no such data path");
+    assert!(
+        format!("{refused:#}").contains("possible values"),
+        "{refused:#}"
+    );
+    let printed = agent.switch(&[]).expect("the one in use");
+    assert_eq!(printed.trim(), "kernel (asked for)");
+}

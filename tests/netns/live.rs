@@ -10,11 +10,11 @@ use flannel_agent::dataplane::maps::Part;
 use flannel_ebpf::abi::{Config, Remote};
 use flannel_ebpf::wire::Vxlan;
 use flannel_tests::host;
+use flannel_tests::raw::{Offload, Raw};
 use flannel_tests::wait;
 
-use super::frame::{OWN_IP, OWN_MAC, PEER_IP, pod_packet, tunnel};
 use super::place::{DEVICE, EXTERNAL, Place, mechanisms};
-use super::raw;
+use flannel_tests::frame::{OWN_IP, OWN_MAC, PEER_IP, pod_packet, tunnel};
 
 fn index(place: &Place, name: &str) -> u32 {
     let read = || nix::net::if_::if_nametoindex(name).unwrap();
@@ -53,9 +53,10 @@ fn frame(place: &Place) -> Vec<u8> {
 }
 
 fn send(place: &Place, frame: &[u8]) {
-    let far = index(place, &format!("{EXTERNAL}-far"));
-    place.ns.ip(&format!("link set {EXTERNAL}-far up")).unwrap();
-    place.ns.enter(|| raw::send(far, frame)).unwrap().unwrap();
+    let far = format!("{EXTERNAL}-far");
+    place.ns.ip(&format!("link set {far} up")).unwrap();
+    let far = Raw::open(&place.ns, &far).unwrap();
+    far.send(frame, Offload::default()).unwrap();
 }
 
 fn expect(dataplane: &Dataplane, outcome: &str, packets: u64) {

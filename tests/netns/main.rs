@@ -6,9 +6,6 @@
 )]
 
 mod attach;
-#[path = "../packet/frame.rs"]
-mod frame;
 mod live;
 mod pins;
 mod place;
-mod raw;

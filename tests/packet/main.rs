@@ -11,7 +11,11 @@
     reason = "a test that cannot go on stops where it is"
 )]
 
-mod decap;
-mod encap;
-mod frame;
+mod bed;
+mod checksum;
+mod direct;
 mod program;
+mod udp_decap;
+mod udp_encap;
+mod vxlan_decap;
+mod vxlan_encap;

@@ -2,21 +2,39 @@
 
 use std::collections::BTreeMap;
 
-use aya::maps::{Array, HashMap, PerCpuArray};
-use aya::programs::{SchedClassifier, TestRunOptions};
+use aya::maps::{Array, HashMap, PerCpuArray, PerCpuHashMap};
+use aya::programs::{SchedClassifier, TcAttachType, TestRunOptions, tc};
+use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader, TestRun as _};
+use bytemuck::Zeroable as _;
 use flannel_agent::dataplane::object;
 use flannel_ebpf::abi::{
-    Config, EgressCounters, EgressOutcome, Encap, IngressCounters, IngressOutcome, Peer, Remote,
+    Config, Counter, EgressCounters, EgressOutcome, Encap, IngressCounters, IngressOutcome, Peer,
+    Remote, Traffic,
 };
 use flannel_ebpf::wire::{ETHERTYPE_IPV4, Ethernet, Headers, Ipv4, Udp, Vxlan};
 
-use super::frame::{HOP_MAC, OWN_IP, OWN_MAC, PEER_IP, PEER_MAC};
+use flannel_tests::netns::NetNs;
+
+use flannel_tests::frame::{HOP_MAC, OWN_IP, OWN_MAC, PEER_IP, PEER_MAC, UDP_PORT};
 
 /// "Next program, then the stack": the packet was left to the kernel path.
 pub(crate) const KERNEL: i32 = -1;
 /// The packet was sent to another device.
 pub(crate) const REDIRECT: i32 = 7;
+
+/// All programs of the object.
+const PROGRAMS: [&str; 6] = [
+    "vxlan_encap",
+    "vxlan_decap",
+    "udp_encap",
+    "udp_decap",
+    "direct_egress",
+    "direct_ingress",
+];
+
+/// Node A's subnet.
+pub(crate) const PEER_SUBNET: [u8; 4] = [10, 5, 1, 0];
 
 /// Index of the interface towards the peer; the test run only records it.
 const EXTERNAL: u32 = 1;
@@ -47,36 +65,78 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
+    /// Over maps of the vxlan backend.
     pub(crate) fn load() -> Self {
+        Self::over(&config(), &peer())
+    }
+
+    /// Over maps of the udp backend.
+    pub(crate) fn load_udp() -> Self {
+        Self::over(&udp_config(), &udp_peer())
+    }
+
+    fn over(config: &Config, peer: &Peer) -> Self {
         let object = object::embedded().expect("built with FLANNEL_EBPF_OBJECT");
         let mut ebpf = EbpfLoader::new()
             .override_global("AYA_LOG_LEVEL", &0_u8, false)
             .load(object)
             .expect("load the object");
-        for name in ["vxlan_encap", "vxlan_decap"] {
+        for name in PROGRAMS {
             let program: &mut SchedClassifier = ebpf.program_mut(name).unwrap().try_into().unwrap();
             program.load().expect("pass the verifier");
         }
         let mut programs = Self { ebpf };
-        programs.set_config(&config());
-        programs.set_peer([10, 5, 1, 0], &peer());
+        programs.set_config(config);
+        programs.set_peer(PEER_SUBNET, peer);
+        let remote = Remote {
+            subnet: PEER_SUBNET,
+            prefix_len: 24,
+        };
         let mut remotes: HashMap<_, [u8; 4], Remote> = programs
             .ebpf
             .map_mut("remotes")
             .unwrap()
             .try_into()
             .unwrap();
-        remotes
-            .insert(
-                PEER_IP,
-                Remote {
-                    subnet: [10, 5, 1, 0],
-                    prefix_len: 24,
-                },
-                0,
-            )
-            .unwrap();
+        remotes.insert(PEER_IP, remote, 0).unwrap();
         programs
+    }
+
+    /// Lets a program see the packets of an interface, for as long as this lives.
+    pub(crate) fn attach(
+        &mut self,
+        program: &str,
+        ns: &NetNs,
+        interface: &str,
+        direction: TcAttachType,
+    ) {
+        let classifier: &mut SchedClassifier =
+            self.ebpf.program_mut(program).unwrap().try_into().unwrap();
+        let attach = || {
+            // Where there is no tcx (Linux 6.6), aya takes this.
+            tc::qdisc_add_clsact(interface).unwrap();
+            classifier.attach(interface, direction).unwrap();
+        };
+        ns.enter(attach).unwrap();
+    }
+
+    /// Makes a subnet that of a direct peer.
+    pub(crate) fn count_traffic(&mut self, subnet: [u8; 4]) {
+        let zeros = vec![Traffic::default(); nr_cpus().unwrap()];
+        let mut map: PerCpuHashMap<_, [u8; 4], Traffic> =
+            self.ebpf.map_mut("traffic").unwrap().try_into().unwrap();
+        map.insert(subnet, zeros.try_into().unwrap(), 0).unwrap();
+    }
+
+    /// What has been counted for a direct peer: sent, received; each packets and bytes.
+    pub(crate) fn traffic(&self, subnet: [u8; 4]) -> [(u64, u64); 2] {
+        let map: PerCpuHashMap<_, [u8; 4], Traffic> =
+            self.ebpf.map("traffic").unwrap().try_into().unwrap();
+        let values = map.get(&subnet, 0).unwrap();
+        [
+            sum(values.iter().map(|cpu| cpu.sent)),
+            sum(values.iter().map(|cpu| cpu.received)),
+        ]
     }
 
     pub(crate) fn set_config(&mut self, config: &Config) {
@@ -100,27 +160,24 @@ impl Programs {
         frame: &[u8],
         context: Context,
     ) -> Result<Run, aya::programs::ProgramError> {
-        let before = self.counters();
         let ctx_in = context.bytes();
         let mut out = vec![0; frame.len() + 256];
-        let classifier: &mut SchedClassifier =
-            self.ebpf.program_mut(program).unwrap().try_into().unwrap();
-        let result = classifier.test_run(TestRunOptions {
-            data_in: Some(frame),
-            data_out: Some(&mut out),
-            ctx_in: ctx_in.as_deref(),
-            ..TestRunOptions::new()
-        })?;
-        out.truncate(result.data_size_out as usize);
-        let counted = self
-            .counters()
-            .into_iter()
-            .filter_map(|(name, (packets, bytes))| {
-                let (old_packets, old_bytes) = before[name];
-                (packets != old_packets)
-                    .then_some((name, (packets - old_packets, bytes - old_bytes)))
+        let (result, counted) = self.counted(|programs| {
+            let classifier: &mut SchedClassifier = programs
+                .ebpf
+                .program_mut(program)
+                .unwrap()
+                .try_into()
+                .unwrap();
+            classifier.test_run(TestRunOptions {
+                data_in: Some(frame),
+                data_out: Some(&mut out),
+                ctx_in: ctx_in.as_deref(),
+                ..TestRunOptions::new()
             })
-            .collect();
+        });
+        let result = result?;
+        out.truncate(result.data_size_out as usize);
         Ok(Run {
             verdict: result.return_value as i32,
             frame: out,
@@ -132,26 +189,63 @@ impl Programs {
         self.try_run(program, frame, context).expect("test run")
     }
 
+    /// Runs `work` and tells which counters it moves.
+    pub(crate) fn counted<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> T,
+    ) -> (T, BTreeMap<&'static str, (u64, u64)>) {
+        let before = self.counters();
+        let result = work(self);
+        let counted = self
+            .counters()
+            .into_iter()
+            .filter_map(|(name, (packets, bytes))| {
+                let (old_packets, old_bytes) = before[name];
+                (packets != old_packets)
+                    .then_some((name, (packets - old_packets, bytes - old_bytes)))
+            })
+            .collect();
+        (result, counted)
+    }
+
     fn counters(&self) -> BTreeMap<&'static str, (u64, u64)> {
         let egress: PerCpuArray<_, EgressCounters> =
             self.ebpf.map("egress").unwrap().try_into().unwrap();
         let ingress: PerCpuArray<_, IngressCounters> =
             self.ebpf.map("ingress").unwrap().try_into().unwrap();
         let (egress, ingress) = (egress.get(&0, 0).unwrap(), ingress.get(&0, 0).unwrap());
-        let sum = |values: &mut dyn Iterator<Item = flannel_ebpf::abi::Counter>| {
-            values.fold((0, 0), |(p, b), c| (p + c.packets, b + c.bytes))
-        };
         let mut all = BTreeMap::new();
         for outcome in EgressOutcome::ALL {
             let name = leak(format!("egress {}", outcome.name()));
-            all.insert(name, sum(&mut egress.iter().map(|c| c.get(*outcome))));
+            all.insert(name, sum(egress.iter().map(|cpu| cpu.get(*outcome))));
         }
         for outcome in IngressOutcome::ALL {
             let name = leak(format!("ingress {}", outcome.name()));
-            all.insert(name, sum(&mut ingress.iter().map(|c| c.get(*outcome))));
+            all.insert(name, sum(ingress.iter().map(|cpu| cpu.get(*outcome))));
         }
         all
     }
+}
+
+/// Packets and bytes over all CPUs.
+fn sum(values: impl Iterator<Item = Counter>) -> (u64, u64) {
+    values.fold((0, 0), |(packets, bytes), cpu| {
+        (packets + cpu.packets, bytes + cpu.bytes)
+    })
+}
+
+/// Checks that a packet was left to the kernel unchanged, for this one reason.
+pub(crate) fn assert_left(
+    name: &str,
+    run: &Run,
+    frame: &[u8],
+    outcome: &'static str,
+    packets: u64,
+) {
+    assert_eq!(run.verdict, KERNEL, "{name}: verdict");
+    assert_eq!(run.frame, frame, "{name}: must be unchanged");
+    let expected = BTreeMap::from([(outcome, (packets, frame.len() as u64))]);
+    assert_eq!(run.counted, expected, "{name}: counters");
 }
 
 /// Names live as long as the test process.
@@ -240,6 +334,27 @@ pub(crate) fn peer() -> Peer {
         },
     };
     Peer::new(headers, Encap::Vxlan, 1450, EXTERNAL)
+}
+
+/// Our node with the udp backend.
+pub(crate) fn udp_config() -> Config {
+    Config {
+        vxlan: Vxlan::zeroed(),
+        vtep_mac: [0; 6],
+        udp_port: UDP_PORT.to_be_bytes(),
+        ..config()
+    }
+}
+
+/// The way to node A with the udp backend: as the proxy's socket sends, one port at both ends and
+/// "don't fragment".
+pub(crate) fn udp_peer() -> Peer {
+    let mut headers = peer().headers;
+    headers.ip.fragment = [0x40, 0];
+    headers.udp.source = UDP_PORT.to_be_bytes();
+    headers.udp.destination = UDP_PORT.to_be_bytes();
+    (headers.vxlan, headers.inner) = (Vxlan::zeroed(), Ethernet::zeroed());
+    Peer::new(headers, Encap::Udp, 1472, EXTERNAL)
 }
 
 /// Whether this kernel can make test runs with packets beyond the linear part (Linux 6.19).

@@ -225,6 +225,16 @@ impl Agent {
         serde_json::from_str(&text).with_context(|| format!("status: {text}"))
     }
 
+    /// Runs `flannel-agent datapath` with these words, and gives what it prints.
+    ///
+    /// # Errors
+    /// The subcommand fails.
+    pub fn switch(&self, words: &[&str]) -> Result<String> {
+        let run_dir = format!("--run-dir={}", self.places.run_dir.display());
+        let args = [&["datapath", &run_dir], words].concat();
+        self.ns.run(&self.binary.to_string_lossy(), &args)
+    }
+
     /// Removes what a stopped agent left on the host, and gives what the subcommand says.
     ///
     /// # Errors

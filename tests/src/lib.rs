@@ -9,7 +9,8 @@
 //! - [`bed`], [`host`], [`wire`], [`etcd`]: the topology.
 //! - [`machine`], [`dockerd`], [`cni`]: a host that is a whole machine, with Docker or CNI plugins.
 //! - [`agent`], [`cluster`], [`clock`]: agents on hosts; [`by_hand`]: the same overlay without any.
-//! - [`traffic`], [`source`]: packets, checked or measured.
+//! - [`traffic`], [`source`]: packets, checked or measured; [`frame`], [`raw`], [`tun`]:
+//!   one at a time.
 //! - [`measure`], [`report`], [`render`]: the comparison that the demo shows.
 //! - [`mod@bench`]: other figures, beside what they are compared to.
 
@@ -25,16 +26,19 @@ pub mod command;
 pub mod cpu;
 pub mod dockerd;
 pub mod etcd;
+pub mod frame;
 pub mod host;
 pub mod keep;
 pub mod machine;
 pub mod measure;
 pub mod mounts;
 pub mod netns;
+pub mod raw;
 pub mod render;
 pub mod report;
 pub mod source;
 pub mod traffic;
+pub mod tun;
 pub mod wait;
 pub mod wire;
 pub mod wire_watch;

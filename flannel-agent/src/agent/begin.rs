@@ -19,7 +19,6 @@ use crate::network::{Backend, NetworkConfig};
 use crate::node::{Node, NodeSpec};
 use crate::rules::{self, Rules};
 use crate::state::State;
-use crate::status;
 use crate::status_source::Phase;
 use crate::subnet::acquire::{HeldLease, Wish, acquire};
 use crate::subnet::file::{PreviousSubnet, SubnetEnv};
@@ -38,7 +37,6 @@ pub(super) struct Begun {
     pub(super) node: Node,
     pub(super) netlink: Netlink,
     pub(super) monitor: Monitor,
-    pub(super) datapath: status::Datapath,
 }
 
 /// Starts up to the point where peers can be programmed; `None` after cancellation.
@@ -84,7 +82,7 @@ pub(super) async fn begin(agent: &Agent) -> Result<Option<Begun>> {
         _ => None,
     };
     let mut backend = backend::new(&network.backend, known_mac)?;
-    let (dataplane, datapath) = datapath::open(config, &*backend)?;
+    let datapath = datapath::open(config, &*backend)?;
     let Some(pod_mtu) = backend.pod_mtu(external.mtu) else {
         bail!(
             "the MTU of {}, {}, leaves no room for a tunnel",
@@ -122,7 +120,7 @@ pub(super) async fn begin(agent: &Agent) -> Result<Option<Begun>> {
     };
     // Subscribed to before the node reads anything, so that no change falls in between.
     let monitor = Monitor::open()?;
-    let node = Node::new(netlink.clone(), spec.clone(), backend, dataplane).await?;
+    let node = Node::new(netlink.clone(), spec.clone(), backend, datapath).await?;
     write_subnet_file(config, overlay.network, &lease, pod_mtu)?;
     Ok(Some(Begun {
         network,
@@ -136,7 +134,6 @@ pub(super) async fn begin(agent: &Agent) -> Result<Option<Begun>> {
         node,
         netlink,
         monitor,
-        datapath,
     }))
 }
 

@@ -1,14 +1,12 @@
-//! Which data path a run takes, and why.
+//! The data path as the command line asks for it.
 
 use anyhow::Result;
-use tracing::warn;
 
 use crate::backend::Backend;
 use crate::cli::DatapathMode;
 use crate::config::Config;
-use crate::dataplane::{self, Dataplane};
-use crate::error::chain;
-use crate::status;
+use crate::dataplane;
+use crate::node::Datapath;
 
 /// With `--datapath=ebpf`, refuses before anything is touched on a host that cannot.
 ///
@@ -21,46 +19,12 @@ pub(super) fn check(config: &Config) -> Result<()> {
     dataplane::check(&options(config)).map_err(refusal)
 }
 
-/// The dataplane that is to be used, if any, and why.
+/// The data path for a backend.
 ///
 /// # Errors
-/// It was asked for with `--datapath=ebpf` and cannot be had.
-pub(super) fn open(
-    config: &Config,
-    backend: &dyn Backend,
-) -> Result<(Option<Dataplane>, status::Datapath)> {
-    let datapath = |active: &str, reason: String| status::Datapath {
-        requested: config.datapath.to_string(),
-        active: active.to_owned(),
-        reason,
-        programs: Vec::new(),
-        counters: Vec::new(),
-    };
-    let programs = backend.programs();
-    if programs.is_empty() {
-        let reason = format!("backend {} has nothing to carry", backend.name());
-        return Ok((None, datapath("kernel", reason)));
-    }
-    if config.datapath == DatapathMode::Kernel {
-        let reason = "asked for by --datapath=kernel".to_owned();
-        return Ok((None, datapath("kernel", reason)));
-    }
-    let options = options(config);
-    match Dataplane::open(&options, programs) {
-        Ok(mut dataplane) => {
-            if options.log_level > 0 {
-                dataplane.start_logging();
-            }
-            let reason = "the kernel can".to_owned();
-            Ok((Some(dataplane), datapath("ebpf", reason)))
-        }
-        Err(error) if config.datapath == DatapathMode::Ebpf => Err(refusal(error)),
-        Err(error) => {
-            let reason = format!("eBPF cannot be used here: {}", chain(&error));
-            warn!("datapath: kernel ({reason})");
-            Ok((None, datapath("kernel", reason)))
-        }
-    }
+/// `--datapath=ebpf` is asked for and cannot be had.
+pub(super) fn open(config: &Config, backend: &dyn Backend) -> Result<Datapath> {
+    Datapath::open(options(config), backend.programs(), config.datapath).map_err(refusal)
 }
 
 fn refusal(error: dataplane::Error) -> anyhow::Error {

@@ -61,7 +61,6 @@ pub(super) async fn serve(agent: &Agent, begun: Begun) -> Result<Outcome> {
         mut node,
         netlink,
         monitor,
-        datapath,
     } = begun;
     let (changes, leases) = mpsc::channel(LEASE_QUEUE);
     let (request, requests) = mpsc::channel(REQUEST_QUEUE);
@@ -83,7 +82,6 @@ pub(super) async fn serve(agent: &Agent, begun: Begun) -> Result<Outcome> {
     phase.send_replace(Phase::Running(Box::new(StatusSource {
         started: Instant::now(),
         ready: ready_flag,
-        datapath,
         spec: spec.clone(),
         lease: lease_view,
         notice: network_notice,

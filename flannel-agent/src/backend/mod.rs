@@ -8,6 +8,7 @@
 //! | backend   | peers are reached by                           | device        |
 //! |-----------|------------------------------------------------|---------------|
 //! | `vxlan`   | VXLAN; on the own link by routes, if so wished | `flannel.VNI` |
+//! | `udp`     | UDP, also from user space                      | `flannel0`    |
 //! | `host_gw` | routes through their own address               | none          |
 //! | `alloc`   | nothing of ours                                | none          |
 
@@ -15,6 +16,7 @@ pub mod alloc;
 pub mod entries;
 pub mod host_gw;
 pub mod peer;
+pub mod udp;
 pub mod vxlan;
 
 use std::net::Ipv4Addr;
@@ -38,7 +40,7 @@ use crate::state::DeviceState;
 use self::peer::{IgnoredReason, Peer};
 
 /// The programs of all backends: those that an earlier run may have left.
-pub const ALL_PROGRAMS: [&[Attachment]; 2] = [&vxlan::PROGRAMS, &host_gw::PROGRAMS];
+pub const ALL_PROGRAMS: [&[Attachment]; 3] = [&vxlan::PROGRAMS, &udp::PROGRAMS, &host_gw::PROGRAMS];
 
 /// How peers are reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,9 +171,10 @@ pub trait Backend: Send + Sync {
 pub fn new(options: &network::Backend, known_mac: Option<MacAddr>) -> Result<Box<dyn Backend>> {
     Ok(match options {
         network::Backend::Vxlan(options) => Box::new(vxlan::Vxlan::new(options.clone(), known_mac)),
+        network::Backend::Udp(options) => Box::new(udp::Udp::new(options.clone())),
         network::Backend::HostGw => Box::new(host_gw::HostGw),
         network::Backend::Alloc => Box::new(alloc::Alloc),
-        network::Backend::Udp(_) | network::Backend::Extension(_) => {
+        network::Backend::Extension(_) => {
             anyhow::bail!("backend {} is not carried yet", options.name())
         }
     })

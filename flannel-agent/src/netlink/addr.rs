@@ -49,6 +49,28 @@ impl Netlink {
         tolerate(added, &[libc::EEXIST])
     }
 
+    /// Makes the address the link's only one inside `network`, as a /32. Addresses elsewhere are
+    /// not touched.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn ensure_sole_address(
+        &self,
+        ifindex: u32,
+        address: Ipv4Addr,
+        network: Ipv4Network,
+    ) -> Result<(), Error> {
+        // The right one first: a link that loses its last address loses its routes.
+        self.ensure_host_address(ifindex, address).await?;
+        for other in self.addresses(ifindex).await? {
+            let is_wanted = other.ip() == address && other.prefix() == 32;
+            if !is_wanted && network.contains(other.ip()) {
+                self.remove_address(ifindex, other).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Takes the address from the link.
     ///
     /// # Errors

@@ -17,6 +17,7 @@ pub mod mac;
 pub mod monitor;
 pub mod neigh;
 pub mod route;
+pub mod tun;
 
 use std::io;
 use std::sync::Arc;

@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
-use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric,
     RouteProtocol, RouteScope, RouteType,
@@ -137,6 +137,33 @@ impl Netlink {
         match found {
             Err(error) if errno(&error) == Some(libc::ENOENT) => Ok(Vec::new()),
             other => other,
+        }
+    }
+
+    /// Adds the route that leads all of `network` into the device, unless there is a route to it
+    /// already, and says whether it leads into this device then. Another's route is not replaced.
+    ///
+    /// # Errors
+    /// See [`Error`]; `ENETDOWN` while the device is down.
+    pub async fn ensure_network_route(
+        &self,
+        ifindex: u32,
+        network: Ipv4Network,
+    ) -> Result<bool, Error> {
+        let added = self
+            .change(
+                RouteNetlinkMessage::NewRoute(network_route_message(ifindex, network)),
+                NLM_F_CREATE | NLM_F_EXCL,
+                || format!("add the route to {network} through interface {ifindex}"),
+            )
+            .await;
+        match added {
+            // EEXIST: there is a route with this destination and without metric.
+            Err(error) if errno(&error) == Some(libc::EEXIST) => {
+                let routes = self.device_routes(ifindex).await?;
+                Ok(routes.iter().any(|route| route.subnet == network))
+            }
+            other => other.map(|()| true),
         }
     }
 
@@ -301,6 +328,25 @@ fn parse_direct_route(message: &RouteMessage) -> Option<(Ipv4Network, Via)> {
     };
     let subnet = Ipv4Network::new(destination?, header.destination_prefix_length).ok()?;
     is_ours.then_some((subnet, via))
+}
+
+/// As flannel's udp backend sets it: global scope, protocol `boot`, no gateway.
+fn network_route_message(ifindex: u32, network: Ipv4Network) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header = RouteHeader {
+        address_family: AddressFamily::Inet,
+        destination_prefix_length: network.prefix(),
+        table: RouteHeader::RT_TABLE_MAIN,
+        protocol: RouteProtocol::Boot,
+        scope: RouteScope::Universe,
+        kind: RouteType::Unicast,
+        ..RouteHeader::default()
+    };
+    message.attributes = vec![
+        RouteAttribute::Destination(RouteAddress::Inet(network.network())),
+        RouteAttribute::Oif(ifindex),
+    ];
+    message
 }
 
 fn parse_device_route(message: &RouteMessage, ifindex: u32) -> Option<DeviceRoute> {

@@ -24,26 +24,17 @@ pub struct Report {
 }
 
 impl Node {
-    /// The node as it is. `datapath` says what was asked for and why what is in use is in use.
+    /// The node as it is.
     #[must_use]
-    pub fn report(&self, mut datapath: Datapath) -> Report {
+    pub fn report(&self) -> Report {
         let mut problems: Vec<String> = self.error.iter().cloned().collect();
         if let Some((count, reason)) = &self.failed {
             problems.push(format!(
                 "{count} kernel entries of peers could not be made, the first: {reason}"
             ));
         }
-        if let Some(reason) = &self.given_up {
-            "kernel".clone_into(&mut datapath.active);
-            datapath.reason.clone_from(reason);
-        }
-        if let Some(dataplane) = &self.dataplane {
-            datapath.programs = dataplane.programs();
-            match dataplane.counters() {
-                Ok(counters) => datapath.counters = counters,
-                Err(error) => problems.push(crate::error::chain(&error)),
-            }
-        }
+        let (datapath, problem) = self.datapath.status();
+        problems.extend(problem);
         let kernel: Vec<_> = self
             .kernel
             .iter()

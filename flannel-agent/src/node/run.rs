@@ -10,10 +10,10 @@ use tracing::{debug, info, warn};
 
 use super::report::Report;
 use super::{Error, Node, Scope};
+use crate::cli::DatapathMode;
 use crate::error::chain;
 use crate::lease::LeaseChange;
 use crate::netlink::monitor::Monitor;
-use crate::status::Datapath;
 
 /// How long notifications are gathered before a pass looks at what they are about: one change of
 /// an administrator's makes several.
@@ -34,7 +34,9 @@ const KEEP: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub enum Request {
     /// The node as it is.
-    Report(Datapath, oneshot::Sender<Report>),
+    Report(oneshot::Sender<Report>),
+    /// Another data path; answered when it is in use, or with the reason why not.
+    Datapath(DatapathMode, oneshot::Sender<Result<(), String>>),
 }
 
 /// Where everything comes from.
@@ -155,8 +157,19 @@ pub async fn run(
                 continue;
             }
             request = requests.recv() => match request {
-                Some(Request::Report(datapath, answer)) => {
-                    let _ = answer.send(node.report(datapath));
+                // Whoever asks may be gone when the answer comes.
+                Some(Request::Report(answer)) => {
+                    let _ = answer.send(node.report());
+                    continue;
+                }
+                Some(Request::Datapath(_, answer)) if !is_started => {
+                    let _ = answer.send(Err("the agent is starting".to_owned()));
+                    continue;
+                }
+                Some(Request::Datapath(mode, answer)) => {
+                    info!(%mode, "asked for another data path");
+                    let result = node.set_datapath(mode).await;
+                    let _ = answer.send(result.map_err(|error| chain(&error)));
                     continue;
                 }
                 None => return Ok(()),

@@ -1,13 +1,20 @@
-//! The programs, one file each.
+//! The programs: one file per backend, and what they share per direction.
 //!
-//! | program       | hook                          | takes                                     |
-//! |---------------|-------------------------------|-------------------------------------------|
-//! | `vxlan_encap` | tc egress, tunnel device      | inner IPv4 for a peer, out to the wire    |
-//! | `vxlan_decap` | tc ingress, external interface | VXLAN from a peer, into the tunnel device |
+//! | program          | hook                           | takes                                      |
+//! |------------------|--------------------------------|--------------------------------------------|
+//! | `vxlan_encap`    | tc egress, tunnel device       | inner IPv4 for a peer, out to the wire     |
+//! | `vxlan_decap`    | tc ingress, external interface | VXLAN from a peer, into the tunnel device  |
+//! | `udp_encap`      | tc egress, TUN device          | IPv4 for a peer, out to the wire           |
+//! | `udp_decap`      | tc ingress, external interface | flannel's UDP from a peer, into the TUN    |
+//! | `direct_egress`  | tc egress, external interface  | nothing: counts IPv4 to direct peers       |
+//! | `direct_ingress` | tc ingress, external interface | nothing: counts IPv4 from direct peers     |
 //!
 //! A program is a decision (`Result<_, Outcome>`), an action, and one count at its edge. On doubt
 //! the packet goes to the kernel path, unchanged. There are no tail calls: one program per hook can
 //! be replaced in place without a moment in between.
 
-mod vxlan_decap;
-mod vxlan_encap;
+mod direct;
+mod egress;
+mod ingress;
+mod udp;
+mod vxlan;

@@ -37,11 +37,46 @@ pub struct Headers {
     pub inner: Ethernet,
 }
 
+/// The outer headers of every tunnel: 42 bytes, the first of [`Headers`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Datagram {
+    /// Link-layer header.
+    pub ethernet: Ethernet,
+    /// IPv4 header.
+    pub ip: Ipv4,
+    /// UDP header, if the IPv4 header has no options.
+    pub udp: Udp,
+}
+
+/// What VXLAN puts between its UDP header and the inner IP packet: 22 bytes, the last of
+/// [`Headers`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct VxlanShim {
+    /// VXLAN header.
+    pub vxlan: Vxlan,
+    /// Inner link-layer header.
+    pub inner: Ethernet,
+}
+
+impl Datagram {
+    /// Bytes of the headers.
+    pub const LEN: usize = size_of::<Self>();
+}
+
 impl Headers {
+    /// The outer headers.
+    #[inline(always)]
+    #[must_use]
+    pub fn datagram(&self) -> &Datagram {
+        bytemuck::from_bytes(&bytemuck::bytes_of(self)[..Datagram::LEN])
+    }
+
     /// Bytes in front of the inner IP packet.
     pub const LEN: usize = size_of::<Self>();
     /// Bytes by which encapsulation grows a frame: all but the link-layer header it already has.
     pub const OVERHEAD: usize = Self::LEN - Ethernet::LEN;
 }
 
-const _: () = assert!(Headers::LEN == 64 && Headers::OVERHEAD == 50);
+const _: () = assert!(Headers::LEN == 64 && Headers::OVERHEAD == 50 && Datagram::LEN == 42);

@@ -11,6 +11,7 @@ pub struct Udp {
 
 impl Default for Udp {
     fn default() -> Self {
+        // The one that flannel's documents name.
         Self { port: 8285 }
     }
 }

@@ -1,10 +1,9 @@
 //! `vxlan_decap`: every reason has its row.
 
-use super::frame::{
-    HOP_MAC, Ip, OWN_IP, OWN_MAC, PEER_IP, PEER_MAC, Tunnel, checksum, ethernet, pod_packet,
-    tunnel, udp,
+use super::program::{Context, KERNEL, Programs, REDIRECT, Run, assert_left};
+use flannel_tests::frame::{
+    HOP_MAC, Ip, OWN_IP, OWN_MAC, PEER_IP, PEER_MAC, Tunnel, ethernet, pod_packet, tunnel, udp,
 };
-use super::program::{Context, KERNEL, Programs, REDIRECT, Run};
 
 /// A packet between pods, from A to us.
 fn inner() -> Vec<u8> {
@@ -17,21 +16,6 @@ fn run(frame: &[u8]) -> Run {
 
 fn run_with(frame: &[u8], context: Context) -> Run {
     Programs::load().run("vxlan_decap", frame, context)
-}
-
-fn assert_left(name: &str, run: &Run, frame: &[u8], outcome: &'static str, packets: u64) {
-    assert_eq!(run.verdict, KERNEL, "{name}: verdict");
-    assert_eq!(run.frame, frame, "{name}: must be unchanged");
-    let counted: Vec<_> = run
-        .counted
-        .iter()
-        .map(|(name, value)| (*name, *value))
-        .collect();
-    assert_eq!(
-        counted,
-        [(outcome, (packets, frame.len() as u64))],
-        "{name}: counters"
-    );
 }
 
 #[test]
@@ -114,29 +98,49 @@ fn every_odd_packet_is_left_with_its_reason() {
             |t| t.ip.source = [192, 168, 7, 99],
             "ingress unknown_sender",
         ),
-        ("no VNI flag", |t| t.vxlan[0] = 0, "ingress vxlan_flags"),
-        ("group policy", |t| t.vxlan[0] = 0x88, "ingress vxlan_flags"),
-        ("reserved bits", |t| t.vxlan[3] = 1, "ingress vxlan_flags"),
-        ("reserved octet", |t| t.vxlan[7] = 1, "ingress vxlan_flags"),
-        ("other network", |t| t.vxlan[6] = 2, "ingress other_vni"),
+        (
+            "no VNI flag",
+            |t| t.shim().vxlan[0] = 0,
+            "ingress vxlan_flags",
+        ),
+        (
+            "group policy",
+            |t| t.shim().vxlan[0] = 0x88,
+            "ingress vxlan_flags",
+        ),
+        (
+            "reserved bits",
+            |t| t.shim().vxlan[3] = 1,
+            "ingress vxlan_flags",
+        ),
+        (
+            "reserved octet",
+            |t| t.shim().vxlan[7] = 1,
+            "ingress vxlan_flags",
+        ),
+        (
+            "other network",
+            |t| t.shim().vxlan[6] = 2,
+            "ingress other_vni",
+        ),
         (
             "IPv6 inside",
-            |t| t.inner_ethertype = 0x86dd,
+            |t| t.shim().ethertype = 0x86dd,
             "ingress inner_not_ipv4",
         ),
         (
             "ARP inside",
-            |t| t.inner_ethertype = 0x0806,
+            |t| t.shim().ethertype = 0x0806,
             "ingress inner_not_ipv4",
         ),
         (
             "for another VTEP",
-            |t| t.inner_destination = PEER_MAC,
+            |t| t.shim().destination = PEER_MAC,
             "ingress inner_mac",
         ),
         (
             "from our own VTEP",
-            |t| t.inner_source = OWN_MAC,
+            |t| t.shim().source = OWN_MAC,
             "ingress inner_mac",
         ),
         (
@@ -338,102 +342,4 @@ fn without_a_configuration_nothing_is_taken() {
     let frame = tunnel(&inner()).frame();
     let run = programs.run("vxlan_decap", &frame, Context::default());
     assert_eq!((run.verdict, run.frame), (KERNEL, frame));
-    let _ = OWN_IP;
-}
-
-/// The outer UDP checksum over everything, the slow way.
-fn full_checksum(tunnel: &Tunnel) -> [u8; 2] {
-    let frame = Tunnel {
-        udp_checksum: [0, 0],
-        ..tunnel.clone()
-    }
-    .frame();
-    let datagram = &frame[34..];
-    let len = (datagram.len() as u16).to_be_bytes();
-    let pseudo = [
-        &tunnel.ip.source[..],
-        &tunnel.ip.destination,
-        &[0, 17],
-        &len,
-    ]
-    .concat();
-    checksum(&[&pseudo[..], datagram].concat())
-}
-
-/// An inner segment with its checksum: filled in, or left to a device as virtual links do.
-fn segment(protocol: u8, payload: &[u8], is_filled: bool) -> Vec<u8> {
-    let (source, destination) = ([10, 5, 1, 2], [10, 5, 2, 2]);
-    let (mut segment, at) = match protocol {
-        6 => ([&[0; 12][..], &[0x50], &[0; 7], payload].concat(), 16),
-        17 => (udp(4_000, 5_000, payload), 6),
-        _ => ([&[8, 0, 0, 0, 1, 2, 3, 4][..], payload].concat(), 2),
-    };
-    let len = (segment.len() as u16).to_be_bytes();
-    let pseudo = [&source[..], &destination, &[0, protocol], &len].concat();
-    let sum = match (protocol, is_filled) {
-        (1, _) => checksum(&segment),
-        (_, true) => checksum(&[&pseudo[..], &segment].concat()),
-        // The sum of the pseudo header, not complemented.
-        (_, false) => checksum(&pseudo).map(|byte| !byte),
-    };
-    segment[at..at + 2].copy_from_slice(&sum);
-    Ip {
-        ttl: 63,
-        ..Ip::new(source, destination, protocol)
-    }
-    .packet(&segment)
-}
-
-#[test]
-fn a_checksum_of_a_stock_peer_is_verified_without_reading_the_payload() {
-    for protocol in [1, 6, 17] {
-        for payload in [&b""[..], b"x", b"odd", &[0xff; 1_000], &[0xa5; 1_401]] {
-            let mut complete = tunnel(&segment(protocol, payload, true));
-            complete.udp_checksum = full_checksum(&complete);
-            let run_complete = run(&complete.frame());
-            let name = format!("protocol {protocol}, {} bytes", payload.len());
-            assert_eq!(
-                run_complete.verdict, REDIRECT,
-                "{name}: {:?}",
-                run_complete.counted
-            );
-            assert_eq!(run_complete.frame, complete.inner_frame(), "{name}");
-            // What a virtual link delivers: the outer checksum is that of the complete packet, the
-            // inner one is left to a device.
-            let mut partial = tunnel(&segment(protocol, payload, false));
-            partial.udp_checksum = complete.udp_checksum;
-            let run_partial = run(&partial.frame());
-            assert_eq!(run_partial.verdict, REDIRECT, "{name}, partial");
-        }
-    }
-}
-
-#[test]
-fn a_damaged_header_under_a_checksum_is_left() {
-    let mut good = tunnel(&segment(6, b"payload", true));
-    good.udp_checksum = full_checksum(&good);
-    // Every octet that the outer checksum covers and no other check of ours looks at: the source
-    // port, the inner addresses of the link layer, the inner IP header but its length.
-    let frame = good.frame();
-    for at in (34..36).chain(56..62).chain(64..66).chain(68..84) {
-        let mut frame = frame.clone();
-        frame[at] ^= 0x10;
-        let run = run(&frame);
-        assert_eq!(run.verdict, KERNEL, "octet {at}: {:?}", run.counted);
-        assert_eq!(run.frame, frame, "octet {at}");
-    }
-}
-
-#[test]
-fn a_payload_without_a_checksum_of_its_own_is_the_kernels_to_verify() {
-    let mut unguarded = tunnel(&inner());
-    unguarded.udp_checksum = full_checksum(&unguarded);
-    let frame = unguarded.frame();
-    assert_left(
-        "inner UDP without checksum",
-        &run(&frame),
-        &frame,
-        "ingress udp_checksum",
-        1,
-    );
 }

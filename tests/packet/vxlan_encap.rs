@@ -1,9 +1,9 @@
 //! `vxlan_encap`: the bytes on the wire, and every reason.
 
-use super::frame::{
+use super::program::{Context, Programs, REDIRECT, Run, assert_left, peer};
+use flannel_tests::frame::{
     HOP_MAC, Ip, OWN_IP, OWN_MAC, PEER_IP, PEER_MAC, checksum, ethernet, pod_packet, udp,
 };
-use super::program::{Context, KERNEL, Programs, REDIRECT, Run, peer};
 
 const POD: [u8; 4] = [10, 5, 2, 2];
 const REMOTE_POD: [u8; 4] = [10, 5, 1, 2];
@@ -166,21 +166,6 @@ fn identification_differs_from_packet_to_packet() {
         ids.len() > 56,
         "64 packets share {} identifications",
         ids.len()
-    );
-}
-
-fn assert_left(name: &str, run: &Run, frame: &[u8], outcome: &'static str, packets: u64) {
-    assert_eq!(run.verdict, KERNEL, "{name}: verdict");
-    assert_eq!(run.frame, frame, "{name}: must be unchanged");
-    let counted: Vec<_> = run
-        .counted
-        .iter()
-        .map(|(name, value)| (*name, *value))
-        .collect();
-    assert_eq!(
-        counted,
-        [(outcome, (packets, frame.len() as u64))],
-        "{name}: counters"
     );
 }
 

@@ -1,0 +1,82 @@
+//! From peers to the device.
+//!
+//! Like flannel, it takes packets from anybody: who may send is the firewall's to say, and what
+//! comes out of the device is routed and filtered as any other packet.
+
+use std::fs::File;
+use std::io::{ErrorKind, Write as _};
+use std::os::fd::OwnedFd;
+
+use super::coalesce::{Coalescer, Datagrams, Piece};
+use super::counters::Live;
+use super::egress::Turn;
+use super::packet::{self, Reject};
+use super::sys::Receiver;
+
+/// Bytes of one call from which on there is probably more: a stream, not a request.
+const STREAM: usize = 16 << 10;
+
+/// What a turn works on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ingress<'a> {
+    pub(super) socket: &'a OwnedFd,
+    pub(super) queues: &'a [File],
+    pub(super) datagrams: Datagrams,
+    pub(super) counters: &'a Live,
+}
+
+/// Gives the device what the socket has, one call's worth.
+pub(super) fn turn(receiver: &mut Receiver, ingress: Ingress<'_>) -> Turn {
+    match receiver.receive(ingress.socket) {
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::WouldBlock => return Turn::Drained,
+        // A pending error of the socket: reading it has cleared it.
+        Err(_) => return Turn::More,
+    }
+    let mut bytes = 0;
+    let mut write = |piece: Piece<'_>| write(ingress, &piece);
+    let mut coalescer = Coalescer::new(ingress.datagrams);
+    for (message, segment) in receiver.messages() {
+        bytes += message.len();
+        if message.is_empty() {
+            ingress.counters.reject(Reject::TooShort, 1);
+            continue;
+        }
+        let segment = segment.unwrap_or(message.len());
+        for datagram in message.chunks_mut(segment) {
+            match packet::hop(datagram) {
+                Ok(()) => coalescer.push(datagram, &mut write),
+                Err(reason) => ingress.counters.reject(reason, 1),
+            }
+        }
+    }
+    coalescer.finish(&mut write);
+    if bytes >= STREAM {
+        Turn::More
+    } else {
+        Turn::Drained
+    }
+}
+
+/// The kernel sends packets of a flow to the queue that the other direction was last written to.
+/// So flows are spread here, though all of a peer's packets come by one socket.
+fn write(ingress: Ingress<'_>, piece: &Piece<'_>) {
+    let Ingress {
+        queues, counters, ..
+    } = ingress;
+    let Some(mut queue) = queues.get(piece.flow.spread(queues.len())) else {
+        return;
+    };
+    let written = loop {
+        match queue.write_vectored(piece.parts) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            written => break written,
+        }
+    };
+    if written.is_ok() {
+        counters.received_packets.add(piece.packets);
+        counters.received_bytes.add(piece.bytes);
+    } else {
+        counters.write_failed.add(piece.packets);
+    }
+}

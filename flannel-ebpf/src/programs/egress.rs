@@ -1,0 +1,112 @@
+//! What the programs that send have in common: whose packet it is, whether it fits, which flow it
+//! belongs to, and the count at the edge.
+
+use aya_log_ebpf::{debug, trace};
+use flannel_ebpf::abi::{EgressOutcome, Encap, Peer};
+use flannel_ebpf::encap::segment_len;
+use flannel_ebpf::flow;
+use flannel_ebpf::wire::{Ipv4, PROTOCOL_TCP, PROTOCOL_UDP, Udp};
+
+use crate::count::{self, Size};
+use crate::maps;
+use crate::packet::{Packet, Verdict};
+
+/// Ends a program: counts the outcome and gives the kernel its answer.
+#[inline(always)]
+pub(super) fn finish(packet: &Packet, size: Size, sent: Result<Verdict, EgressOutcome>) -> i32 {
+    let (outcome, verdict) = match sent {
+        Ok(verdict) => {
+            trace!(packet.context(), "encapsulated");
+            (EgressOutcome::Encapsulated, verdict)
+        }
+        Err(EgressOutcome::Failed) => (EgressOutcome::Failed, Verdict::Dropped),
+        Err(reason) => {
+            debug!(packet.context(), "left to the kernel: {}", reason.name());
+            (reason, Verdict::Kernel)
+        }
+    };
+    count::egress(outcome, size);
+    verdict as i32
+}
+
+/// The key of the peer maps for an address between pods.
+#[inline(always)]
+pub(super) fn subnet_of(address: [u8; 4]) -> Option<[u8; 4]> {
+    let mask = u32::from_ne_bytes(maps::config.get(0)?.subnet_mask);
+    Some((u32::from_ne_bytes(address) & mask).to_ne_bytes())
+}
+
+/// The peer that a destination belongs to, if its packets travel by `encap`.
+#[inline(always)]
+pub(super) fn peer(destination: [u8; 4], encap: Encap) -> Result<&'static Peer, EgressOutcome> {
+    let subnet = subnet_of(destination).ok_or(EgressOutcome::UnknownPeer)?;
+    // SAFETY: an entry that the agent replaces or removes meanwhile is freed after an RCU grace
+    // period (the map is not preallocated), so it stays whole until this program ends.
+    let peer = unsafe { maps::peers.get(subnet) }.ok_or(EgressOutcome::UnknownPeer)?;
+    if peer.encap == encap as u32 {
+        Ok(peer)
+    } else {
+        Err(EgressOutcome::OtherEncap)
+    }
+}
+
+/// Checks that there is a way to the peer and that the packet fits through. `offset` is where its
+/// IPv4 header starts, `len` its length from there, both bytes.
+#[inline(always)]
+pub(super) fn check_way(
+    packet: &Packet,
+    peer: &Peer,
+    ip: &Ipv4,
+    offset: usize,
+    len: u32,
+) -> Result<(), EgressOutcome> {
+    if peer.mtu == 0 {
+        return Err(EgressOutcome::Unresolved);
+    }
+    if largest(packet, ip, offset, len)? > peer.mtu {
+        return Err(EgressOutcome::TooBig);
+    }
+    Ok(())
+}
+
+/// Length of the largest packet between pods that goes on the wire, bytes.
+#[inline(always)]
+fn largest(packet: &Packet, ip: &Ipv4, offset: usize, len: u32) -> Result<u32, EgressOutcome> {
+    let gso_size = packet.gso_size();
+    if gso_size == 0 {
+        return Ok(len);
+    }
+    let ip_len = usize::from(ip.version_ihl & 0xf) * 4;
+    let transport_len = match ip.protocol {
+        PROTOCOL_TCP => {
+            // Data offset: the high four bits of the 13th byte, in 32-bit words.
+            let byte: u8 = packet
+                .load(offset + ip_len + 12)
+                .ok_or(EgressOutcome::NotLinear)?;
+            u32::from(byte >> 4) * 4
+        }
+        _ => Udp::LEN as u32,
+    };
+    Ok(segment_len(ip_len as u32, transport_len, gso_size))
+}
+
+/// The hash that chooses the outer source port: the one that the packet already has, as the
+/// kernel's device would take it, else our own.
+#[inline(always)]
+pub(super) fn flow_hash(packet: &Packet, ip: &Ipv4, offset: usize) -> u32 {
+    match packet.hash() {
+        0 => flow::hash(ip, ports(packet, ip, offset)),
+        hash => hash,
+    }
+}
+
+#[inline(always)]
+fn ports(packet: &Packet, ip: &Ipv4, offset: usize) -> [u8; 4] {
+    let has_ports = matches!(ip.protocol, PROTOCOL_TCP | PROTOCOL_UDP)
+        && ip.version_ihl == Ipv4::VERSION_IHL
+        && !ip.is_fragment();
+    if !has_ports {
+        return [0; 4];
+    }
+    packet.header(offset + Ipv4::LEN).copied().unwrap_or([0; 4])
+}

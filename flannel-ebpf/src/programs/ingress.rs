@@ -1,0 +1,132 @@
+//! What the programs that receive have in common: telling the tunnel's packets from all others,
+//! access to their headers, sender and checksum, and the count at the edge.
+
+use aya_log_ebpf::{debug, trace};
+use bytemuck::AnyBitPattern;
+use flannel_ebpf::abi::{Config, IngressOutcome};
+use flannel_ebpf::decap;
+use flannel_ebpf::wire::{Datagram, ETHERTYPE_IPV4, Ethernet, Ipv4, PROTOCOL_UDP, Udp};
+
+use crate::count::{self, Size};
+use crate::maps;
+use crate::packet::{Packet, Verdict};
+
+/// Runs `receive` on the tunnel's packets, counts what became of them, and gives the kernel its
+/// answer. All other packets go by.
+#[inline(always)]
+pub(super) fn run(
+    packet: &Packet,
+    receive: impl FnOnce(&Packet, &Config) -> Result<Verdict, IngressOutcome>,
+) -> i32 {
+    let Some(config) = maps::config.get(0) else {
+        return Verdict::Kernel as i32;
+    };
+    if !is_for_port(packet, config.udp_port) {
+        return Verdict::Kernel as i32;
+    }
+    let size = Size::of(packet);
+    let (outcome, verdict) = match receive(packet, config) {
+        Ok(verdict) => {
+            trace!(packet.context(), "decapsulated");
+            (IngressOutcome::Decapsulated, verdict)
+        }
+        Err(IngressOutcome::Failed) => (IngressOutcome::Failed, Verdict::Dropped),
+        Err(reason) => {
+            debug!(packet.context(), "left to the kernel: {}", reason.name());
+            (reason, Verdict::Kernel)
+        }
+    };
+    count::ingress(outcome, size);
+    verdict as i32
+}
+
+/// Whether this is UDP over IPv4 to the tunnel's port, however odd otherwise.
+#[inline(always)]
+fn is_for_port(packet: &Packet, port: [u8; 2]) -> bool {
+    let Some(Datagram { ethernet, ip, udp }) = datagram(packet) else {
+        return false;
+    };
+    if ethernet.ethertype != ETHERTYPE_IPV4 || ip.protocol != PROTOCOL_UDP || !ip.is_first() {
+        return false;
+    }
+    if ip.version_ihl == Ipv4::VERSION_IHL {
+        return udp.destination == port;
+    }
+    let options_len = usize::from(ip.version_ihl & 0xf).saturating_sub(5) * 4;
+    let offset = Ethernet::LEN + Ipv4::LEN + options_len + core::mem::offset_of!(Udp, destination);
+    packet.load(offset) == Some(port)
+}
+
+/// The headers as far as UDP. Some drivers leave all but the link-layer header outside the linear
+/// part; the stack would fetch them next, so nothing is lost by doing it here. Not for aggregates:
+/// their headers are always there, and fetching can upset chained ones.
+#[inline(always)]
+fn datagram(packet: &Packet) -> Option<&Datagram> {
+    let headers = packet.header(0);
+    if headers.is_some() || packet.gso_size() != 0 || !packet.is_ipv4() {
+        return headers;
+    }
+    if !packet.pull(Datagram::LEN) {
+        return None;
+    }
+    packet.header(0)
+}
+
+/// Checks what the kernel keeps beside the packet: it came to this host, on no VLAN.
+#[inline(always)]
+pub(super) fn check_arrival(packet: &Packet) -> Result<(), IngressOutcome> {
+    if packet.has_vlan_tag() {
+        return Err(IngressOutcome::Vlan);
+    }
+    if !packet.is_for_host() {
+        return Err(IngressOutcome::OtherHost);
+    }
+    Ok(())
+}
+
+/// The headers as far as the inner IPv4 header. An aggregate's are not fetched, see [`datagram`].
+#[inline(always)]
+pub(super) fn frame<T: AnyBitPattern>(packet: &Packet) -> Result<&T, IngressOutcome> {
+    if let Some(frame) = packet.header(0) {
+        return Ok(frame);
+    }
+    if packet.gso_size() != 0 {
+        return Err(IngressOutcome::Aggregate);
+    }
+    if packet.len() < size_of::<T>() as u32 || !packet.pull(size_of::<T>()) {
+        return Err(IngressOutcome::Truncated);
+    }
+    packet.header(0).ok_or(IngressOutcome::Truncated)
+}
+
+/// Checks that the sender is in the lease table.
+#[inline(always)]
+pub(super) fn check_sender(outer: &Datagram) -> Result<(), IngressOutcome> {
+    // SAFETY: an entry that is replaced or removed meanwhile is freed after an RCU grace period.
+    let sender = unsafe { maps::remotes.get(outer.ip.source) };
+    sender.map(drop).ok_or(IngressOutcome::UnknownSender)
+}
+
+/// Checks that there is no UDP checksum, or that the device has verified it, or that the headers
+/// agree with it. `shim` is what stands between the UDP header and the inner packet.
+#[inline(always)]
+pub(super) fn check_checksum(
+    packet: &Packet,
+    outer: &Datagram,
+    shim: &[u8],
+    inner: &Ipv4,
+) -> Result<(), IngressOutcome> {
+    if outer.udp.checksum == [0; 2] || packet.is_checksum_verified() {
+        return Ok(());
+    }
+    let inner_udp = Datagram::LEN + shim.len() + Ipv4::LEN;
+    let inner_checksum = match inner.protocol {
+        PROTOCOL_UDP => packet.load(inner_udp + core::mem::offset_of!(Udp, checksum)),
+        _ => None,
+    };
+    if decap::is_checksum_plausible(outer, shim, inner, inner_checksum.unwrap_or([0; 2])) {
+        Ok(())
+    } else {
+        Err(IngressOutcome::UdpChecksum)
+    }
+}

@@ -1,0 +1,96 @@
+//! The udp backend, which in stock flannel is a proxy between a TUN device and a UDP socket. The
+//! same packets as the proxy's, byte for byte, without their way through user space: it is a hop
+//! of its own at each end, and the datagram holds the packet between pods and nothing else.
+//!
+//! The TUN device has no link-layer header. On its egress the packet starts with the inner IPv4
+//! header, and a packet that is redirected into it loses its link-layer header on the way.
+
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use flannel_ebpf::abi::{Config, EgressOutcome, Encap, IngressOutcome};
+use flannel_ebpf::decap::{self, UdpFrame};
+use flannel_ebpf::encap::{self, complete};
+use flannel_ebpf::ttl::{self, Hop};
+use flannel_ebpf::wire::{Datagram, Ethernet, Ipv4};
+
+use super::{egress, ingress};
+use crate::count::Size;
+use crate::packet::{Packet, Side, Verdict, random};
+
+#[classifier]
+pub(crate) fn udp_encap(context: TcContext) -> i32 {
+    let packet = Packet::new(context);
+    let size = Size::of(&packet);
+    egress::finish(&packet, size, send(&packet))
+}
+
+#[classifier]
+pub(crate) fn udp_decap(context: TcContext) -> i32 {
+    ingress::run(&Packet::new(context), receive)
+}
+
+#[inline(always)]
+fn send(packet: &Packet) -> Result<Verdict, EgressOutcome> {
+    if !packet.is_ipv4() {
+        return Err(EgressOutcome::NotIpv4);
+    }
+    // Fragments and options need no care: the proxy does not look at them either.
+    let ip: &Ipv4 = packet.header(0).ok_or(EgressOutcome::NotLinear)?;
+    let peer = egress::peer(ip.destination, Encap::Udp)?;
+    egress::check_way(packet, peer, ip, 0, packet.len())?;
+    let hop = ttl::next_hop(ip).ok_or(EgressOutcome::Ttl)?;
+    let [id @ .., _, _] = random().to_ne_bytes();
+    let headers = complete(
+        peer,
+        Encap::Udp,
+        encap::Packet {
+            inner_len: packet.len(),
+            inner_tos: ip.tos,
+            id,
+            source_port: peer.headers.udp.source,
+        },
+    );
+    // The step that the kernel may refuse comes first, while the packet is unchanged.
+    if !packet.add_room(Encap::Udp) {
+        return Err(EgressOutcome::NoRoom);
+    }
+    if !packet.add_link_header()
+        || !packet.write(0, headers.datagram())
+        || !packet.write(Datagram::LEN + Hop::OFFSET, &hop)
+    {
+        return Err(EgressOutcome::Failed);
+    }
+    Ok(packet.redirect(peer.ifindex, Side::Egress))
+}
+
+#[inline(always)]
+fn receive(packet: &Packet, config: &Config) -> Result<Verdict, IngressOutcome> {
+    ingress::check_arrival(packet)?;
+    let frame: &UdpFrame = ingress::frame(packet)?;
+    let UdpFrame { outer, inner } = frame;
+    decap::check(outer, packet.len(), config)?;
+    decap::check_bare(frame).map_err(|reason| merged(packet, reason))?;
+    ingress::check_sender(outer)?;
+    ingress::check_checksum(packet, outer, &[], inner)?;
+    let hop = ttl::next_hop(inner).ok_or(IngressOutcome::Ttl)?;
+
+    if !packet.remove_room(Encap::Udp) {
+        return Err(IngressOutcome::NoRoom);
+    }
+    packet.drop_checksum_level();
+    if !packet.write(Ethernet::LEN + Hop::OFFSET, &hop) {
+        return Err(IngressOutcome::Failed);
+    }
+    Ok(packet.redirect(config.device_ifindex, Side::Ingress))
+}
+
+/// An aggregate that is one packet between pods, not split yet, can be taken as it is. One whose
+/// datagrams GRO has merged is many, and only a socket can take it apart.
+#[inline(always)]
+fn merged(packet: &Packet, reason: IngressOutcome) -> IngressOutcome {
+    if packet.gso_size() == 0 {
+        reason
+    } else {
+        IngressOutcome::Aggregate
+    }
+}

@@ -1,0 +1,109 @@
+//! The vxlan backend. Egress of the tunnel device: the packet has passed routing and netfilter,
+//! the kernel has put the inner link-layer header on, and all that is missing is the way over the
+//! underlay. Ingress of the external interface: packets from peers go into the tunnel device,
+//! without their way up the stack as UDP datagrams.
+
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use flannel_ebpf::abi::{Config, EgressOutcome, Encap, IngressOutcome};
+use flannel_ebpf::decap::{self, Mark, VxlanFrame};
+use flannel_ebpf::encap::{self, complete};
+use flannel_ebpf::flow;
+use flannel_ebpf::wire::{ETHERTYPE_IPV4, Ethernet, Ipv4};
+
+use super::{egress, ingress};
+use crate::count::Size;
+use crate::packet::{Packet, Side, Verdict, random};
+
+/// Inner link-layer and IPv4 header.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+struct Inner {
+    ethernet: Ethernet,
+    ip: Ipv4,
+}
+
+#[classifier]
+pub(crate) fn vxlan_encap(context: TcContext) -> i32 {
+    let packet = Packet::new(context);
+    let size = Size::of(&packet);
+    egress::finish(&packet, size, send(&packet))
+}
+
+#[classifier]
+pub(crate) fn vxlan_decap(context: TcContext) -> i32 {
+    ingress::run(&Packet::new(context), receive)
+}
+
+#[inline(always)]
+fn send(packet: &Packet) -> Result<Verdict, EgressOutcome> {
+    if packet.has_vlan_tag() {
+        return Err(EgressOutcome::Vlan);
+    }
+    let Inner { ethernet, ip } = packet.header(0).ok_or(EgressOutcome::NotLinear)?;
+    if ethernet.ethertype != ETHERTYPE_IPV4 {
+        return Err(EgressOutcome::NotIpv4);
+    }
+    let peer = egress::peer(ip.destination, Encap::Vxlan)?;
+    // The kernel's own decision goes by this address (it is the key of its FDB): follow it.
+    if ethernet.destination != peer.headers.inner.destination {
+        return Err(EgressOutcome::OtherMac);
+    }
+    let inner_len = packet.len() - Ethernet::LEN as u32;
+    egress::check_way(packet, peer, ip, Ethernet::LEN, inner_len)?;
+    let [id @ .., _, _] = random().to_ne_bytes();
+    let headers = complete(
+        peer,
+        Encap::Vxlan,
+        encap::Packet {
+            inner_len,
+            inner_tos: ip.tos,
+            id,
+            source_port: flow::source_port(egress::flow_hash(packet, ip, Ethernet::LEN)),
+        },
+    );
+    if !packet.add_room(Encap::Vxlan) {
+        return Err(EgressOutcome::NoRoom);
+    }
+    if !packet.write(0, &headers) {
+        return Err(EgressOutcome::Failed);
+    }
+    Ok(packet.redirect(peer.ifindex, Side::Egress))
+}
+
+#[inline(always)]
+fn receive(packet: &Packet, config: &Config) -> Result<Verdict, IngressOutcome> {
+    if packet.gso_size() != 0 {
+        return Err(IngressOutcome::Aggregate);
+    }
+    ingress::check_arrival(packet)?;
+    let VxlanFrame { outer, shim, inner } = ingress::frame(packet)?;
+    decap::check(outer, packet.len(), config)?;
+    decap::check_shim(shim, config)?;
+    ingress::check_sender(outer)?;
+    ingress::check_checksum(packet, outer, bytemuck::bytes_of(shim), inner)?;
+    let mark = decap::inner_mark(&outer.ip, inner)?;
+    let addresses = shim.inner.addresses();
+
+    if !packet.remove_room(Encap::Vxlan) {
+        return Err(IngressOutcome::NoRoom);
+    }
+    packet.drop_checksum_level();
+    // The outer link-layer header is in front of the inner packet now: make it the inner one (the
+    // EtherType is the same).
+    if !packet.store(0, &addresses) || !mark.is_none_or(|mark| write_mark(packet, mark)) {
+        return Err(IngressOutcome::Failed);
+    }
+    Ok(packet.redirect(config.device_ifindex, Side::Ingress))
+}
+
+/// Writes the changed octets of the inner header. Its sum stays the same (the checksum makes up for
+/// the mark), so checksums kept beside the packet stay right.
+#[inline(always)]
+fn write_mark(packet: &Packet, mark: Mark) -> bool {
+    packet.store(Ethernet::LEN + core::mem::offset_of!(Ipv4, tos), &mark.tos)
+        && packet.store(
+            Ethernet::LEN + core::mem::offset_of!(Ipv4, checksum),
+            &mark.checksum,
+        )
+}

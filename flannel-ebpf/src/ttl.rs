@@ -1,0 +1,103 @@
+//! Hops that the dataplane counts in place of somebody else: flannel's udp proxy takes one off at
+//! each end of its tunnel.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::wire::Ipv4;
+
+/// The third word of an IPv4 header, where all that a hop changes stands together. Aligned, so that
+/// a copy on the stack of a BPF program is one that the verifier accepts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C, align(4))]
+pub struct Hop {
+    /// Hops left.
+    pub ttl: u8,
+    /// Protocol of the payload, unchanged.
+    pub protocol: u8,
+    /// Header checksum.
+    pub checksum: [u8; 2],
+}
+
+impl Hop {
+    /// Where it stands in the header, bytes.
+    pub const OFFSET: usize = core::mem::offset_of!(Ipv4, ttl);
+}
+
+/// What a header becomes by one more hop; `None` where the packet ends here, or says that it
+/// already has.
+///
+/// Of the two zeros of one's complement arithmetic the checksum takes the one that the kernel's
+/// `ip_decrease_ttl` and flannel's proxy take (RFC 1624, equation 3, in their short form).
+#[inline(always)]
+#[must_use]
+pub const fn next_hop(ip: &Ipv4) -> Option<Hop> {
+    if ip.ttl <= 1 {
+        return None;
+    }
+    // One hop less in the high octet of its word is one more there in the checksum.
+    let sum = u16::from_ne_bytes(ip.checksum) as u32 + u16::from_ne_bytes([1, 0]) as u32;
+    let sum = (sum + (sum >= 0xffff) as u32) as u16;
+    Some(Hop {
+        ttl: ip.ttl - 1,
+        protocol: ip.protocol,
+        checksum: sum.to_ne_bytes(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{checksum, fold, sum};
+
+    /// A header with the given identification, its checksum right.
+    fn header(ttl: u8, id: u16) -> Ipv4 {
+        let mut ip = Ipv4 {
+            version_ihl: Ipv4::VERSION_IHL,
+            id: id.to_be_bytes(),
+            ttl,
+            protocol: 6,
+            source: [10, 5, 1, 2],
+            destination: [10, 5, 2, 2],
+            ..Ipv4::zeroed()
+        };
+        ip.checksum = checksum(sum(bytemuck::bytes_of(&ip)));
+        ip
+    }
+
+    #[test]
+    fn the_checksum_stays_right_whatever_it_is() {
+        for id in 0..=u16::MAX {
+            let mut ip = header(64, id);
+            let hop = next_hop(&ip).unwrap();
+            (ip.ttl, ip.protocol, ip.checksum) = (hop.ttl, hop.protocol, hop.checksum);
+            assert_eq!((ip.ttl, ip.protocol), (63, 6));
+            assert_eq!(fold(sum(bytemuck::bytes_of(&ip))), 0xffff, "id {id}");
+        }
+    }
+
+    #[test]
+    fn a_checksum_of_all_ones_never_comes_out() {
+        // Every checksum, right or wrong, against the textbook's sum of three terms, which has
+        // another zero for one of them.
+        for old in 0..=u16::MAX {
+            let mut ip = header(9, 0);
+            ip.checksum = old.to_be_bytes();
+            let new = u16::from_be_bytes(next_hop(&ip).unwrap().checksum);
+            let sum = u32::from(!old) + u32::from(!0x0906_u16) + 0x0806;
+            let folded = (sum & 0xffff) + (sum >> 16);
+            let textbook = !(((folded & 0xffff) + (folded >> 16)) as u16);
+            assert!(
+                new == textbook || (new, textbook) == (0, 0xffff),
+                "{old:#x}"
+            );
+            assert_ne!(new, 0xffff, "{old:#x}");
+        }
+    }
+
+    #[test]
+    fn the_last_hop_is_somebody_elses() {
+        assert_eq!(next_hop(&header(1, 0)), None);
+        assert_eq!(next_hop(&header(0, 0)), None);
+        assert_eq!(next_hop(&header(2, 0)).unwrap().ttl, 1);
+    }
+}
