@@ -13,6 +13,7 @@
 //! knows which it is.
 
 mod datapath;
+mod echo;
 mod follow;
 mod report;
 pub mod run;
@@ -27,6 +28,7 @@ use ipnetwork::Ipv4Network;
 use tracing::{info, warn};
 
 pub use self::datapath::Datapath;
+use self::echo::{Doubts, Word};
 pub use self::scope::Scope;
 use crate::backend::entries::{apply, read_actual};
 use crate::backend::peer::{Ignored, Own, Peer, usable_peers};
@@ -92,6 +94,7 @@ pub struct Node {
     underlay: Underlay,
     /// Entries as last read or written.
     actual: KernelState,
+    doubts: Doubts,
     peers: Vec<Peer>,
     ignored: Vec<Ignored>,
     /// Peers that eBPF leaves to the kernel.
@@ -127,6 +130,7 @@ impl Node {
             leases: LeaseTable::default(),
             underlay: Underlay::default(),
             actual,
+            doubts: Doubts::default(),
             peers: Vec::new(),
             ignored: Vec::new(),
             kernel: Vec::new(),
@@ -213,30 +217,28 @@ impl Node {
     }
 
     /// What an event of the kernel's asks this node to look at; nothing if it tells what the node
-    /// has done itself.
+    /// has done itself. Entries of peers are looked at if [`in_doubt`](Self::in_doubt) says so.
     #[must_use]
-    pub fn scope_of(&self, event: &NetlinkEvent) -> Option<Scope> {
-        if self.is_known(event) {
-            return None;
+    pub fn scope_of(&mut self, event: &NetlinkEvent) -> Option<Scope> {
+        let device = self.device_index();
+        let word = self.doubts.hear(event, device, &self.actual);
+        let scope = Scope::of(event, device, self.local.ifindex);
+        match word {
+            Word::Known => None,
+            Word::Doubted => scope.map(|scope| Scope {
+                entries: false,
+                ..scope
+            }),
+            Word::Other => scope,
         }
-        Scope::of(event, self.device_index(), self.local.ifindex)
     }
 
-    /// Whether an entry of a peer is now as it was last read or written.
-    fn is_known(&self, event: &NetlinkEvent) -> bool {
-        let is_device = |index: u32| self.device_index() == Some(index);
-        match event {
-            NetlinkEvent::Route {
-                peer: Some((subnet, via)),
-                ..
-            } => self.actual.routes.get(subnet) == via.as_ref(),
-            NetlinkEvent::Neigh { ifindex, ip, peer } => {
-                is_device(*ifindex) && self.actual.neighbours.get(ip) == peer.as_ref()
-            }
-            NetlinkEvent::Fdb { ifindex, mac, peer } => {
-                is_device(*ifindex) && self.actual.fdb.get(mac) == peer.as_ref()
-            }
-            _ => false,
+    /// What to look at since something else was heard of it than is known.
+    #[must_use]
+    pub fn in_doubt(&self) -> Scope {
+        Scope {
+            entries: self.doubts.any(),
+            ..Scope::LEASES
         }
     }
 
@@ -272,7 +274,7 @@ impl Node {
             self.has_moved = !has_address || self.local.mtu != self.spec.external_mtu;
         }
         if scope.device || scope.entries {
-            self.actual = read_actual(&self.netlink, self.device_index()).await?;
+            self.read_entries().await?;
         }
         if scope.routes {
             self.underlay.forget_routes();
@@ -365,8 +367,14 @@ impl Node {
             );
         }
         self.failed = Some((failed.len(), first));
-        self.actual = read_actual(&self.netlink, self.device_index()).await?;
+        self.read_entries().await?;
         Ok(false)
+    }
+
+    async fn read_entries(&mut self) -> Result<(), Error> {
+        self.actual = read_actual(&self.netlink, self.device_index()).await?;
+        self.doubts.clear();
+        Ok(())
     }
 
     /// What the kernel path to these peers needs.
