@@ -35,6 +35,8 @@ pub(super) enum Write {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Written {
     pub(super) write: Write,
+    /// Orders all writes, which those that are under way at once may overtake.
+    pub(super) revision: i64,
     /// When the answer was here.
     pub(super) answered: Instant,
 }
@@ -83,6 +85,7 @@ impl Connection {
     }
 
     /// Makes `writes` one by one, `rate` per second, whether or not earlier ones are answered.
+    /// Gives them in the order in which they took effect.
     pub(super) fn write_steadily(&mut self, writes: &[Write], rate: u32) -> Result<Vec<Written>> {
         let (lease, client) = (self.lease, self.client.clone());
         let work = async {
@@ -93,9 +96,14 @@ impl Connection {
                 let mut client = client.clone();
                 calls.push(tokio::task::spawn_local(async move {
                     let transaction = Txn::new().and_then([operation(write, lease)]);
-                    client.txn(transaction).await?;
+                    let answer = client.txn(transaction).await?;
                     let answered = Instant::now();
-                    Ok::<_, etcd_client::Error>(Written { write, answered })
+                    let revision = answer.header().map_or(0, |header| header.revision());
+                    Ok::<_, etcd_client::Error>(Written {
+                        write,
+                        revision,
+                        answered,
+                    })
                 }));
             }
             let mut written = Vec::with_capacity(calls.len());
@@ -103,6 +111,7 @@ impl Connection {
                 let done = call.await.map_err(|_| anyhow!("a write panicked"))?;
                 written.push(done.context("write a lease")?);
             }
+            written.sort_by_key(|written| written.revision);
             Ok(written)
         };
         LocalSet::new().block_on(&self.runtime, work)
