@@ -17,13 +17,11 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
 
 use crate::cli::DatapathMode;
+use crate::clients::{Limits, serve_clients};
 
 /// How long either side waits for the other.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -149,38 +147,17 @@ impl ControlSocket {
         F: Future<Output = Answer> + Send + 'static,
     {
         let handle = Arc::new(handle);
-        let slots = Arc::new(Semaphore::new(CLIENTS));
-        let mut clients = JoinSet::new();
-        loop {
-            let accepted = tokio::select! {
-                () = cancel.cancelled() => return,
-                accepted = self.listener.accept() => accepted,
-            };
-            // Reaps what is done.
-            while clients.try_join_next().is_some() {}
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    // Out of descriptors, for example: do not spin.
-                    warn!(%error, "a client of the control socket is lost");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            };
-            let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-                debug!("too many clients on the control socket");
-                continue;
-            };
+        let limits = Limits {
+            place: "control socket",
+            at_once: CLIENTS,
+            patience: PATIENCE,
+        };
+        let accept = || async { self.listener.accept().await.map(|(stream, _)| stream) };
+        let serve = |stream| {
             let handle = Arc::clone(&handle);
-            clients.spawn(async move {
-                let _slot = slot;
-                match timeout(PATIENCE, answer(stream, &*handle)).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => debug!(%error, "a client of the control socket went away"),
-                    Err(_) => debug!("a client of the control socket says nothing"),
-                }
-            });
-        }
+            async move { answer(stream, &*handle).await }
+        };
+        serve_clients(limits, accept, serve, &cancel).await;
     }
 }
 

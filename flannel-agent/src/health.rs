@@ -19,12 +19,10 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
 
+use crate::clients::{Limits, serve_clients};
 use crate::status::Status;
 
 /// How long a client may take.
@@ -87,42 +85,23 @@ impl Health {
         F: Future<Output = Result<Status, String>> + Send + 'static,
     {
         let status = Arc::new(status);
-        let slots = Arc::new(Semaphore::new(CLIENTS));
-        let mut clients = JoinSet::new();
-        loop {
-            let accepted = tokio::select! {
-                () = cancel.cancelled() => return,
-                accepted = self.listener.accept() => accepted,
-            };
-            // Reaps what is done.
-            while clients.try_join_next().is_some() {}
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    // Out of descriptors, for example: do not spin.
-                    warn!(%error, "a client of the health endpoints is lost");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            };
-            let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-                debug!("too many clients on the health endpoints");
-                continue;
-            };
+        let limits = Limits {
+            place: "health endpoints",
+            at_once: CLIENTS,
+            patience: PATIENCE,
+        };
+        let accept = || async { self.listener.accept().await.map(|(stream, _)| stream) };
+        let serve = |stream| {
             let status = Arc::clone(&status);
-            clients.spawn(async move {
-                let _slot = slot;
+            async move {
                 let service = service_fn(|request| answer(request, &*status));
-                let served = hyper::server::conn::http1::Builder::new()
+                hyper::server::conn::http1::Builder::new()
                     .keep_alive(false)
-                    .serve_connection(TokioIo::new(stream), service);
-                match timeout(PATIENCE, served).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => debug!(%error, "a client of the health endpoints went away"),
-                    Err(_) => debug!("a client of the health endpoints says nothing"),
-                }
-            });
-        }
+                    .serve_connection(TokioIo::new(stream), service)
+                    .await
+            }
+        };
+        serve_clients(limits, accept, serve, &cancel).await;
     }
 }
 

@@ -171,17 +171,17 @@ impl LeaseTable {
         std::mem::take(&mut self.changed)
     }
 
-    /// The lease of a subnet.
-    #[must_use]
-    pub fn get(&self, subnet: Ipv4Network) -> Option<&Lease> {
-        self.leases.get(&subnet)
-    }
-
     /// All leases but the one of `own`, in the order of their subnets.
     pub fn peers(&self, own: Ipv4Network) -> impl Iterator<Item = &Lease> {
         self.leases
             .values()
             .filter(move |lease| lease.subnet.v4 != own)
+    }
+
+    /// The lease of a subnet.
+    #[must_use]
+    pub fn get(&self, subnet: Ipv4Network) -> Option<&Lease> {
+        self.leases.get(&subnet)
     }
 
     /// Number of leases, the own one included.

@@ -7,6 +7,7 @@ pub mod backend;
 pub mod backoff;
 pub mod cleanup;
 pub mod cli;
+mod clients;
 pub mod config;
 pub mod control;
 pub mod dataplane;

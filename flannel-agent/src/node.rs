@@ -281,7 +281,7 @@ impl Node {
         }
         self.choose_peers().await;
         self.sync_entries().await?;
-        self.backend.sync_peers(&self.peers).await;
+        self.backend.sync_peers(&self.peers, &self.leases).await;
         self.sync_dataplane(scope).await
     }
 

@@ -7,6 +7,7 @@
 mod beds;
 mod cleanup;
 mod exercise;
+mod extension;
 mod flows;
 mod lease_loss;
 mod leases;

@@ -9,3 +9,4 @@ mod attach;
 mod live;
 mod pins;
 mod place;
+mod udp;

@@ -19,6 +19,7 @@ mod setup;
 mod test;
 mod toolchain;
 mod tools;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -41,6 +42,7 @@ enum Command {
     Bench(bench::Options),
     Test(test::Options),
     Lint(lint::Options),
+    Verify(verify::Options),
     Ci(ci::Options),
 }
 
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         Command::Bench(options) => bench::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Lint(options) => lint::run(&options),
+        Command::Verify(options) => verify::run(&options),
         Command::Ci(options) => ci::run(&options),
     };
     match result {

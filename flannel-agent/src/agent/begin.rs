@@ -61,7 +61,7 @@ pub(super) async fn begin(agent: &Agent) -> Result<Option<Begun>> {
         .context("EnableIPv4 is false: IPv6-only networks are not supported")?;
 
     let netlink = Netlink::open()?;
-    let external = external::choose(config).await?;
+    let external = external::choose(config, &network.backend).await?;
     info!(
         interface = external.name,
         address = %external.address,
@@ -81,7 +81,7 @@ pub(super) async fn begin(agent: &Agent) -> Result<Option<Begun>> {
         }
         _ => None,
     };
-    let mut backend = backend::new(&network.backend, known_mac)?;
+    let mut backend = backend::new(&network.backend, known_mac);
     let datapath = datapath::open(config, &*backend)?;
     let Some(pod_mtu) = backend.pod_mtu(external.mtu) else {
         bail!(
@@ -90,7 +90,10 @@ pub(super) async fn begin(agent: &Agent) -> Result<Option<Begun>> {
             external.mtu
         );
     };
-    let advert = backend.prepare(&netlink, &external).await?;
+    let advert = tokio::select! {
+        advert = backend.prepare(&netlink, &external) => advert?,
+        () = end.cancelled() => return Ok(None),
+    };
     let state = earlier::note(config, earlier.as_ref(), &*backend, advert.mac, &external)?;
 
     phase.send_replace(Phase::Starting("a lease"));
@@ -120,7 +123,10 @@ pub(super) async fn begin(agent: &Agent) -> Result<Option<Begun>> {
     };
     // Subscribed to before the node reads anything, so that no change falls in between.
     let monitor = Monitor::open()?;
-    let node = Node::new(netlink.clone(), spec.clone(), backend, datapath).await?;
+    let node = tokio::select! {
+        node = Node::new(netlink.clone(), spec.clone(), backend, datapath) => node?,
+        () = end.cancelled() => return Ok(None),
+    };
     write_subnet_file(config, overlay.network, &lease, pod_mtu)?;
     Ok(Some(Begun {
         network,

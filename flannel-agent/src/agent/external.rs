@@ -9,21 +9,27 @@ use tracing::{info, warn};
 use crate::config::Config;
 use crate::error::chain;
 use crate::iface::{self, ExternalInterface};
+use crate::network::Backend;
 
 /// Between the first sign that the address has gone and the choice of another: a DHCP client takes
 /// an address away before it sets the next one. Also between choices while there is none.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// Chooses the external interface.
+/// Chooses the external interface. Nodes of the extension backend are told by its address, as in
+/// flannel, whatever `--public-ip` says.
 ///
 /// # Errors
 /// Nothing fits, or the host could not be asked.
-pub(super) async fn choose(config: &Config) -> Result<ExternalInterface> {
+pub(super) async fn choose(config: &Config, backend: &Backend) -> Result<ExternalInterface> {
     let (connection, handle, _) = rtnetlink::new_connection().context("open a netlink socket")?;
     let connection = tokio::spawn(connection);
     let host = iface::read_host(&handle, &config.interface).await;
     connection.abort();
-    Ok(iface::choose(&host?, &config.interface)?)
+    let mut chosen = iface::choose(&host?, &config.interface)?;
+    if let Backend::Extension(_) = backend {
+        chosen.public_ip = chosen.address;
+    }
+    Ok(chosen)
 }
 
 /// Returns when a node that started with `current` should start over: `has_moved` says that the
@@ -31,6 +37,7 @@ pub(super) async fn choose(config: &Config) -> Result<ExternalInterface> {
 /// one can be, the node works on as well as it can.
 pub(super) async fn moved(
     config: &Config,
+    backend: &Backend,
     current: &ExternalInterface,
     mut has_moved: watch::Receiver<bool>,
 ) {
@@ -40,7 +47,7 @@ pub(super) async fn moved(
             return std::future::pending().await;
         }
         tokio::time::sleep(SETTLE).await;
-        match choose(config).await {
+        match choose(config, backend).await {
             Ok(chosen) if !is_same(&chosen, current) => {
                 info!(
                     interface = chosen.name,

@@ -142,7 +142,7 @@ pub(super) async fn serve(agent: &Agent, begun: Begun) -> Result<Outcome> {
         held = holder.hold(lease, &mut rng, follow_lease, end) => held?,
         () = watch_network(store, &network, timing, &notice, end) => {}
         () = watch_leases(store, timing, changes, health, end) => {}
-        () = external::moved(config, &external, has_moved) => return Ok(Outcome::Again),
+        () = external::moved(config, &network.backend, &external, has_moved) => return Ok(Outcome::Again),
         never = keep_rules(rules, config.rules.resync, subnet) => match never {},
         never = announce => match never {},
     }

@@ -5,15 +5,17 @@
 //! knows no backend: [`crate::node`] asks this trait what a device, an entry or a header should be,
 //! and does the comparing, ordering and repairing for all of them alike.
 //!
-//! | backend   | peers are reached by                           | device        |
-//! |-----------|------------------------------------------------|---------------|
-//! | `vxlan`   | VXLAN; on the own link by routes, if so wished | `flannel.VNI` |
-//! | `udp`     | UDP, also from user space                      | `flannel0`    |
-//! | `host_gw` | routes through their own address               | none          |
-//! | `alloc`   | nothing of ours                                | none          |
+//! | backend     | peers are reached by                           | device        |
+//! |-------------|------------------------------------------------|---------------|
+//! | `vxlan`     | VXLAN; on the own link by routes, if so wished | `flannel.VNI` |
+//! | `udp`       | UDP, also from user space                      | `flannel0`    |
+//! | `host_gw`   | routes through their own address               | none          |
+//! | `alloc`     | nothing of ours                                | none          |
+//! | `extension` | what commands of the operator set up           | none of ours  |
 
 pub mod alloc;
 pub mod entries;
+pub mod extension;
 pub mod host_gw;
 pub mod peer;
 pub mod udp;
@@ -30,7 +32,7 @@ use serde_json::value::RawValue;
 
 use crate::dataplane::Attachment;
 use crate::iface::ExternalInterface;
-use crate::lease::Lease;
+use crate::lease::{Lease, LeaseTable};
 use crate::netlink::link::Link;
 use crate::netlink::{MacAddr, Netlink};
 use crate::network;
@@ -156,7 +158,7 @@ pub trait Backend: Send + Sync {
 
     /// Takes notice of the peers, for backends with a data path of their own. Must not wait for
     /// what peers may delay.
-    async fn sync_peers(&mut self, _peers: &[Peer]) {}
+    async fn sync_peers(&mut self, _peers: &[Peer], _leases: &LeaseTable) {}
 
     /// What is not as it should be, a sentence each.
     fn problems(&self) -> Vec<String> {
@@ -165,19 +167,19 @@ pub trait Backend: Send + Sync {
 }
 
 /// The backend of a network. `known_mac` is the link-layer address that this node had before.
-///
-/// # Errors
-/// The backend is not carried.
-pub fn new(options: &network::Backend, known_mac: Option<MacAddr>) -> Result<Box<dyn Backend>> {
-    Ok(match options {
+#[must_use]
+pub fn new(options: &network::Backend, known_mac: Option<MacAddr>) -> Box<dyn Backend> {
+    match options {
         network::Backend::Vxlan(options) => Box::new(vxlan::Vxlan::new(options.clone(), known_mac)),
         network::Backend::Udp(options) => Box::new(udp::Udp::new(options.clone())),
         network::Backend::HostGw => Box::new(host_gw::HostGw),
         network::Backend::Alloc => Box::new(alloc::Alloc),
-        network::Backend::Extension(_) => {
-            anyhow::bail!("backend {} is not carried yet", options.name())
-        }
-    })
+        network::Backend::Extension(options) => Box::new(extension::Extension::new(
+            options.clone(),
+            // The commands of the operator, not the agent, read it.
+            std::env::vars_os(),
+        )),
+    }
 }
 
 /// Whether the device is there and is the one that an agent made. A vxlan device of the same name

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
 
+use super::extension::NotText;
 use super::vxlan::BackendDataError;
 use crate::lease::Lease;
 use crate::netlink::MacAddr;
@@ -60,6 +61,9 @@ pub enum IgnoredReason {
     /// No VTEP MAC.
     #[error(transparent)]
     BackendData(#[from] BackendDataError),
+    /// No data for a command.
+    #[error(transparent)]
+    NotText(#[from] NotText),
     /// No packet can be sent there.
     #[error("public IP {0} is not the address of a host")]
     BadPublicIp(Ipv4Addr),

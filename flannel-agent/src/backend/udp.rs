@@ -38,7 +38,7 @@ use super::peer::{IgnoredReason, Peer};
 use super::{Advert, Backend, Device, Place, Reach};
 use crate::dataplane::{Attachment, Direction, Interface};
 use crate::iface::ExternalInterface;
-use crate::lease::Lease;
+use crate::lease::{Lease, LeaseTable};
 use crate::netlink::{MacAddr, Netlink};
 use crate::network;
 
@@ -229,7 +229,7 @@ impl Backend for Udp {
         }
     }
 
-    async fn sync_peers(&mut self, peers: &[Peer]) {
+    async fn sync_peers(&mut self, peers: &[Peer], _: &LeaseTable) {
         if self.peers == peers {
             return;
         }

@@ -62,7 +62,7 @@ impl Node {
         if self.carry_out(actions).await? {
             self.actual.replace(&before, after);
         }
-        self.backend.sync_peers(&self.peers).await;
+        self.backend.sync_peers(&self.peers, &self.leases).await;
 
         let octets: BTreeSet<_> = subnets.iter().map(|it| it.network().octets()).collect();
         let both = gone.iter().chain(&come);

@@ -1,12 +1,25 @@
 //! A lease that is lost while the agent runs.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use flannel_agent::lease::Subnet;
+use flannel_agent::subnet::Timing;
+use flannel_agent::subnet::acquire::{Wish, acquire, find_lease};
 use flannel_agent::subnet::hold::{HoldError, Holder, LeaseEvent, OnLoss};
+use flannel_agent::subnet::keep::Loss;
+use flannel_agent::subnet::store::Store;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
-use super::*;
+use super::node::{acquire_as, attrs, network, store, subnet, timing, try_acquire, value};
+use super::server::{Etcd, PATIENCE};
 
 const KEY: &str = "/coreos.com/network/subnets/10.5.7.0-24";
 
