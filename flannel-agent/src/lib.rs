@@ -22,6 +22,7 @@ pub mod network;
 pub mod node;
 pub mod notify;
 pub mod plan;
+pub mod probe;
 pub mod rules;
 pub mod state;
 pub mod status;

@@ -1,16 +1,19 @@
 //! The `flannel-agent` program: command line, logging, exit code.
 //!
-//! Exit codes: 0 done, 1 failed, 2 wrong command line, 3 no agent to ask.
+//! Exit codes: 0 done, 1 failed (for `probe`: the agent could carry nothing here), 2 wrong command
+//! line, 3 no agent to ask.
 
 use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
-use flannel_agent::cli::{self, CleanupMode, Command, DatapathMode, Output, PlaceArgs, Stop};
+use flannel_agent::cli::{
+    self, CleanupMode, Command, DatapathMode, Output, PlaceArgs, RunArgs, Stop,
+};
 use flannel_agent::config::Config;
 use flannel_agent::control::{ControlError, ControlSocket, Request, request};
 use flannel_agent::status::{Datapath, Status};
-use flannel_agent::{agent, cleanup, docker_opts, status_view};
+use flannel_agent::{agent, cleanup, docker_opts, probe, status_view};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -29,6 +32,13 @@ fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
+    // Before there are threads, see `probe`.
+    if let Command::Probe { run, output } = parsed.command {
+        return probe(*run, output).unwrap_or_else(|error| {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        });
+    }
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -71,6 +81,8 @@ async fn dispatch(parsed: cli::Parsed) -> anyhow::Result<()> {
             std::io::stdout().write_all(text.as_bytes())?;
             Ok(())
         }
+        // Has a life of its own, see `main`.
+        Command::Probe { .. } => Ok(()),
         Command::Datapath {
             place,
             mode,
@@ -89,6 +101,21 @@ async fn dispatch(parsed: cli::Parsed) -> anyhow::Result<()> {
             Ok(())
         }
     }
+}
+
+/// Tries what the host can do, and ends with 1 if that is nothing.
+fn probe(args: RunArgs, output: Output) -> anyhow::Result<ExitCode> {
+    let (config, _) = Config::new(args, |name| std::env::var_os(name))?;
+    let report = probe::run(&config)?;
+    let text = match output {
+        Output::Text => probe::render(&report),
+        Output::Json => serde_json::to_string_pretty(&report)? + "\n",
+    };
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(match report.can_run {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
 }
 
 /// Runs the agent until a signal ends it. A second signal has its default effect.

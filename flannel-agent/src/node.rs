@@ -35,7 +35,7 @@ use crate::backend::peer::{Ignored, Own, Peer, usable_peers};
 use crate::backend::{Backend, Device, Place, Reach};
 use crate::cli::DatapathMode;
 use crate::dataplane::maps::Part;
-use crate::dataplane::{self, Interfaces};
+use crate::dataplane::{self, Attachment, Interfaces};
 use crate::error::chain;
 use crate::lease::{Lease, LeaseTable};
 use crate::netlink::monitor::NetlinkEvent;
@@ -154,6 +154,12 @@ impl Node {
     #[must_use]
     pub fn has_dataplane(&self) -> bool {
         self.datapath.is_ebpf()
+    }
+
+    /// Programs of the dataplane in use.
+    #[must_use]
+    pub fn programs(&self) -> &'static [Attachment] {
+        self.datapath.programs()
     }
 
     /// Whether the external interface is not what the node was made for: its address or its MTU is
@@ -451,7 +457,7 @@ impl Node {
             entry(backend, device, local, ttl, peer, mac, mtu)
         });
         let direct = peers.iter().filter(|peer| peer.direct.is_some());
-        let direct = direct.map(|peer| peer.subnet.network().octets()).collect();
+        let direct: BTreeSet<_> = direct.map(|peer| peer.subnet.network().octets()).collect();
         let maps = dataplane.maps();
         let mut sync = || {
             maps.set_config(&config(backend, device, local))?;
@@ -461,7 +467,10 @@ impl Node {
             maps.sync_traffic(&direct, subnets)
         };
         sync().map_err(dataplane::Error::from)?;
-        Ok((desired.kernel, unresolved))
+        // To a direct peer the kernel's route is the way, not what is left of one.
+        let mut kernel = desired.kernel;
+        kernel.retain(|(subnet, _)| !direct.contains(&subnet.network().octets()));
+        Ok((kernel, unresolved))
     }
 
     /// Asks the kernel to look after the neighbour entries in use, which packets that bypass the
@@ -549,11 +558,14 @@ fn config(backend: &dyn Backend, device: Option<&Device>, local: &Local) -> abi:
     }
 }
 
-async fn probe(netlink: &Netlink, ifindex: u32, hops: impl IntoIterator<Item = Ipv4Addr>) {
-    for hop in hops {
-        if let Err(error) = netlink.probe_neighbour(ifindex, hop).await {
-            warn!(%hop, error = chain(&error), "cannot have the neighbour resolved");
+async fn probe(netlink: &Netlink, ifindex: u32, hops: BTreeSet<Ipv4Addr>) {
+    match netlink.probe_neighbours(ifindex, hops).await {
+        Ok(failed) => {
+            for (hop, error) in failed {
+                warn!(%hop, error = chain(&error), "cannot have the neighbour resolved");
+            }
         }
+        Err(error) => warn!(error = chain(&error), "cannot have neighbours resolved"),
     }
 }
 

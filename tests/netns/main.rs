@@ -9,4 +9,6 @@ mod attach;
 mod live;
 mod pins;
 mod place;
+mod probe;
 mod udp;
+mod udp_proxy;

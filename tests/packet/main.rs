@@ -17,6 +17,7 @@ mod bed;
 mod checksum;
 mod devices;
 mod direct;
+mod probe;
 mod program;
 mod udp_decap;
 mod udp_encap;

@@ -22,7 +22,7 @@ release=$(basename "$(echo "$tree"/boot/vmlinuz-*)" | sed s/vmlinuz-//)
 root=$work/root-$release
 
 tools='etcd etcdctl ip tc bridge ethtool nft ss iperf3 ping bpftool nsenter setpriv timeout modprobe'
-modules='veth bridge vxlan 8021q br_netfilter sch_ingress cls_bpf nf_tables nft_chain_nat nft_masq
+modules='veth bridge vxlan tun 8021q br_netfilter sch_ingress cls_bpf nf_tables nft_chain_nat nft_masq
 nft_ct nft_compat nft_fib_inet nft_reject_inet nft_limit nft_log nf_conntrack_netlink xt_MASQUERADE
 xt_comment xt_addrtype xt_conntrack xt_mark inet_diag tcp_diag netlink_diag unix_diag af_packet_diag
 esp4 xfrm_user'

@@ -242,8 +242,9 @@ pub fn detach_clsact(hook: Hook<'_>) -> Result<bool, Error> {
     }
 }
 
-/// The errno at the root of an error.
-fn errno(error: &Error) -> Option<i32> {
+/// The kernel's error number, if it was a system call that failed.
+#[must_use]
+pub fn errno(error: &Error) -> Option<i32> {
     match error {
         Error::Program(ProgramError::SyscallError(SyscallError { io_error, .. })) => {
             io_error.raw_os_error()

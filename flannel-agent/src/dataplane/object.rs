@@ -34,11 +34,24 @@ pub fn embedded() -> Option<&'static [u8]> {
 /// # Errors
 /// What the kernel or the ELF reader says.
 pub fn load(object: &[u8], pins: &Pins, log_level: u8) -> Result<Ebpf, EbpfError> {
-    let mut loader = EbpfLoader::new();
-    // Level 0 makes the log statements constant-false, and the verifier removes them.
-    loader.override_global("AYA_LOG_LEVEL", &log_level, false);
+    let mut loader = loader(&log_level);
     for name in PINNED_MAPS {
         loader.map_pin_path(name, pins.map(name));
     }
     loader.load(object)
+}
+
+/// Loads the object over maps of its own, which end with it.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_unpinned(object: &[u8]) -> Result<Ebpf, EbpfError> {
+    loader(&0).load(object)
+}
+
+fn loader(log_level: &u8) -> EbpfLoader<'_> {
+    let mut loader = EbpfLoader::new();
+    // Level 0 makes the log statements constant-false, and the verifier removes them.
+    loader.override_global("AYA_LOG_LEVEL", log_level, false);
+    loader
 }

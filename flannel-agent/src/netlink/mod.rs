@@ -16,6 +16,8 @@ pub mod link;
 pub mod mac;
 pub mod monitor;
 pub mod neigh;
+pub mod netdev;
+pub mod nic;
 pub mod route;
 pub mod tun;
 

@@ -18,14 +18,14 @@ use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::link::LinkMessage;
 use rtnetlink::packet_route::neighbour::NeighbourMessage;
-use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::AsyncSocket as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::route::Via;
+use super::route::{DIRECT_PROTOCOL, Via};
 use super::{Error, MacAddr, link, neigh, route};
 
 /// Objects with an event that nobody has fetched; one more, and it is an overrun. Three for each of
@@ -65,6 +65,8 @@ pub enum NetlinkEvent {
     Route {
         /// Index of the link that it leaves through; none for several next hops or for no link.
         oif: Option<u32>,
+        /// Whether it is one to a direct peer, by its protocol.
+        is_direct: bool,
         /// For a route in the shape of a peer's: its subnet, and where it leads, unless it went.
         peer: Option<(Ipv4Network, Option<Via>)>,
     },
@@ -175,8 +177,8 @@ impl Monitor {
 #[derive(Debug, Default)]
 struct Pending {
     has_overrun: bool,
-    /// By link and, in the shape of a peer's, subnet.
-    routes: BTreeMap<(Option<u32>, Option<Ipv4Network>), Option<Via>>,
+    /// By link, whether to a direct peer and, in the shape of a peer's, subnet.
+    routes: BTreeMap<(Option<u32>, bool, Option<Ipv4Network>), Option<Via>>,
     has_rule: bool,
     links: BTreeMap<u32, (String, bool)>,
     addresses: BTreeSet<u32>,
@@ -222,10 +224,11 @@ impl Pending {
                 RouteAttribute::Oif(oif) => Some(*oif),
                 _ => None,
             });
+        let is_direct = message.header.protocol == RouteProtocol::Other(DIRECT_PROTOCOL);
         let peer = route::parse_peer_route(message);
         let subnet = peer.map(|(subnet, _)| subnet);
         let via = peer.map(|(_, via)| via).filter(|_| !is_removed);
-        self.routes.insert((oif, subnet), via);
+        self.routes.insert((oif, is_direct, subnet), via);
     }
 
     fn note_neighbour(&mut self, message: &NeighbourMessage, is_removed: bool) {
@@ -292,9 +295,13 @@ impl Pending {
         if let Some(ifindex) = self.addresses.pop_first() {
             return Some(NetlinkEvent::Address { ifindex });
         }
-        if let Some(((oif, subnet), via)) = self.routes.pop_first() {
+        if let Some(((oif, is_direct, subnet), via)) = self.routes.pop_first() {
             let peer = subnet.map(|subnet| (subnet, via));
-            return Some(NetlinkEvent::Route { oif, peer });
+            return Some(NetlinkEvent::Route {
+                oif,
+                is_direct,
+                peer,
+            });
         }
         if std::mem::take(&mut self.has_rule) {
             return Some(NetlinkEvent::Rule);
@@ -341,6 +348,7 @@ mod tests {
         let expected = [
             NetlinkEvent::Route {
                 oif: None,
+                is_direct: false,
                 peer: None,
             },
             NetlinkEvent::Neigh {

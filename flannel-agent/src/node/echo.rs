@@ -49,9 +49,10 @@ impl Doubts {
         let is_device = |index: u32| device == Some(index);
         let (entry, is_known) = match event {
             NetlinkEvent::Route {
+                oif,
+                is_direct,
                 peer: Some((subnet, via)),
-                ..
-            } => {
+            } if *is_direct || oif.is_some_and(is_device) => {
                 let is_known = known.routes.get(subnet) == via.as_ref();
                 (Entry::Route(*subnet), is_known)
             }
@@ -102,6 +103,7 @@ mod tests {
         };
         let route = |via| NetlinkEvent::Route {
             oif: Some(DEVICE),
+            is_direct: false,
             peer: Some((subnet, via)),
         };
         // Written and removed before either echo came.

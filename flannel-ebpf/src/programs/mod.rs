@@ -8,6 +8,7 @@
 //! | `udp_decap`      | tc ingress, external interface | flannel's UDP from a peer, into the TUN    |
 //! | `direct_egress`  | tc egress, external interface  | nothing: counts IPv4 to direct peers       |
 //! | `direct_ingress` | tc ingress, external interface | nothing: counts IPv4 from direct peers     |
+//! | `probe_helpers`  | none: test runs of the agent   | nothing: tries what helpers accept         |
 //!
 //! A program is a decision (`Result<_, Outcome>`), an action, and one count at its edge. On doubt
 //! the packet goes to the kernel path, unchanged. There are no tail calls: one program per hook can
@@ -16,5 +17,6 @@
 mod direct;
 mod egress;
 mod ingress;
+mod probe;
 mod udp;
 mod vxlan;
