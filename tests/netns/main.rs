@@ -10,3 +10,4 @@ mod live;
 mod pins;
 mod place;
 mod probe;
+mod udp;

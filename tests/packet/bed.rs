@@ -6,7 +6,6 @@
 //!               └──────────▶ the proxy's end        left to it
 //! ```
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,12 +13,13 @@ use aya::programs::TcAttachType::Egress;
 use flannel_ebpf::abi::Peer;
 use flannel_tests::mounts::Mounts;
 use flannel_tests::netns::NetNs;
+use flannel_tests::programs::Counted;
 use flannel_tests::raw::{Offload, Raw};
 use flannel_tests::tun::Tun;
 use flannel_tests::wait;
 use flannel_tests::wire::Wire;
 
-use super::program::{PEER_SUBNET, Programs, udp_peer};
+use super::program::{Programs, udp_peer};
 
 const DEVICE: &str = "flannel0";
 const EXTERNAL: &str = "eth0";
@@ -79,8 +79,7 @@ impl Bed {
     pub(crate) fn set_peer(&mut self, peer: Peer) {
         let index = || nix::net::if_::if_nametoindex(EXTERNAL).unwrap();
         let ifindex = self.ns.enter(index).unwrap();
-        self.programs
-            .set_peer(PEER_SUBNET, &Peer { ifindex, ..peer });
+        self.programs.set_peer(&Peer { ifindex, ..peer });
     }
 
     /// Sends one packet into the device, and waits until it is out as `pieces` packets.
@@ -90,7 +89,7 @@ impl Bed {
         packet: &[u8],
         offload: Offload,
         pieces: usize,
-    ) -> (Out, BTreeMap<&'static str, (u64, u64)>) {
+    ) -> (Out, Counted) {
         let Self {
             programs,
             ns: _,
@@ -99,7 +98,7 @@ impl Bed {
             far,
         } = self;
         let (mut frames, mut left) = (Vec::new(), Vec::new());
-        let ((), counted) = programs.counted(|_| {
+        let ((), counted) = programs.counted(|| {
             device.send_as(protocol, packet, offload).unwrap();
             wait::until("the packet", Duration::from_secs(5), || {
                 frames.extend(far.receive()?.map(|(frame, _)| frame));

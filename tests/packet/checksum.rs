@@ -3,7 +3,7 @@
 
 use flannel_tests::frame::{Ip, Tunnel, filled, pod_packet, tunnel, udp, udp_tunnel};
 
-use super::program::{Context, KERNEL, Programs, REDIRECT, Run, assert_left};
+use super::program::{Context, KERNEL, Programs, REDIRECT, assert_left};
 
 /// A tunnel, and how to see what comes out of it.
 struct Kind {
@@ -34,12 +34,6 @@ const KINDS: [Kind; 2] = [
     },
 ];
 
-impl Kind {
-    fn run(&self, frame: &[u8]) -> Run {
-        (self.load)().run(self.program, frame, Context::default())
-    }
-}
-
 /// An inner segment with its checksum: filled in, or left to a device as virtual links do.
 fn segment(protocol: u8, payload: &[u8], is_filled: bool) -> Vec<u8> {
     let segment = match protocol {
@@ -57,20 +51,22 @@ fn segment(protocol: u8, payload: &[u8], is_filled: bool) -> Vec<u8> {
 #[test]
 fn a_checksum_of_a_stock_peer_is_verified_without_reading_the_payload() {
     for kind in KINDS {
+        let mut programs = (kind.load)();
+        let mut run = |frame: &[u8]| programs.run(kind.program, frame, Context::default());
         for protocol in [1, 6, 17] {
             for payload in [&b""[..], b"x", b"odd", &[0xff; 1_000], &[0xa5; 1_401]] {
                 let name = format!("{} {protocol}, {} bytes", kind.program, payload.len());
                 let mut complete = (kind.tunnel)(&segment(protocol, payload, true));
                 complete.udp_checksum = complete.full_checksum();
-                let run = kind.run(&complete.frame());
-                assert_eq!(run.verdict, REDIRECT, "{name}: {:?}", run.counted);
-                assert_eq!(run.frame, (kind.delivered)(&complete), "{name}");
+                let taken = run(&complete.frame());
+                assert_eq!(taken.verdict, REDIRECT, "{name}: {:?}", taken.counted);
+                assert_eq!(taken.frame, (kind.delivered)(&complete), "{name}");
                 // What a virtual link delivers: the outer checksum is that of the complete packet,
                 // the inner one is left to a device.
                 let mut partial = (kind.tunnel)(&segment(protocol, payload, false));
                 partial.udp_checksum = complete.udp_checksum;
-                let run = kind.run(&partial.frame());
-                assert_eq!(run.verdict, REDIRECT, "{name}, partial");
+                let taken = run(&partial.frame());
+                assert_eq!(taken.verdict, REDIRECT, "{name}, partial");
             }
         }
     }
@@ -79,13 +75,15 @@ fn a_checksum_of_a_stock_peer_is_verified_without_reading_the_payload() {
 #[test]
 fn a_damaged_header_under_a_checksum_is_left() {
     for kind in KINDS {
+        let mut programs = (kind.load)();
+        let mut run = |frame: &[u8]| programs.run(kind.program, frame, Context::default());
         let mut good = (kind.tunnel)(&segment(6, b"payload", true));
         good.udp_checksum = good.full_checksum();
         let frame = good.frame();
         for at in (kind.unguarded)() {
             let mut frame = frame.clone();
             frame[at] ^= 0x10;
-            let run = kind.run(&frame);
+            let run = run(&frame);
             let name = format!("{} octet {at}", kind.program);
             assert_eq!(run.verdict, KERNEL, "{name}: {:?}", run.counted);
             assert_eq!(run.frame, frame, "{name}");
@@ -96,10 +94,12 @@ fn a_damaged_header_under_a_checksum_is_left() {
 #[test]
 fn a_payload_without_a_checksum_of_its_own_is_the_kernels_to_verify() {
     for kind in KINDS {
+        let mut programs = (kind.load)();
+        let mut run = |frame: &[u8]| programs.run(kind.program, frame, Context::default());
         let mut unguarded = (kind.tunnel)(&pod_packet([10, 5, 1, 2], [10, 5, 2, 2], b"hello"));
         unguarded.udp_checksum = unguarded.full_checksum();
         let frame = unguarded.frame();
-        let run = kind.run(&frame);
+        let run = run(&frame);
         assert_left(kind.program, &run, &frame, "ingress udp_checksum", 1);
     }
 }

@@ -2,7 +2,7 @@
 
 use flannel_tests::frame::{HOP_MAC, HOST_MAC, ethernet, pod_packet, tunnel};
 
-use super::program::{Context, KERNEL, PEER_SUBNET, Programs, Run};
+use super::program::{Context, KERNEL, Programs, Run};
 
 const POD: [u8; 4] = [10, 5, 2, 2];
 const REMOTE_POD: [u8; 4] = [10, 5, 1, 2];
@@ -21,7 +21,7 @@ fn frame(source: [u8; 4], destination: [u8; 4]) -> Vec<u8> {
 #[test]
 fn packets_of_a_direct_peer_count_for_it() {
     let mut programs = Programs::load();
-    programs.count_traffic(PEER_SUBNET);
+    programs.count_traffic();
     let (to, from) = (frame(POD, REMOTE_POD), frame(REMOTE_POD, POD));
     let len = to.len() as u64;
     let single = Context::default();
@@ -30,26 +30,25 @@ fn packets_of_a_direct_peer_count_for_it() {
         sent.counted.into_iter().collect::<Vec<_>>(),
         [("egress direct", (1, len))]
     );
-    assert_eq!(programs.traffic(PEER_SUBNET), [(1, len), (0, 0)]);
+    assert_eq!(programs.traffic(), [(1, len), (0, 0)]);
     let received = run(&mut programs, "direct_ingress", &from, single);
     assert_eq!(
         received.counted.into_iter().collect::<Vec<_>>(),
         [("ingress direct", (1, len))]
     );
-    assert_eq!(programs.traffic(PEER_SUBNET), [(1, len), (1, len)]);
+    assert_eq!(programs.traffic(), [(1, len), (1, len)]);
     let aggregate = Context {
         gso_size: 2,
         gso_segs: 3,
-        linear: 0,
     };
     run(&mut programs, "direct_egress", &to, aggregate);
-    assert_eq!(programs.traffic(PEER_SUBNET), [(4, 2 * len), (1, len)]);
+    assert_eq!(programs.traffic(), [(4, 2 * len), (1, len)]);
 }
 
 #[test]
 fn all_other_packets_count_for_nobody() {
     let mut programs = Programs::load();
-    programs.count_traffic(PEER_SUBNET);
+    programs.count_traffic();
     let rows = [
         ("direct_egress", "from the peer", frame(REMOTE_POD, POD)),
         ("direct_ingress", "to the peer", frame(POD, REMOTE_POD)),
@@ -79,7 +78,7 @@ fn all_other_packets_count_for_nobody() {
             "{program} {name}: {:?}",
             run.counted
         );
-        assert_eq!(programs.traffic(PEER_SUBNET), [(0, 0), (0, 0)], "{name}");
+        assert_eq!(programs.traffic(), [(0, 0), (0, 0)], "{name}");
     }
 }
 

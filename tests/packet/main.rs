@@ -1,10 +1,12 @@
-//! Ring "packet": tables of packets run through the programs by BPF_PROG_TEST_RUN, without any
+//! Ring "packet": tables of packets run through the programs, most by BPF_PROG_TEST_RUN, without any
 //! interface. Each row says what goes in, the verdict, every byte that comes out, and the one
 //! counter that moves.
 //!
-//! Not reachable this way, since the test run cannot make such packets, and covered in the other
-//! rings: VLAN tags beside the packet, flow hashes of sockets, real aggregates, checksums that a
-//! device has verified.
+//! What a test run cannot make of a packet comes over real devices here: `bed` for a device without
+//! link-layer header and for aggregates, `devices` for VLAN tags beside the packet and headers
+//! outside of the linear part. In the other rings: flow hashes of sockets, and checksums that a
+//! device has verified. Not to be had at all: `failed`, and `no_room` of `vxlan_decap`, which takes
+//! no packet in which the kernel could refuse.
 
 #![expect(
     clippy::unwrap_used,
@@ -13,6 +15,7 @@
 
 mod bed;
 mod checksum;
+mod devices;
 mod direct;
 mod probe;
 mod program;

@@ -1,37 +1,20 @@
-//! Running a packet through a program: verdict, bytes, counters.
+//! Running a packet through a program: verdict, bytes, counters; on node B, which knows node A.
 
 use std::collections::BTreeMap;
 
-use aya::maps::{Array, HashMap, PerCpuArray, PerCpuHashMap};
-use aya::programs::{SchedClassifier, TcAttachType, TestRunOptions, tc};
-use aya::util::nr_cpus;
-use aya::{Ebpf, EbpfLoader, TestRun as _};
+use aya::TestRun as _;
+use aya::programs::{ProgramError, TcAttachType, TestRunOptions};
 use bytemuck::Zeroable as _;
-use flannel_agent::dataplane::object;
-use flannel_ebpf::abi::{
-    Config, Counter, EgressCounters, EgressOutcome, Encap, IngressCounters, IngressOutcome, Peer,
-    Remote, Traffic,
-};
+use flannel_ebpf::abi::{Config, Encap, Peer};
 use flannel_ebpf::wire::{ETHERTYPE_IPV4, Ethernet, Headers, Ipv4, Udp, Vxlan};
-
-use flannel_tests::netns::NetNs;
-
 use flannel_tests::frame::{HOP_MAC, OWN_IP, OWN_MAC, PEER_IP, PEER_MAC, UDP_PORT};
+use flannel_tests::netns::NetNs;
+use flannel_tests::programs::{self, Counted};
 
 /// "Next program, then the stack": the packet was left to the kernel path.
 pub(crate) const KERNEL: i32 = -1;
 /// The packet was sent to another device.
 pub(crate) const REDIRECT: i32 = 7;
-
-/// All programs of the object.
-const PROGRAMS: [&str; 6] = [
-    "vxlan_encap",
-    "vxlan_decap",
-    "udp_encap",
-    "udp_decap",
-    "direct_egress",
-    "direct_ingress",
-];
 
 /// Node A's subnet.
 pub(crate) const PEER_SUBNET: [u8; 4] = [10, 5, 1, 0];
@@ -46,8 +29,6 @@ const DEVICE: u32 = 1;
 pub(crate) struct Context {
     pub gso_size: u32,
     pub gso_segs: u32,
-    /// Bytes in the linear part; 0: all.
-    pub linear: u32,
 }
 
 /// What came out.
@@ -56,53 +37,32 @@ pub(crate) struct Run {
     pub verdict: i32,
     pub frame: Vec<u8>,
     /// Counters that moved: outcome → (packets, bytes).
-    pub counted: BTreeMap<&'static str, (u64, u64)>,
+    pub counted: Counted,
 }
 
-/// Both programs, loaded without pins, over maps that know node A.
+/// The programs of node B.
 pub(crate) struct Programs {
-    ebpf: Ebpf,
+    programs: programs::Programs,
 }
 
 impl Programs {
-    /// Over maps of the vxlan backend.
+    /// With the vxlan backend.
     pub(crate) fn load() -> Self {
         Self::over(&config(), &peer())
     }
 
-    /// Over maps of the udp backend.
+    /// With the udp backend.
     pub(crate) fn load_udp() -> Self {
         Self::over(&udp_config(), &udp_peer())
     }
 
     fn over(config: &Config, peer: &Peer) -> Self {
-        let object = object::embedded().expect("built with FLANNEL_EBPF_OBJECT");
-        let mut ebpf = EbpfLoader::new()
-            .override_global("AYA_LOG_LEVEL", &0_u8, false)
-            .load(object)
-            .expect("load the object");
-        for name in PROGRAMS {
-            let program: &mut SchedClassifier = ebpf.program_mut(name).unwrap().try_into().unwrap();
-            program.load().expect("pass the verifier");
-        }
-        let mut programs = Self { ebpf };
-        programs.set_config(config);
-        programs.set_peer(PEER_SUBNET, peer);
-        let remote = Remote {
-            subnet: PEER_SUBNET,
-            prefix_len: 24,
-        };
-        let mut remotes: HashMap<_, [u8; 4], Remote> = programs
-            .ebpf
-            .map_mut("remotes")
-            .unwrap()
-            .try_into()
-            .unwrap();
-        remotes.insert(PEER_IP, remote, 0).unwrap();
-        programs
+        let mut programs = programs::Programs::load(config).unwrap();
+        programs.set_peer(PEER_SUBNET, peer).unwrap();
+        programs.set_remote(PEER_IP, PEER_SUBNET).unwrap();
+        Self { programs }
     }
 
-    /// Lets a program see the packets of an interface, for as long as this lives.
     pub(crate) fn attach(
         &mut self,
         program: &str,
@@ -110,44 +70,31 @@ impl Programs {
         interface: &str,
         direction: TcAttachType,
     ) {
-        let classifier: &mut SchedClassifier =
-            self.ebpf.program_mut(program).unwrap().try_into().unwrap();
-        let attach = || {
-            // Where there is no tcx (Linux 6.6), aya takes this.
-            tc::qdisc_add_clsact(interface).unwrap();
-            classifier.attach(interface, direction).unwrap();
-        };
-        ns.enter(attach).unwrap();
-    }
-
-    /// Makes a subnet that of a direct peer.
-    pub(crate) fn count_traffic(&mut self, subnet: [u8; 4]) {
-        let zeros = vec![Traffic::default(); nr_cpus().unwrap()];
-        let mut map: PerCpuHashMap<_, [u8; 4], Traffic> =
-            self.ebpf.map_mut("traffic").unwrap().try_into().unwrap();
-        map.insert(subnet, zeros.try_into().unwrap(), 0).unwrap();
-    }
-
-    /// What has been counted for a direct peer: sent, received; each packets and bytes.
-    pub(crate) fn traffic(&self, subnet: [u8; 4]) -> [(u64, u64); 2] {
-        let map: PerCpuHashMap<_, [u8; 4], Traffic> =
-            self.ebpf.map("traffic").unwrap().try_into().unwrap();
-        let values = map.get(&subnet, 0).unwrap();
-        [
-            sum(values.iter().map(|cpu| cpu.sent)),
-            sum(values.iter().map(|cpu| cpu.received)),
-        ]
+        let attached = self.programs.attach(program, ns, interface, direction);
+        attached.unwrap();
     }
 
     pub(crate) fn set_config(&mut self, config: &Config) {
-        let mut map: Array<_, Config> = self.ebpf.map_mut("config").unwrap().try_into().unwrap();
-        map.set(0, config, 0).unwrap();
+        self.programs.set_config(config).unwrap();
     }
 
-    pub(crate) fn set_peer(&mut self, subnet: [u8; 4], peer: &Peer) {
-        let mut map: HashMap<_, [u8; 4], Peer> =
-            self.ebpf.map_mut("peers").unwrap().try_into().unwrap();
-        map.insert(subnet, peer, 0).unwrap();
+    pub(crate) fn set_peer(&mut self, peer: &Peer) {
+        self.programs.set_peer(PEER_SUBNET, peer).unwrap();
+    }
+
+    /// Makes node A a direct peer as well.
+    pub(crate) fn count_traffic(&mut self) {
+        self.programs.count_traffic(PEER_SUBNET).unwrap();
+    }
+
+    /// What has been counted for node A: sent, received; each packets and bytes.
+    pub(crate) fn traffic(&self) -> [(u64, u64); 2] {
+        self.programs.traffic(PEER_SUBNET).unwrap()
+    }
+
+    /// Runs `work` and tells which counters it moves.
+    pub(crate) fn counted<T>(&mut self, work: impl FnOnce() -> T) -> (T, Counted) {
+        self.programs.counted(|_| work()).unwrap()
     }
 
     /// Runs one frame through a program.
@@ -159,23 +106,18 @@ impl Programs {
         program: &str,
         frame: &[u8],
         context: Context,
-    ) -> Result<Run, aya::programs::ProgramError> {
+    ) -> Result<Run, ProgramError> {
         let ctx_in = context.bytes();
         let mut out = vec![0; frame.len() + 256];
-        let (result, counted) = self.counted(|programs| {
-            let classifier: &mut SchedClassifier = programs
-                .ebpf
-                .program_mut(program)
-                .unwrap()
-                .try_into()
-                .unwrap();
-            classifier.test_run(TestRunOptions {
+        let test_run = |programs: &mut programs::Programs| {
+            programs.program(program).unwrap().test_run(TestRunOptions {
                 data_in: Some(frame),
                 data_out: Some(&mut out),
                 ctx_in: ctx_in.as_deref(),
                 ..TestRunOptions::new()
             })
-        });
+        };
+        let (result, counted) = self.programs.counted(test_run).unwrap();
         let result = result?;
         out.truncate(result.data_size_out as usize);
         Ok(Run {
@@ -188,50 +130,6 @@ impl Programs {
     pub(crate) fn run(&mut self, program: &str, frame: &[u8], context: Context) -> Run {
         self.try_run(program, frame, context).expect("test run")
     }
-
-    /// Runs `work` and tells which counters it moves.
-    pub(crate) fn counted<T>(
-        &mut self,
-        work: impl FnOnce(&mut Self) -> T,
-    ) -> (T, BTreeMap<&'static str, (u64, u64)>) {
-        let before = self.counters();
-        let result = work(self);
-        let counted = self
-            .counters()
-            .into_iter()
-            .filter_map(|(name, (packets, bytes))| {
-                let (old_packets, old_bytes) = before[name];
-                (packets != old_packets)
-                    .then_some((name, (packets - old_packets, bytes - old_bytes)))
-            })
-            .collect();
-        (result, counted)
-    }
-
-    fn counters(&self) -> BTreeMap<&'static str, (u64, u64)> {
-        let egress: PerCpuArray<_, EgressCounters> =
-            self.ebpf.map("egress").unwrap().try_into().unwrap();
-        let ingress: PerCpuArray<_, IngressCounters> =
-            self.ebpf.map("ingress").unwrap().try_into().unwrap();
-        let (egress, ingress) = (egress.get(&0, 0).unwrap(), ingress.get(&0, 0).unwrap());
-        let mut all = BTreeMap::new();
-        for outcome in EgressOutcome::ALL {
-            let name = leak(format!("egress {}", outcome.name()));
-            all.insert(name, sum(egress.iter().map(|cpu| cpu.get(*outcome))));
-        }
-        for outcome in IngressOutcome::ALL {
-            let name = leak(format!("ingress {}", outcome.name()));
-            all.insert(name, sum(ingress.iter().map(|cpu| cpu.get(*outcome))));
-        }
-        all
-    }
-}
-
-/// Packets and bytes over all CPUs.
-fn sum(values: impl Iterator<Item = Counter>) -> (u64, u64) {
-    values.fold((0, 0), |(packets, bytes), cpu| {
-        (packets + cpu.packets, bytes + cpu.bytes)
-    })
 }
 
 /// Checks that a packet was left to the kernel unchanged, for this one reason.
@@ -248,39 +146,19 @@ pub(crate) fn assert_left(
     assert_eq!(run.counted, expected, "{name}: counters");
 }
 
-/// Names live as long as the test process.
-fn leak(name: String) -> &'static str {
-    use std::collections::BTreeSet;
-    use std::sync::Mutex;
-    static NAMES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
-    let mut names = NAMES.lock().unwrap();
-    if let Some(known) = names.get(name.as_str()) {
-        return known;
-    }
-    let name: &'static str = Box::leak(name.into_boxed_str());
-    names.insert(name);
-    name
-}
-
 impl Context {
     /// The kernel's `struct __sk_buff` (uapi/linux/bpf.h), as far as a test run may set it.
     fn bytes(self) -> Option<Vec<u8>> {
         const LEN: usize = 192;
-        const DATA_END: usize = 80;
         const GSO_SEGS: usize = 164;
         const GSO_SIZE: usize = 176;
-        let Self {
-            gso_size,
-            gso_segs,
-            linear,
-        } = self;
-        if (gso_size, gso_segs, linear) == (0, 0, 0) {
+        let Self { gso_size, gso_segs } = self;
+        if (gso_size, gso_segs) == (0, 0) {
             return None;
         }
         let mut bytes = vec![0; LEN];
         let mut put =
             |at: usize, value: u32| bytes[at..at + 4].copy_from_slice(&value.to_ne_bytes());
-        put(DATA_END, linear);
         put(GSO_SEGS, gso_segs);
         put(GSO_SIZE, gso_size);
         Some(bytes)
@@ -355,10 +233,4 @@ pub(crate) fn udp_peer() -> Peer {
     headers.udp.destination = UDP_PORT.to_be_bytes();
     (headers.vxlan, headers.inner) = (Vxlan::zeroed(), Ethernet::zeroed());
     Peer::new(headers, Encap::Udp, 1472, EXTERNAL)
-}
-
-/// Whether this kernel can make test runs with packets beyond the linear part (Linux 6.19).
-pub(crate) fn knows_nonlinear() -> bool {
-    use aya::util::KernelVersion;
-    KernelVersion::current().unwrap() >= KernelVersion::new(6, 19, 0)
 }

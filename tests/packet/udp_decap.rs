@@ -203,7 +203,6 @@ fn datagrams_that_gro_has_merged_are_the_sockets() {
     let context = Context {
         gso_size: first.len() as u32,
         gso_segs: 2,
-        linear: 0,
     };
     let run = run_with(&frame, context);
     assert_left("merged", &run, &frame, "ingress aggregate", 2);
@@ -217,7 +216,6 @@ fn an_aggregate_that_the_kernel_cannot_unwrap_is_left() {
     let context = Context {
         gso_size: 400,
         gso_segs: 3,
-        linear: 0,
     };
     let run = run_with(&frame, context);
     assert_left("no type", &run, &frame, "ingress no_room", 3);

@@ -242,7 +242,6 @@ fn aggregates_are_left_and_count_as_their_segments() {
     let known = Context {
         gso_size: 400,
         gso_segs: 3,
-        linear: 0,
     };
     assert_left(
         "aggregate",
@@ -255,7 +254,6 @@ fn aggregates_are_left_and_count_as_their_segments() {
     let unknown = Context {
         gso_size: 400,
         gso_segs: 0,
-        linear: 0,
     };
     assert_left(
         "uncounted",
@@ -264,35 +262,6 @@ fn aggregates_are_left_and_count_as_their_segments() {
         "ingress aggregate",
         3,
     );
-}
-
-#[test]
-fn headers_outside_the_linear_part_are_fetched() {
-    let tunnel = tunnel(&inner());
-    for linear in [34, 42, 64, 83] {
-        let context = Context {
-            linear,
-            ..Context::default()
-        };
-        let Some(run) = run_nonlinear(&tunnel.frame(), context) else {
-            return;
-        };
-        assert_eq!(
-            (run.verdict, run.frame),
-            (REDIRECT, tunnel.inner_frame()),
-            "{linear}"
-        );
-    }
-}
-
-/// Test runs with packets beyond the linear part came with Linux 6.19; before, the row cannot be
-/// run.
-fn run_nonlinear(frame: &[u8], context: Context) -> Option<Run> {
-    if super::program::knows_nonlinear() {
-        return Some(run_with(frame, context));
-    }
-    eprintln!("skipped: needs Linux 6.19 for non-linear test runs");
-    None
 }
 
 #[test]

@@ -222,7 +222,7 @@ fn every_odd_packet_is_left_with_its_reason() {
 #[test]
 fn an_unresolved_peer_is_left() {
     let mut programs = Programs::load();
-    programs.set_peer([10, 5, 1, 0], &flannel_ebpf::abi::Peer { mtu: 0, ..peer() });
+    programs.set_peer(&flannel_ebpf::abi::Peer { mtu: 0, ..peer() });
     let frame = frame(&pod_packet(POD, REMOTE_POD, b"hello"));
     let run = programs.run("vxlan_encap", &frame, Context::default());
     assert_left("unresolved", &run, &frame, "egress unresolved", 1);
@@ -239,33 +239,8 @@ fn an_aggregate_is_measured_by_its_segments() {
         let context = Context {
             gso_size,
             gso_segs: 3,
-            linear: 0,
         };
         let run = Programs::load().run("vxlan_encap", &frame, context);
         assert_left(&format!("{gso_size}"), &run, &frame, outcome, 3);
     }
-}
-
-#[test]
-fn ports_outside_the_linear_part_do_not_matter() {
-    if !super::program::knows_nonlinear() {
-        eprintln!("skipped: needs Linux 6.19 for non-linear test runs");
-        return;
-    }
-    let frame = frame(&pod_packet(POD, REMOTE_POD, &[1; 200]));
-    let context = Context {
-        linear: 14,
-        ..Context::default()
-    };
-    let run = Programs::load().run("vxlan_encap", &frame, context);
-    assert_left("not linear", &run, &frame, "egress not_linear", 1);
-    let context = Context {
-        linear: 34,
-        ..Context::default()
-    };
-    let run = Programs::load().run("vxlan_encap", &frame, context);
-    assert_eq!(
-        run.verdict, REDIRECT,
-        "ports outside the linear part do not matter"
-    );
 }

@@ -1,16 +1,18 @@
-//! The two `bpf(2)` calls that the packet source needs, and instructions to make its program of.
+//! `bpf(2)` calls that aya does not make: those of the packet source, with the instructions that its
+//! program is made of, and the size of compiled programs.
 //!
 //! aya loads programs from ELF objects only; forty-odd instructions do not justify one.
 //! Layouts are those of `union bpf_attr` in `include/uapi/linux/bpf.h` of Linux 5.18, the first
 //! with live frames.
 
 use std::io;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd};
 
 use anyhow::{Context as _, Result, anyhow};
 
 const BPF_PROG_LOAD: u32 = 5;
 const BPF_PROG_TEST_RUN: u32 = 10;
+const BPF_OBJ_GET_INFO_BY_FD: u32 = 15;
 const BPF_PROG_TYPE_XDP: u32 = 6;
 const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
 /// Verdict that hands a frame to the stack.
@@ -151,6 +153,41 @@ struct TestAttributes {
     cpu: u32,
     batch_size: u32,
     _pad: u32,
+}
+
+/// `bpf_attr`, as BPF_OBJ_GET_INFO_BY_FD reads it.
+#[repr(C)]
+struct InfoAttributes {
+    fd: u32,
+    size: u32,
+    info: u64,
+}
+
+/// The first fields of `struct bpf_prog_info`.
+#[derive(Default)]
+#[repr(C)]
+struct ProgramInfo {
+    kind: u32,
+    id: u32,
+    tag: [u8; 8],
+    jited_len: u32,
+    translated_len: u32,
+}
+
+/// Bytes of machine code of a loaded program; 0 if the kernel interprets it.
+///
+/// # Errors
+/// What the kernel says.
+pub fn jited_bytes(program: impl AsFd) -> Result<u32> {
+    let mut info = ProgramInfo::default();
+    let mut attributes = InfoAttributes {
+        fd: u32::try_from(program.as_fd().as_raw_fd())?,
+        size: size_of::<ProgramInfo>() as u32,
+        info: (&raw mut info) as u64,
+    };
+    // SAFETY: the pointer in the attributes is to a live buffer of the size beside it.
+    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attributes) }.context("ask for a program")?;
+    Ok(info.jited_len)
 }
 
 /// `struct xdp_md`.

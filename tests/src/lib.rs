@@ -8,7 +8,7 @@
 //! - [`netns`], [`mounts`], [`command`]: the isolation, and processes inside of it.
 //! - [`bed`], [`host`], [`wire`], [`etcd`]: the topology.
 //! - [`machine`], [`dockerd`], [`cni`]: a host that is a whole machine, with Docker or CNI plugins.
-//! - [`agent`], [`cluster`], [`clock`]: agents on hosts; [`by_hand`]: the same overlay without any.
+//! - [`agent`], [`cluster`], [`clock`]: agents on hosts; [`by_hand`], [`programs`]: without any.
 //! - [`traffic`], [`source`]: packets, checked or measured; [`frame`], [`raw`], [`tun`]:
 //!   one at a time.
 //! - [`measure`], [`report`], [`render`]: the comparison that the demo shows.
@@ -31,6 +31,8 @@ pub mod machine;
 pub mod measure;
 pub mod mounts;
 pub mod netns;
+pub mod programs;
+pub mod proxy;
 pub mod raw;
 pub mod render;
 pub mod report;

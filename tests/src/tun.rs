@@ -1,7 +1,8 @@
-//! A TUN device, as flannel's udp backend has it: IP packets without anything in front.
+//! A TUN device, as flannel's udp backend has it: IP packets without anything in front. And a TAP
+//! device, whose packets arrive in pieces as from a NIC that splits headers off.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, IoSlice, Read as _, Write as _};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 
@@ -12,7 +13,7 @@ use crate::netns::NetNs;
 /// Octets of an interface name, the final zero included.
 const NAME_LEN: usize = libc::IFNAMSIZ;
 
-/// The user-space end of a TUN device, which goes when this does.
+/// The user-space end of a TUN or TAP device, which goes when this does.
 #[derive(Debug)]
 pub struct Tun {
     file: File,
@@ -24,11 +25,21 @@ impl Tun {
     /// # Errors
     /// Not root, or the kernel has no TUN devices.
     pub fn open(ns: &NetNs, name: &str) -> Result<Self> {
-        ns.enter(|| Self::make(name))?
+        ns.enter(|| Self::make(name, libc::IFF_TUN))?
             .with_context(|| format!("make TUN device {name}"))
     }
 
-    fn make(name: &str) -> io::Result<Self> {
+    /// Makes a TAP device for [`write_parts`](Self::write_parts), not up yet.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); or the kernel is older than 4.15.
+    pub fn open_in_parts(ns: &NetNs, name: &str) -> Result<Self> {
+        let flags = libc::IFF_TAP | libc::IFF_NAPI | libc::IFF_NAPI_FRAGS;
+        ns.enter(|| Self::make(name, flags))?
+            .with_context(|| format!("make TAP device {name}"))
+    }
+
+    fn make(name: &str, flags: libc::c_int) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         options.read(true).write(true);
         let file = options
@@ -42,7 +53,7 @@ impl Tun {
         {
             *to = from as libc::c_char;
         }
-        request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
+        request.ifr_ifru.ifru_flags = (flags | libc::IFF_NO_PI) as libc::c_short;
         // SAFETY: the request is a live `ifreq`, which is what this call reads and writes.
         let made = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
         if made < 0 {
@@ -74,6 +85,18 @@ impl Tun {
     pub fn write(&self, packet: &[u8]) -> Result<()> {
         let written = (&self.file).write(packet);
         written.map(drop).context("write to TUN device")
+    }
+
+    /// The same with a frame of which only `linear` bytes, 14 at least, are where programs can read
+    /// them at once.
+    ///
+    /// # Errors
+    /// The kernel does not take it.
+    pub fn write_parts(&self, frame: &[u8], linear: usize) -> Result<()> {
+        let (first, second) = frame.split_at(linear);
+        let parts = [IoSlice::new(first), IoSlice::new(second)];
+        let written = (&self.file).write_vectored(&parts);
+        written.map(drop).context("write to TAP device")
     }
 }
 

@@ -3,9 +3,9 @@
 use anyhow::Result;
 
 use crate::tools::{self, Need};
-use crate::{lint, progress, test};
+use crate::{lint, progress, test, verify};
 
-/// Check style, then run all tests.
+/// Check style, then the cost of the programs, then run all tests.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {}
 
@@ -20,5 +20,6 @@ pub(crate) fn run(_: &Options) -> Result<()> {
         ])
     })?;
     progress::timed("lint", || lint::run(&lint::Options {}))?;
+    progress::timed("verify", || verify::run(&verify::Options::default()))?;
     progress::timed("test", || test::run(&test::Options::everything()))
 }

@@ -18,6 +18,7 @@ mod setup;
 mod test;
 mod toolchain;
 mod tools;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -39,6 +40,7 @@ enum Command {
     Demo(demo::Options),
     Test(test::Options),
     Lint(lint::Options),
+    Verify(verify::Options),
     Ci(ci::Options),
 }
 
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Lint(options) => lint::run(&options),
+        Command::Verify(options) => verify::run(&options),
         Command::Ci(options) => ci::run(&options),
     };
     match result {

@@ -2,6 +2,10 @@
 //! same packets as the proxy's, byte for byte, without their way through user space: it is a hop
 //! of its own at each end, and the datagram holds the packet between pods and nothing else.
 //!
+//! One difference shows on virtual wires (veth): a checksum that a socket has left to a device stays
+//! left, also inside the tunnel. The kernel and `udp_decap` know such a packet for what it is; a
+//! proxy sees a wrong checksum. A peer that has but a proxy should get no way here over such a wire.
+//!
 //! The TUN device has no link-layer header. On its egress the packet starts with the inner IPv4
 //! header, and a packet that is redirected into it loses its link-layer header on the way.
 
