@@ -16,6 +16,7 @@ mod report;
 pub mod run;
 mod scope;
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use bytemuck::Zeroable as _;
@@ -29,7 +30,7 @@ use crate::backend::entries::{apply, read_actual};
 use crate::backend::peer::{Ignored, Own, Peer, usable_peers};
 use crate::backend::{Backend, Device, Place, Reach};
 use crate::cli::DatapathMode;
-use crate::dataplane::{self, Interfaces};
+use crate::dataplane::{self, Attachment, Interfaces};
 use crate::error::chain;
 use crate::lease::LeaseTable;
 use crate::netlink::route::Via;
@@ -142,6 +143,12 @@ impl Node {
     #[must_use]
     pub fn has_dataplane(&self) -> bool {
         self.datapath.is_ebpf()
+    }
+
+    /// Programs of the dataplane in use.
+    #[must_use]
+    pub fn programs(&self) -> &'static [Attachment] {
+        self.datapath.programs()
     }
 
     /// Whether the external interface is not what the node was made for: its address or its MTU is
@@ -368,7 +375,7 @@ impl Node {
             entry(backend, device, local, ttl, peer, mac, mtu)
         });
         let direct = self.peers.iter().filter(|peer| peer.direct.is_some());
-        let direct = direct.map(|peer| peer.subnet.network().octets()).collect();
+        let direct: BTreeSet<_> = direct.map(|peer| peer.subnet.network().octets()).collect();
         let maps = dataplane.maps();
         let config = config(backend, device, local);
         maps.set_config(&config).map_err(dataplane::Error::from)?;
@@ -377,7 +384,10 @@ impl Node {
             .map_err(dataplane::Error::from)?;
         maps.sync_peers(&peers).map_err(dataplane::Error::from)?;
         maps.sync_traffic(&direct).map_err(dataplane::Error::from)?;
+        // To a direct peer the kernel's route is the way, not what is left of one.
         self.kernel = kernel;
+        self.kernel
+            .retain(|(subnet, _)| !direct.contains(&subnet.network().octets()));
         if !dataplane.is_attached() && (scope.device || !dataplane.was_attached()) {
             dataplane.attach(Interfaces {
                 external: &self.spec.external,
@@ -473,11 +483,14 @@ fn config(backend: &dyn Backend, device: Option<&Device>, local: &Local) -> abi:
     }
 }
 
-async fn probe(netlink: &Netlink, ifindex: u32, hops: impl IntoIterator<Item = Ipv4Addr>) {
-    for hop in hops {
-        if let Err(error) = netlink.probe_neighbour(ifindex, hop).await {
-            warn!(%hop, error = chain(&error), "cannot have the neighbour resolved");
+async fn probe(netlink: &Netlink, ifindex: u32, hops: BTreeSet<Ipv4Addr>) {
+    match netlink.probe_neighbours(ifindex, hops).await {
+        Ok(failed) => {
+            for (hop, error) in failed {
+                warn!(%hop, error = chain(&error), "cannot have the neighbour resolved");
+            }
         }
+        Err(error) => warn!(error = chain(&error), "cannot have neighbours resolved"),
     }
 }
 

@@ -135,12 +135,41 @@ pub struct Counter {
 pub struct PeerCounts {
     /// All peers that this backend can reach.
     pub total: usize,
-    /// Of these, carried by eBPF.
+    /// Of these, reached through the tunnel and carried by eBPF.
     pub ebpf: usize,
-    /// Of these, left to the kernel path, with the reason.
+    /// Of these, reached by a plain route, which the kernel follows: with host-gw all, with vxlan
+    /// and `DirectRouting` those on the own link.
+    #[serde(default)]
+    pub direct: Vec<DirectPeer>,
+    /// Of these, reached through the tunnel and left to the kernel path, with the reason.
     pub kernel: Vec<KernelPeer>,
     /// Leases that are not used, with the reason (other backend, unusable data).
     pub ignored: Vec<KernelPeer>,
+}
+
+/// A peer that is reached by a plain route.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DirectPeer {
+    /// Subnet of the peer.
+    pub subnet: String,
+    /// Address of the peer, the route's next hop.
+    pub public_ip: Ipv4Addr,
+    /// What went there and came from there, counted by eBPF; absent on the kernel path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<Traffic>,
+}
+
+/// Traffic with one peer, summed over CPUs since it became a direct one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Packets sent, as the wire sees them.
+    pub sent_packets: u64,
+    /// Bytes sent, link-layer header included.
+    pub sent_bytes: u64,
+    /// Packets received.
+    pub received_packets: u64,
+    /// Bytes received.
+    pub received_bytes: u64,
 }
 
 /// A peer that eBPF does not carry, or that is not used at all.

@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use crate::status::{Counter, Datapath, KernelPeer, PeerCounts, Status, Store};
+use crate::status::{
+    Counter, Datapath, DirectPeer, KernelPeer, PeerCounts, Status, Store, Traffic,
+};
 
 /// Peers that are listed by name; the rest is counted.
 const LISTED: usize = 10;
@@ -123,21 +125,28 @@ impl View {
         let PeerCounts {
             total,
             ebpf,
+            direct,
             kernel,
             ignored,
         } = peers;
-        let by_kernel = total.saturating_sub(*ebpf);
+        let by_route = match direct.len() {
+            0 => String::new(),
+            direct => format!("{direct} by plain routes, "),
+        };
+        let by_kernel = total.saturating_sub(*ebpf + direct.len());
         self.row(
             "peers",
-            format!("{total}: {ebpf} by eBPF, {by_kernel} by the kernel path"),
+            format!("{total}: {ebpf} by eBPF, {by_route}{by_kernel} by the kernel path"),
         );
-        self.list("kernel path for", kernel);
-        self.list("ignored", ignored);
+        self.list("route to", direct, direct_text);
+        self.list("kernel path for", kernel, reason_text);
+        self.list("ignored", ignored, reason_text);
     }
 
-    fn list(&mut self, what: &str, peers: &[KernelPeer]) {
-        for KernelPeer { subnet, reason } in peers.iter().take(LISTED) {
-            self.row("", format!("{what} {subnet}: {reason}"));
+    /// The first peers in a line each, and how many there are more.
+    fn list<P>(&mut self, what: &str, peers: &[P], text: impl Fn(&P) -> String) {
+        for peer in peers.iter().take(LISTED) {
+            self.row("", format!("{what} {}", text(peer)));
         }
         if let Some(more) = peers.len().checked_sub(LISTED).filter(|more| *more > 0) {
             self.row("", format!("{what} {more} more, see --json"));
@@ -208,6 +217,31 @@ impl View {
             }
         }
     }
+}
+
+fn reason_text(peer: &KernelPeer) -> String {
+    let KernelPeer { subnet, reason } = peer;
+    format!("{subnet}: {reason}")
+}
+
+fn direct_text(peer: &DirectPeer) -> String {
+    let DirectPeer {
+        subnet,
+        public_ip,
+        traffic,
+    } = peer;
+    let way = format!("{subnet} via {public_ip}");
+    let Some(traffic) = traffic else { return way };
+    let Traffic {
+        sent_packets,
+        sent_bytes,
+        received_packets,
+        received_bytes,
+    } = traffic;
+    format!(
+        "{way}: sent {sent_packets} packets, {sent_bytes} bytes, received {received_packets} \
+         packets, {received_bytes} bytes"
+    )
 }
 
 /// A share in per cent; not 100 % while anything is missing.
@@ -288,8 +322,18 @@ pub(crate) fn example() -> Status {
             ],
         },
         peers: PeerCounts {
-            total: 3,
+            total: 4,
             ebpf: 2,
+            direct: vec![DirectPeer {
+                subnet: "10.5.3.0/24".into(),
+                public_ip: [192, 168, 7, 12].into(),
+                traffic: Some(Traffic {
+                    sent_packets: 3,
+                    sent_bytes: 300,
+                    received_packets: 2,
+                    received_bytes: 200,
+                }),
+            }],
             kernel: vec![KernelPeer {
                 subnet: "10.5.2.0/24".into(),
                 reason: "several next hops".into(),
@@ -324,7 +368,8 @@ backend    vxlan
 device     flannel.1, MAC 5e:1a:0b:33:9c:02, MTU 1450, VNI 1, port 8472
 data path  ebpf (auto asked for): the kernel has what is needed
 programs   vxlan_encap (id 42) on flannel.1 egress, tcx
-peers      3: 2 by eBPF, 1 by the kernel path
+peers      4: 2 by eBPF, 1 by plain routes, 1 by the kernel path
+           route to 10.5.3.0/24 via 192.168.7.12: sent 3 packets, 300 bytes, received 2 packets, 200 bytes
            kernel path for 10.5.2.0/24: several next hops
 etcd       http://10.0.0.1:2379: not followed since revision 12: connection refused
 

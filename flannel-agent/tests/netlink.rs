@@ -471,7 +471,10 @@ fn the_monitor_tells_what_changed() {
             [
                 link(false),
                 NetlinkEvent::Address { ifindex },
-                NetlinkEvent::Route { oif: Some(ifindex) },
+                NetlinkEvent::Route {
+                    oif: Some(ifindex),
+                    is_direct: false,
+                },
                 NetlinkEvent::Rule,
                 NetlinkEvent::Fdb { ifindex },
                 NetlinkEvent::Neigh {
@@ -635,6 +638,28 @@ fn underlay_routes_are_told_in_facts() {
     });
 }
 
+/// Has one neighbour looked after.
+async fn probe(netlink: &Netlink, ifindex: u32, ip: Ipv4Addr) {
+    let failed = netlink.probe_neighbours(ifindex, [ip].into()).await;
+    assert!(failed.unwrap().is_empty());
+}
+
+#[test]
+fn a_permanent_neighbour_stays_what_it_is() {
+    in_namespace(async || {
+        let netlink = Netlink::open().unwrap();
+        let oif = netlink.link_by_name("eth0").await.unwrap().unwrap().index;
+        for (last, state) in [(13, "permanent"), (14, "noarp")] {
+            let ip = Ipv4Addr::new(192, 168, 7, last);
+            let lladdr = format!("lladdr 02:00:00:00:00:{last:02} dev eth0");
+            run(&format!("ip neigh add {ip} {lladdr} nud {state}"));
+            let before = netlink.neighbour(oif, ip).await.unwrap();
+            probe(&netlink, oif, ip).await;
+            assert_eq!(netlink.neighbour(oif, ip).await.unwrap(), before, "{state}");
+        }
+    });
+}
+
 #[test]
 fn underlay_neighbours_are_read_and_probed() {
     in_namespace(async || {
@@ -644,7 +669,7 @@ fn underlay_neighbours_are_read_and_probed() {
         assert_eq!(netlink.neighbour(oif, ip).await.unwrap(), None);
 
         let mut monitor = Monitor::open().unwrap();
-        netlink.probe_neighbour(oif, ip).await.unwrap();
+        probe(&netlink, oif, ip).await;
         let event = NetlinkEvent::Neigh { ifindex: oif, ip };
         expect_events(&mut monitor, [event]).await;
         let asked = netlink.neighbour(oif, ip).await.unwrap().unwrap();
@@ -653,7 +678,7 @@ fn underlay_neighbours_are_read_and_probed() {
         run("ip neigh replace 192.168.7.12 lladdr 02:00:00:00:00:12 dev eth0 nud stale");
         let known = netlink.neighbour(oif, ip).await.unwrap().unwrap();
         assert_eq!(known.usable_mac(), Some(MacAddr([2, 0, 0, 0, 0, 0x12])));
-        netlink.probe_neighbour(oif, ip).await.unwrap();
+        probe(&netlink, oif, ip).await;
         let all = netlink.neighbours(oif).await.unwrap();
         assert_eq!(all.iter().filter(|found| found.ip == ip).count(), 1);
     });

@@ -5,17 +5,23 @@
 //! (`--nocapture`).
 
 mod beds;
+mod change;
 mod cleanup;
 mod exercise;
 mod extension;
 mod flows;
+mod host_gw;
+mod interface;
 mod lease_loss;
 mod leases;
+mod look;
 mod pairings;
 mod path_mtu;
 mod peers;
 mod quiet;
 mod refusals;
 mod restart;
+mod routed;
 mod store;
+mod trouble;
 mod underlay;

@@ -1,64 +1,262 @@
-//! Both data paths understand each other: each pairing of two hosts carries everything.
+//! Both data paths of every backend understand each other: each pairing of two hosts carries
+//! everything, over wires of both kinds.
 
-use flannel_tests::agent::Datapath;
-use flannel_tests::bed::BedOptions;
-use flannel_tests::cluster::Cluster;
+use flannel_agent::status::Status;
+use flannel_tests::agent::Datapath::{self, Ebpf, Kernel};
+use flannel_tests::bed::{BedOptions, Underlay};
+use flannel_tests::cluster::{Cluster, config};
+use flannel_tests::traffic::sequence::Flow;
+use flannel_tests::wire::Wire;
 
 use crate::exercise::{self, packets, run_for};
-use flannel_tests::traffic::sequence::Flow;
+use crate::look;
 
-fn pair(a: Datapath, b: Datapath) {
-    let cluster = Cluster::new(BedOptions::default(), &[a, b]).expect("cluster");
-    exercise::everything(&cluster);
-    for (agent, datapath) in cluster.agents.iter().zip([a, b]) {
-        let status = agent.status().expect("status");
-        assert_eq!(status.datapath.active, datapath.to_string());
-        let (egress, ingress) = (packets(&status, "egress"), packets(&status, "ingress"));
-        println!("{datapath}: carried by eBPF: egress {egress:?}, ingress {ingress:?}");
-        for counter in &status.datapath.counters {
-            if !counter.handled && counter.packets > 0 {
-                println!(
-                    "  {} {}: {}",
-                    counter.direction, counter.outcome, counter.packets
-                );
-            }
+/// Each differs from the one before by one agent, which starts again on what the other left.
+const PAIRINGS: [[Datapath; 2]; 4] = [
+    [Kernel, Kernel],
+    [Kernel, Ebpf],
+    [Ebpf, Ebpf],
+    [Ebpf, Kernel],
+];
+
+/// What eBPF does for the two hosts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// It carries what is tunnelled.
+    Carries,
+    /// It counts what the kernel's routes carry.
+    Counts,
+    /// Nothing: the backend has no programs.
+    None,
+}
+
+/// A backend.
+struct Row {
+    /// Its object in the network config.
+    backend: &'static str,
+    underlay: Underlay,
+    part: Part,
+    /// Wires that every pairing is tried on.
+    wires: &'static [Wire],
+    /// What an operator has to do besides.
+    prepare: fn(&Cluster),
+}
+
+const VXLAN: Row = Row {
+    backend: r#"{"Type":"vxlan"}"#,
+    underlay: Underlay::Direct,
+    part: Part::Carries,
+    wires: &[Wire::Mtu1500, Wire::SuperPacket],
+    prepare: |_| (),
+};
+
+const UDP: Row = Row {
+    backend: r#"{"Type":"udp"}"#,
+    // A super-packet's checksum is left to a device. On a virtual wire there is none, and a proxy,
+    // which reads bytes, hands pods what nobody has filled in: eBPF and the proxy understand each
+    // other where checksums are on the wire, as between physical NICs.
+    wires: &[Wire::Mtu1500],
+    prepare: |cluster| {
+        for host in &cluster.bed.hosts {
+            let args = ["-K", host.external.as_str(), "tx", "off"];
+            host.ns.run("ethtool", &args).expect("checksums filled in");
         }
-        if datapath == Datapath::Ebpf {
-            assert!(egress.0 > 0, "eBPF carries packets: {status:?}");
-            assert!(ingress.0 > 0, "eBPF carries packets: {status:?}");
+        bear_disorder(cluster);
+    },
+    ..VXLAN
+};
+
+/// Lets pods put fragments together however far they come apart. What a proxy writes waits for the
+/// processor it was written on: when that is busy and the proxy has moved to the other one, later
+/// packets overtake it, and by default more than 64 of them cost the datagram.
+fn bear_disorder(cluster: &Cluster) {
+    for host in &cluster.bed.hosts {
+        let sysctl = host.pods[0].ns.sysctl("net/ipv4/ipfrag_max_dist", "0");
+        sysctl.expect("sysctl");
+    }
+}
+
+#[test]
+fn vxlan() {
+    every_pairing(&VXLAN);
+}
+
+#[test]
+fn vxlan_with_other_settings() {
+    every_pairing(&Row {
+        backend: r#"{"Type":"vxlan","VNI":1234567,"Port":4789,"MTU":1400,"GBP":true,"Learning":true}"#,
+        ..VXLAN
+    });
+}
+
+#[test]
+fn vxlan_with_direct_routing_on_one_link() {
+    every_pairing(&Row {
+        backend: r#"{"Type":"vxlan","DirectRouting":true}"#,
+        underlay: Underlay::Switch,
+        part: Part::Counts,
+        ..VXLAN
+    });
+}
+
+#[test]
+fn host_gw() {
+    every_pairing(&Row {
+        backend: r#"{"Type":"host-gw"}"#,
+        part: Part::Counts,
+        ..VXLAN
+    });
+}
+
+#[test]
+fn udp() {
+    every_pairing(&UDP);
+}
+
+#[test]
+fn udp_on_another_port() {
+    every_pairing(&Row {
+        backend: r#"{"Type":"udp","Port":7890}"#,
+        ..UDP
+    });
+}
+
+#[test]
+fn udp_over_super_packets() {
+    let config = config(UDP.backend);
+    let options = BedOptions {
+        wire: Wire::SuperPacket,
+        ..BedOptions::default()
+    };
+    for datapaths in [[Ebpf; 2], [Kernel; 2]] {
+        let cluster = Cluster::with_config(&config, options, &datapaths).expect("cluster");
+        bear_disorder(&cluster);
+        let before = statuses(&cluster);
+        exercise::everything(&cluster);
+        for (before, after) in before.iter().zip(&statuses(&cluster)) {
+            assert_part(&UDP, datapaths[0], before, after);
         }
     }
 }
 
 #[test]
-fn kernel_to_kernel() {
-    pair(Datapath::Kernel, Datapath::Kernel);
+fn extension() {
+    every_pairing(&Row {
+        backend: r#"{"Type":"extension",
+            "SubnetAddCommand":"ip route replace $SUBNET via $PUBLIC_IP",
+            "SubnetRemoveCommand":"ip route del $SUBNET via $PUBLIC_IP"}"#,
+        part: Part::None,
+        // The agent is ready when commands are under way.
+        prepare: |cluster| {
+            for host in &cluster.bed.hosts {
+                let routes = || {
+                    look::run(host, "ip route show root 10.5.0.0/16")
+                        .lines()
+                        .count()
+                };
+                look::until_equal("the pods' own route and that of the command", &2, routes);
+            }
+        },
+        ..VXLAN
+    });
 }
 
 #[test]
-fn kernel_to_ebpf() {
-    pair(Datapath::Kernel, Datapath::Ebpf);
+fn alloc() {
+    every_pairing(&Row {
+        backend: r#"{"Type":"alloc"}"#,
+        part: Part::None,
+        prepare: |cluster| {
+            for (host, peer) in [(0, 1), (1, 0)] {
+                let subnet = cluster.agents[peer].status().expect("status").lease.subnet;
+                let line = format!("route add {subnet} via {}", cluster.host(peer).address);
+                cluster
+                    .host(host)
+                    .ns
+                    .ip(&line)
+                    .expect("the operator's route");
+            }
+        },
+        ..VXLAN
+    });
 }
 
-#[test]
-fn ebpf_to_kernel() {
-    pair(Datapath::Ebpf, Datapath::Kernel);
+fn every_pairing(row: &Row) {
+    let options = BedOptions {
+        underlay: row.underlay,
+        ..BedOptions::default()
+    };
+    let config = config(row.backend);
+    let mut cluster = Cluster::with_config(&config, options, &PAIRINGS[0]).expect("cluster");
+    (row.prepare)(&cluster);
+    for pairing in PAIRINGS {
+        start_with(&mut cluster, pairing);
+        for wire in row.wires {
+            cluster.bed.set_wire(*wire).expect("wire mode");
+            let before = statuses(&cluster);
+            exercise::everything(&cluster);
+            let after = statuses(&cluster);
+            for ((datapath, before), after) in pairing.iter().zip(&before).zip(&after) {
+                assert_part(row, *datapath, before, after);
+            }
+            println!("{} on {wire}: {pairing:?}", row.backend);
+        }
+    }
 }
 
-#[test]
-fn ebpf_to_ebpf() {
-    pair(Datapath::Ebpf, Datapath::Ebpf);
+/// Restarts the agents whose data path is another one.
+fn start_with(cluster: &mut Cluster, pairing: [Datapath; 2]) {
+    for (agent, datapath) in cluster.agents.iter_mut().zip(pairing) {
+        if agent.datapath != datapath {
+            agent.terminate().expect("SIGTERM");
+            agent.datapath = datapath;
+            agent.start().expect("start");
+        }
+    }
+    cluster.wait_for_peers(1).expect("peers");
+}
+
+fn statuses(cluster: &Cluster) -> Vec<Status> {
+    let statuses = cluster.agents.iter().map(|agent| agent.status());
+    statuses.collect::<Result<_, _>>().expect("status")
+}
+
+/// What eBPF did of the traffic between two looks.
+fn assert_part(row: &Row, datapath: Datapath, before: &Status, after: &Status) {
+    let part = match datapath {
+        Ebpf => row.part,
+        _ => Part::None,
+    };
+    let active = if part == Part::None { "kernel" } else { "ebpf" };
+    assert_eq!(after.datapath.active, active, "{:?}", after.datapath);
+    for direction in ["egress", "ingress"] {
+        let (before, after) = (packets(before, direction), packets(after, direction));
+        let (handled, all) = (after.0 - before.0, after.1 - before.1);
+        println!("  {datapath}, {direction}: {handled} of {all} packets carried by eBPF");
+        assert_eq!(handled > 0, part == Part::Carries, "carried by eBPF");
+    }
+    let direct = |status: &Status| status.peers.direct.first().and_then(|peer| peer.traffic);
+    assert_eq!(
+        direct(after).is_some(),
+        part == Part::Counts,
+        "{:?}",
+        after.peers
+    );
+    if let Some(after) = direct(after) {
+        let before = direct(before).expect("counted before");
+        let sent = after.sent_packets - before.sent_packets;
+        let received = after.received_packets - before.received_packets;
+        println!("  {datapath}: {sent} packets sent and {received} received directly");
+        // The streams alone are 16 MiB each way: 11 000 packets of 1500 octets.
+        assert!(sent.min(received) > 11_000, "{before:?}, then {after:?}");
+    }
 }
 
 #[test]
 fn ebpf_carries_all_plain_packets() {
-    let cluster = Cluster::new(BedOptions::default(), &[Datapath::Ebpf; 2]).expect("cluster");
+    let cluster = Cluster::new(BedOptions::default(), &[Ebpf; 2]).expect("cluster");
     let read = || {
-        let statuses = cluster
-            .agents
-            .iter()
-            .map(|agent| agent.status().expect("status"));
-        let statuses: Vec<_> = statuses.collect();
+        let statuses = statuses(&cluster);
         [
             packets(&statuses[0], "egress"),
             packets(&statuses[1], "ingress"),

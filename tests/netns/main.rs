@@ -11,3 +11,4 @@ mod pins;
 mod place;
 mod probe;
 mod udp;
+mod udp_proxy;

@@ -121,9 +121,12 @@ fn every_odd_packet_is_left_to_the_proxy_with_its_reason() {
         encap: Encap::Direct as u32,
         ..udp_peer()
     };
+    let headed = |first: u8| [&[first][..], &good[1..]].concat();
     let large = pods(6).packet(&[7; 1_381]);
     let rows = [
         ("IPv6", 0x86dd, vec![0x60; 60], udp_peer(), "not_ipv4"),
+        ("ends early", IPV4, headed(0x4f), udp_peer(), "not_ipv4"),
+        ("no header", IPV4, headed(0x44), udp_peer(), "not_ipv4"),
         ("short", IPV4, vec![0x45; 19], udp_peer(), "not_linear"),
         (
             "no lease",
@@ -141,7 +144,7 @@ fn every_odd_packet_is_left_to_the_proxy_with_its_reason() {
         ),
         ("by VXLAN", IPV4, good.clone(), peer(), "other_encap"),
         ("direct", IPV4, good.clone(), direct, "other_encap"),
-        ("unresolved", IPV4, good, mtu(0), "unresolved"),
+        ("unresolved", IPV4, good.clone(), mtu(0), "unresolved"),
         ("last hop", IPV4, ttl(1), udp_peer(), "ttl"),
         ("no hop", IPV4, ttl(0), udp_peer(), "ttl"),
         ("one too many", IPV4, large, mtu(1_400), "too_big"),

@@ -204,6 +204,11 @@ fn every_odd_packet_is_left_with_its_reason() {
             "egress other_mac",
         ),
         (
+            "from another station",
+            ethernet(PEER_MAC, HOP_MAC, 0x0800, &good),
+            "egress other_mac",
+        ),
+        (
             "one too many",
             frame(&pod_packet(POD, REMOTE_POD, &[7; 1_423])),
             "egress too_big",

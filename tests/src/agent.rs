@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use flannel_agent::status::Status;
+use flannel_agent::status::{PeerCounts, Status};
 use nix::sys::signal::Signal;
 
 use crate::clock::Clock;
@@ -84,6 +84,8 @@ pub struct Agent {
     pub flags: Vec<String>,
     /// The clock that the next start goes by, if not the host's.
     pub clock: Option<Clock>,
+    /// The one core that the next start runs on, if not any.
+    pub core: Option<usize>,
     binary: PathBuf,
     ns: NetNs,
     external: String,
@@ -109,6 +111,7 @@ impl Agent {
             bpf: Bpf::Allowed,
             flags: Vec::new(),
             clock: None,
+            core: None,
             binary: binary()?,
             ns: host.ns.clone(),
             external: host.external.clone(),
@@ -133,9 +136,14 @@ impl Agent {
             .append(true)
             .open(self.outside(log)?)?;
         let binary = self.binary.to_string_lossy();
-        let mut command = match self.bpf {
-            Bpf::Allowed => self.ns.command(&binary),
-            Bpf::Refused => {
+        let mut command = match (self.bpf, self.core) {
+            (Bpf::Allowed, None) => self.ns.command(&binary),
+            (Bpf::Allowed, Some(core)) => {
+                let mut command = self.ns.command("taskset");
+                command.args(["--cpu-list", &core.to_string(), &binary]);
+                command
+            }
+            (Bpf::Refused, _) => {
                 let mut command = self.ns.command("setpriv");
                 command.args(["--bounding-set=-bpf,-sys_admin", "--inh-caps=-all", &binary]);
                 command
@@ -198,8 +206,14 @@ impl Agent {
                 "process {} answers",
                 status.pid
             );
-            let carried = status.datapath.active != "ebpf" || status.peers.ebpf == peers;
-            if status.ready && status.peers.total == peers && carried {
+            let PeerCounts {
+                total,
+                ebpf,
+                direct,
+                ..
+            } = &status.peers;
+            let carried = status.datapath.active != "ebpf" || ebpf + direct.len() == peers;
+            if status.ready && *total == peers && carried {
                 return Ok(Some(status));
             }
             bail!(

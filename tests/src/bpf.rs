@@ -1,5 +1,5 @@
-//! `bpf(2)` calls that aya does not make: those of the packet source, with the instructions that its
-//! program is made of, and the size of compiled programs.
+//! The few `bpf(2)` calls that tests need beside aya, with instructions to make programs of, and the
+//! size of compiled programs.
 //!
 //! aya loads programs from ELF objects only; forty-odd instructions do not justify one.
 //! Layouts are those of `union bpf_attr` in `include/uapi/linux/bpf.h` of Linux 5.18, the first
@@ -13,6 +13,11 @@ use anyhow::{Context as _, Result, anyhow};
 const BPF_PROG_LOAD: u32 = 5;
 const BPF_PROG_TEST_RUN: u32 = 10;
 const BPF_OBJ_GET_INFO_BY_FD: u32 = 15;
+const BPF_LINK_CREATE: u32 = 28;
+/// Attach type of a link.
+const BPF_XDP: u32 = 37;
+/// Run by the stack, not by the driver (`linux/if_link.h`).
+const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
 const BPF_PROG_TYPE_XDP: u32 = 6;
 const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
 /// Verdict that hands a frame to the stack.
@@ -190,6 +195,15 @@ pub fn jited_bytes(program: impl AsFd) -> Result<u32> {
     Ok(info.jited_len)
 }
 
+#[derive(Default)]
+#[repr(C)]
+struct LinkAttributes {
+    program: u32,
+    ifindex: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
 /// `struct xdp_md`.
 #[derive(Default)]
 #[repr(C)]
@@ -238,6 +252,28 @@ impl XdpProgram {
         let text = std::fs::read_to_string(path)?;
         let line = text.lines().find_map(|line| line.strip_prefix("prog_id:"));
         Ok(line.context("no program")?.trim().parse()?)
+    }
+
+    /// Attaches the program to a device of the calling thread's namespace, in generic mode, for as
+    /// long as the descriptor is open.
+    ///
+    /// # Errors
+    /// There is no such device, or a program is on it.
+    ///
+    /// # Kernel
+    /// 5.9
+    pub fn attach(&self, ifindex: u32) -> Result<OwnedFd> {
+        let mut attributes = LinkAttributes {
+            program: u32::try_from(self.0.as_raw_fd())?,
+            ifindex,
+            attach_type: BPF_XDP,
+            flags: XDP_FLAGS_SKB_MODE,
+        };
+        // SAFETY: the attributes hold no pointer.
+        let result = unsafe { bpf(BPF_LINK_CREATE, &mut attributes) };
+        let fd = result.context("attach an XDP program (needs Linux 5.9)")?;
+        // SAFETY: the kernel has just made this descriptor for us.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
     }
 
     /// Runs the program `repeat` times on copies of `frame`, as received on a device of the

@@ -6,8 +6,14 @@ use crate::agent::{Agent, Datapath, PREFIX};
 use crate::bed::{Bed, BedOptions};
 use crate::host::{Host, Pod};
 
-/// Network configuration that agents find in etcd.
+/// Network configuration that agents find in etcd, if no other is asked for.
 pub const CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
+
+/// A network configuration with this `Backend`.
+#[must_use]
+pub fn config(backend: &str) -> String {
+    format!(r#"{{"Network":"10.5.0.0/16","Backend":{backend}}}"#)
+}
 
 /// Hosts, etcd, agents and pods; [`Cluster::new`] gives it with all peers programmed.
 #[derive(Debug)]
@@ -25,8 +31,16 @@ impl Cluster {
     /// # Errors
     /// Something does not come up; the message has the log of the agent concerned.
     pub fn new(options: BedOptions, datapaths: &[Datapath]) -> Result<Self> {
+        Self::with_config(CONFIG, options, datapaths)
+    }
+
+    /// As [`new`](Self::new), of a network with this configuration.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn with_config(config: &str, options: BedOptions, datapaths: &[Datapath]) -> Result<Self> {
         let bed = Bed::new(options)?;
-        bed.etcd.put(&format!("{PREFIX}/config"), CONFIG)?;
+        bed.etcd.put(&format!("{PREFIX}/config"), config)?;
         let mut cluster = Self {
             agents: Vec::new(),
             bed,

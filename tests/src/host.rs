@@ -25,6 +25,8 @@ pub struct Host {
     pub external: String,
     /// Address of the external interface.
     pub address: Ipv4Addr,
+    /// Router to the other links of the underlay, if there are any.
+    pub gateway: Option<Ipv4Addr>,
     /// Its pods, in order of creation.
     pub pods: Vec<Pod>,
 }

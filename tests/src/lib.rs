@@ -9,6 +9,7 @@
 //! - [`bed`], [`host`], [`wire`], [`etcd`]: the topology.
 //! - [`machine`], [`dockerd`], [`cni`]: a host that is a whole machine, with Docker or CNI plugins.
 //! - [`agent`], [`cluster`], [`clock`]: agents on hosts; [`by_hand`], [`programs`]: without any.
+//! - [`udp`]: hosts with the udp backend's proxy alone, and what it is compared with.
 //! - [`traffic`], [`source`]: packets, checked or measured; [`frame`], [`raw`], [`tun`]:
 //!   one at a time.
 //! - [`measure`], [`report`], [`render`]: the comparison that the demo shows.
@@ -39,6 +40,7 @@ pub mod report;
 pub mod source;
 pub mod traffic;
 pub mod tun;
+pub mod udp;
 pub mod wait;
 pub mod wire;
 pub mod wire_watch;

@@ -78,6 +78,14 @@ impl Tun {
         }
     }
 
+    /// The next packet, without making room for it; `EAGAIN` if none is waiting.
+    ///
+    /// # Errors
+    /// The device is down or gone.
+    pub fn read_into(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&self.file).read(buffer)
+    }
+
     /// Hands a packet to the kernel as if the device had received it.
     ///
     /// # Errors

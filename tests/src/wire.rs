@@ -44,6 +44,7 @@ impl Wire {
         let features = [
             "tso",
             "gso",
+            "tx-udp-segmentation",
             "tx-udp_tnl-segmentation",
             "tx-udp_tnl-csum-segmentation",
         ];

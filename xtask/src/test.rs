@@ -250,7 +250,7 @@ fn summarize(outcomes: &[Outcome], filter: Option<&str>) -> Result<()> {
         let Tally { passed, failed } = tally;
         let word = if outcome.failed() { "FAILED" } else { "ok" };
         print!(
-            "ring {:<7} {word:<6} {passed:>4} passed {failed:>4} failed",
+            "ring {:<12} {word:<6} {passed:>4} passed {failed:>4} failed",
             ring.name()
         );
         println!(

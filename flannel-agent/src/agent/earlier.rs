@@ -8,9 +8,8 @@ use tracing::{info, warn};
 use super::Agent;
 use crate::backend::vxlan::vtep_mac;
 use crate::backend::{self, ALL_PROGRAMS, Backend};
-use crate::cli::DatapathMode;
 use crate::config::Config;
-use crate::dataplane::{self, Interfaces};
+use crate::dataplane::{self, Attachment, Interfaces};
 use crate::error::chain;
 use crate::iface::ExternalInterface;
 use crate::netlink::{MacAddr, Netlink};
@@ -89,30 +88,30 @@ pub(super) fn note(
 }
 
 /// Once this run carries all peers: removes devices, programs and maps of earlier ones that this
-/// one does not use.
+/// one does not use. `programs` are those that it does.
 pub(super) async fn remove_unused(
     config: &Config,
     netlink: &Netlink,
     state: State,
-    uses_dataplane: bool,
+    programs: &[Attachment],
 ) {
-    let names = |device: Option<&str>| {
-        let interfaces = Interfaces {
-            external: &state.external,
-            device,
-        };
-        dataplane::remove(&config.bpf_pin_path, &ALL_PROGRAMS, interfaces)
+    let device = state.device.as_ref().map(|device| device.name.as_str());
+    let interfaces = Interfaces {
+        external: &state.external,
+        device,
     };
-    if config.datapath == DatapathMode::Kernel || !uses_dataplane {
-        let device = state.device.as_ref().map(|device| device.name.as_str());
-        match names(device) {
-            Ok(removed) if removed.is_empty() => {}
-            Ok(removed) => info!(?removed, "removed the eBPF dataplane of an earlier run"),
-            Err(error) => warn!(
-                error = chain(&error),
-                "the eBPF dataplane of an earlier run stays"
-            ),
-        }
+    let pins = &config.bpf_pin_path;
+    let removed = match programs {
+        [] => dataplane::remove(pins, &ALL_PROGRAMS, interfaces),
+        used => dataplane::remove_others(pins, &ALL_PROGRAMS, used, interfaces),
+    };
+    match removed {
+        Ok(removed) if removed.is_empty() => {}
+        Ok(removed) => info!(?removed, "removed eBPF programs of an earlier run"),
+        Err(error) => warn!(
+            error = chain(&error),
+            "eBPF programs of an earlier run stay"
+        ),
     }
     let mut left = state.clone();
     left.former.clear();

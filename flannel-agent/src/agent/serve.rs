@@ -78,7 +78,7 @@ pub(super) async fn serve(agent: &Agent, begun: Begun) -> Result<Outcome> {
         endpoints: store.endpoints(),
         ..status::Store::default()
     });
-    let uses_dataplane = node.has_dataplane();
+    let programs = node.programs();
     phase.send_replace(Phase::Running(Box::new(StatusSource {
         started: Instant::now(),
         ready: ready_flag,
@@ -126,7 +126,7 @@ pub(super) async fn serve(agent: &Agent, begun: Begun) -> Result<Outcome> {
     let mut rng = StdRng::from_os_rng();
     let announce = async {
         if is_ready.await.is_ok() {
-            earlier::remove_unused(config, &netlink, state, uses_dataplane).await;
+            earlier::remove_unused(config, &netlink, state, programs).await;
             became_ready.send_replace(true);
             notifier.ready();
             let phase = phase.borrow().clone();

@@ -11,11 +11,13 @@ pub mod object;
 pub mod pin;
 pub mod probe;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfError};
+use flannel_ebpf::abi;
 
 use self::attach::{Hook, Mechanism};
 use self::maps::Maps;
@@ -291,35 +293,20 @@ impl Dataplane {
         programs.collect()
     }
 
-    /// Takes off what an earlier run with another backend attached: `programs` that this one has
-    /// not.
-    ///
-    /// # Errors
-    /// What bpffs or the kernel said.
-    pub fn remove_others(
-        &self,
-        programs: &[&[Attachment]],
-        interfaces: Interfaces<'_>,
-    ) -> Result<Vec<String>, Error> {
-        let mut removed = Vec::new();
-        for attachment in programs.iter().copied().flatten() {
-            if self.attachments.contains(attachment) {
-                continue;
-            }
-            if self.pins.remove_link(attachment.program)? {
-                removed.push(format!("pin {}", attachment.program));
-            }
-            removed.extend(detach(*attachment, interfaces)?);
-        }
-        Ok(removed)
-    }
-
     /// Packets by outcome.
     ///
     /// # Errors
     /// What the kernel said.
     pub fn counters(&self) -> Result<Vec<status::Counter>, Error> {
         Ok(self.maps.counters()?)
+    }
+
+    /// What went to direct peers and came from them, by the address of their subnet.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn traffic(&self) -> Result<BTreeMap<maps::Key, abi::Traffic>, Error> {
+        Ok(self.maps.traffic()?)
     }
 
     /// Detaches the programs from these interfaces and removes the pins; see [`remove`].
@@ -374,6 +361,29 @@ pub fn remove(
         .map(|path| format!("pin {}", path.display()))
         .collect();
     removed.extend(detach_all(programs, interfaces)?);
+    Ok(removed)
+}
+
+/// Takes those of `programs` off the interfaces that are not among `used`: what an earlier run with
+/// another backend attached. Returns what was removed.
+///
+/// # Errors
+/// What bpffs or the kernel said.
+pub fn remove_others(
+    pin_path: &Path,
+    programs: &[&[Attachment]],
+    used: &[Attachment],
+    interfaces: Interfaces<'_>,
+) -> Result<Vec<String>, Error> {
+    let pins = Pins::new(pin_path);
+    let mut removed = Vec::new();
+    let others = programs.iter().copied().flatten();
+    for attachment in others.filter(|attachment| !used.contains(attachment)) {
+        if pins.remove_link(attachment.program)? {
+            removed.push(format!("pin {}", attachment.program));
+        }
+        removed.extend(detach(*attachment, interfaces)?);
+    }
     Ok(removed)
 }
 

@@ -13,12 +13,13 @@ use futures_util::StreamExt as _;
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::link::LinkMessage;
-use rtnetlink::packet_route::route::RouteAttribute;
+use rtnetlink::packet_route::route::{RouteAttribute, RouteProtocol};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::AsyncSocket as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::route::DIRECT_PROTOCOL;
 use super::{Error, link, neigh};
 
 /// Neighbours with an event that nobody has fetched; one more, and it is an overrun.
@@ -51,6 +52,8 @@ pub enum NetlinkEvent {
     Route {
         /// Index of the link that it leaves through; none for several next hops or for no link.
         oif: Option<u32>,
+        /// Whether it is one to a direct peer, by its protocol.
+        is_direct: bool,
     },
     /// An IPv4 policy rule came or went.
     Rule,
@@ -136,7 +139,7 @@ impl Monitor {
 #[derive(Debug, Default)]
 struct Pending {
     has_overrun: bool,
-    routes: BTreeSet<Option<u32>>,
+    routes: BTreeSet<(Option<u32>, bool)>,
     has_rule: bool,
     links: BTreeMap<u32, (String, bool)>,
     addresses: BTreeSet<u32>,
@@ -163,7 +166,9 @@ impl Pending {
                             RouteAttribute::Oif(oif) => Some(*oif),
                             _ => None,
                         });
-                    self.routes.insert(oif);
+                    let is_direct =
+                        message.header.protocol == RouteProtocol::Other(DIRECT_PROTOCOL);
+                    self.routes.insert((oif, is_direct));
                 }
                 Message::NewRule(_) | Message::DelRule(_) => self.has_rule = true,
                 Message::NewNeighbour(message) | Message::DelNeighbour(message) => {
@@ -238,8 +243,8 @@ impl Pending {
         if let Some(ifindex) = self.addresses.pop_first() {
             return Some(NetlinkEvent::Address { ifindex });
         }
-        if let Some(oif) = self.routes.pop_first() {
-            return Some(NetlinkEvent::Route { oif });
+        if let Some((oif, is_direct)) = self.routes.pop_first() {
+            return Some(NetlinkEvent::Route { oif, is_direct });
         }
         if std::mem::take(&mut self.has_rule) {
             return Some(NetlinkEvent::Rule);
@@ -285,7 +290,10 @@ mod tests {
         }
         let ip = Ipv4Addr::from(1);
         let expected = [
-            NetlinkEvent::Route { oif: None },
+            NetlinkEvent::Route {
+                oif: None,
+                is_direct: false,
+            },
             NetlinkEvent::Neigh { ifindex: 3, ip },
         ];
         assert_eq!(drain(&mut pending), expected);

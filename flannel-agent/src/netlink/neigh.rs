@@ -3,6 +3,7 @@
 //! The tunnel device has permanent ones of both: address of a peer's subnet → VTEP MAC, and VTEP
 //! MAC → underlay address. The underlay has ordinary neighbours, which are read and probed only.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
@@ -15,6 +16,8 @@ use super::{Error, MacAddr, Netlink, errno, tolerate};
 
 /// Bit of a permanent entry (`NUD_PERMANENT`). bridge(8) sets `NUD_NOARP` with it, flannel does not.
 const PERMANENT: u16 = 0x80;
+/// Bit of an entry that is never verified (`NUD_NOARP`).
+const NOARP: u16 = 0x40;
 
 /// An entry of the IPv4 neighbour table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +46,11 @@ impl Neighbour {
             | NeighbourState::Permanent => self.mac,
             _ => None,
         }
+    }
+
+    /// Whether the kernel never verifies the entry: an administrator's word, or the link's nature.
+    fn is_fixed(&self) -> bool {
+        u16::from(self.state) & (PERMANENT | NOARP) != 0
     }
 }
 
@@ -105,12 +113,38 @@ impl Netlink {
         }
     }
 
-    /// Asks the kernel to resolve the address, or to check again what it knows, as if it had a
-    /// packet to send there. The answer comes as a neighbour event.
+    /// Asks the kernel to resolve the addresses, or to check again what it knows, as if it had
+    /// packets to send there. Answers come as neighbour events. Gives the addresses for which it
+    /// could not be asked.
+    ///
+    /// What an administrator has set for good is left alone: the kernel takes the question as the
+    /// wish that the entry be an ordinary one (`NEIGH_UPDATE_F_USE` in `__neigh_update`, Linux
+    /// 5.16), forgets its address, and without an answer to ARP nothing at all is sent there.
     ///
     /// # Errors
-    /// See [`Error`].
-    pub async fn probe_neighbour(&self, ifindex: u32, ip: Ipv4Addr) -> Result<(), Error> {
+    /// The table cannot be read. See [`Error`].
+    pub async fn probe_neighbours(
+        &self,
+        ifindex: u32,
+        mut addresses: BTreeSet<Ipv4Addr>,
+    ) -> Result<Vec<(Ipv4Addr, Error)>, Error> {
+        if addresses.is_empty() {
+            return Ok(Vec::new());
+        }
+        for neighbour in self.neighbours(ifindex).await? {
+            if neighbour.is_fixed() {
+                addresses.remove(&neighbour.ip);
+            }
+        }
+        let mut failed = Vec::new();
+        for ip in addresses {
+            let asked = self.probe_neighbour(ifindex, ip).await;
+            failed.extend(asked.err().map(|error| (ip, error)));
+        }
+        Ok(failed)
+    }
+
+    async fn probe_neighbour(&self, ifindex: u32, ip: Ipv4Addr) -> Result<(), Error> {
         let mut message = neighbour_message(ifindex, ip);
         message.header.flags = NeighbourFlags::Use;
         self.change(

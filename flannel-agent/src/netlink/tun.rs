@@ -54,6 +54,20 @@ impl Netlink {
             Err(error) => Err(error),
         }
     }
+
+    /// Sets how many packets wait in each queue of the link.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn set_queue_len(&self, ifindex: u32, packets: u32) -> Result<(), Error> {
+        let mut message = LinkMessage::default();
+        message.header.index = ifindex;
+        message.attributes.push(LinkAttribute::TxQueueLen(packets));
+        self.change(RouteNetlinkMessage::NewLink(message), 0, || {
+            format!("set the queue length of interface {ifindex} to {packets}")
+        })
+        .await
+    }
 }
 
 fn parse_tun(message: &LinkMessage) -> Option<Tun> {

@@ -1,8 +1,12 @@
 //! Which data path the node takes, and why; changed by `flannel-agent datapath` while it runs.
 
+use std::collections::BTreeMap;
+
+use flannel_ebpf::abi;
 use tracing::{info, warn};
 
 use crate::cli::DatapathMode;
+use crate::dataplane::maps::Key;
 use crate::dataplane::{self, Attachment, Dataplane, Interfaces};
 use crate::error::chain;
 use crate::status;
@@ -92,6 +96,25 @@ impl Datapath {
     #[must_use]
     pub fn is_ebpf(&self) -> bool {
         self.dataplane.is_some()
+    }
+
+    /// Programs of the dataplane, while it is in use.
+    #[must_use]
+    pub fn programs(&self) -> &'static [Attachment] {
+        match self.dataplane {
+            Some(_) => self.programs,
+            None => &[],
+        }
+    }
+
+    /// What went to direct peers and came from them, as far as it is counted; by the address of
+    /// their subnet.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn traffic(&self) -> Result<BTreeMap<Key, abi::Traffic>, dataplane::Error> {
+        let dataplane = self.dataplane.as_ref();
+        dataplane.map_or_else(|| Ok(BTreeMap::new()), Dataplane::traffic)
     }
 
     /// Its part of the status document, and what is wrong with it.

@@ -1,10 +1,14 @@
 //! What the node says of itself.
 
+use std::collections::BTreeMap;
+
+use flannel_ebpf::abi;
 use tracing::{info, warn};
 
 use super::Node;
-use crate::backend::peer::{Ignored, IgnoredReason};
-use crate::status::{Datapath, Device, Interface, KernelPeer, PeerCounts};
+use crate::backend::peer::{Ignored, IgnoredReason, Peer};
+use crate::dataplane::maps::Key;
+use crate::status::{Datapath, Device, DirectPeer, Interface, KernelPeer, PeerCounts, Traffic};
 
 /// The node's part of the status document.
 #[derive(Debug, Clone)]
@@ -35,6 +39,16 @@ impl Node {
         }
         let (datapath, problem) = self.datapath.status();
         problems.extend(problem);
+        let traffic = self.datapath.traffic().unwrap_or_else(|error| {
+            problems.push(crate::error::chain(&error));
+            BTreeMap::new()
+        });
+        let direct: Vec<_> = self
+            .peers
+            .iter()
+            .filter(|peer| peer.direct.is_some())
+            .map(|peer| direct_peer(peer, &traffic))
+            .collect();
         let kernel: Vec<_> = self
             .kernel
             .iter()
@@ -46,7 +60,8 @@ impl Node {
         problems.extend(self.backend.problems());
         let total = self.peers.len();
         let ebpf = if self.has_dataplane() {
-            total - kernel.len()
+            // A pass that failed may know of fewer peers than the one before left to the kernel.
+            total.saturating_sub(direct.len() + kernel.len())
         } else {
             0
         };
@@ -76,12 +91,27 @@ impl Node {
             peers: PeerCounts {
                 total,
                 ebpf,
+                direct,
                 kernel,
                 ignored: ignored.collect(),
             },
             datapath,
             problems,
         }
+    }
+}
+
+fn direct_peer(peer: &Peer, traffic: &BTreeMap<Key, abi::Traffic>) -> DirectPeer {
+    let traffic = traffic.get(&peer.subnet.network().octets());
+    DirectPeer {
+        subnet: peer.subnet.to_string(),
+        public_ip: peer.public_ip,
+        traffic: traffic.map(|abi::Traffic { sent, received }| Traffic {
+            sent_packets: sent.packets,
+            sent_bytes: sent.bytes,
+            received_packets: received.packets,
+            received_bytes: received.bytes,
+        }),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::netlink::monitor::NetlinkEvent;
 pub struct Scope {
     /// Tunnel device, its address, the external interface, attachment of programs.
     pub device: bool,
-    /// Routes, neighbours and FDB entries of the tunnel device.
+    /// Routes to peers, neighbours and FDB entries of the tunnel device.
     pub entries: bool,
     /// Routes of the underlay.
     pub routes: bool,
@@ -44,11 +44,19 @@ impl Scope {
             NetlinkEvent::Link { index, .. } => is_ours(*index).then_some(Self::ALL),
             NetlinkEvent::Address { ifindex } => is_ours(*ifindex).then_some(Self::ALL),
             // Our own peer routes are among them; those say nothing of the underlay.
-            NetlinkEvent::Route { oif } if oif.is_some_and(is_device) => Some(Self {
+            NetlinkEvent::Route { oif, is_direct } if *is_direct || oif.is_some_and(is_device) => {
+                Some(Self {
+                    entries: true,
+                    ..none
+                })
+            }
+            // One that takes the place of ours is told without a word about ours.
+            NetlinkEvent::Route { .. } => Some(Self {
+                routes: true,
                 entries: true,
                 ..none
             }),
-            NetlinkEvent::Route { .. } | NetlinkEvent::Rule => Some(Self {
+            NetlinkEvent::Rule => Some(Self {
                 routes: true,
                 ..none
             }),
@@ -102,13 +110,15 @@ mod tests {
 
     #[test]
     fn own_routes_do_not_touch_the_underlay() {
-        let own = of(&NetlinkEvent::Route { oif: Some(DEVICE) }).unwrap();
-        assert!(own.entries && !own.routes);
-        let other = of(&NetlinkEvent::Route {
-            oif: Some(EXTERNAL),
-        })
-        .unwrap();
-        assert!(other.routes && !other.entries);
+        let route = |oif, is_direct| {
+            let oif = Some(oif);
+            of(&NetlinkEvent::Route { oif, is_direct }).unwrap()
+        };
+        for own in [route(DEVICE, false), route(EXTERNAL, true)] {
+            assert!(own.entries && !own.routes);
+        }
+        let other = route(EXTERNAL, false);
+        assert!(other.routes && other.entries);
     }
 
     #[test]

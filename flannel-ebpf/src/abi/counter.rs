@@ -84,7 +84,7 @@ outcomes! {
         UnknownPeer unknown_peer,
         /// The peer is reached in another way than by this tunnel.
         OtherEncap other_encap,
-        /// Frame is for another link-layer address than the peer's.
+        /// Frame is for another link-layer address than the peer's, or not from our own.
         OtherMac other_mac,
         /// Time to live ends at the tunnel, where the tunnel counts as a hop.
         Ttl ttl,

@@ -40,6 +40,9 @@ fn send(packet: &Packet) -> Result<Verdict, EgressOutcome> {
     }
     // Fragments and options need no care: the proxy does not look at them either.
     let ip: &Ipv4 = packet.header(0).ok_or(EgressOutcome::NotLinear)?;
+    if !ip.fits(packet.len()) {
+        return Err(EgressOutcome::NotIpv4);
+    }
     let peer = egress::peer(ip.destination, Encap::Udp)?;
     egress::check_way(packet, peer, ip, 0, packet.len())?;
     let hop = ttl::next_hop(ip).ok_or(EgressOutcome::Ttl)?;

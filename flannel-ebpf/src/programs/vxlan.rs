@@ -45,8 +45,9 @@ fn send(packet: &Packet) -> Result<Verdict, EgressOutcome> {
         return Err(EgressOutcome::NotIpv4);
     }
     let peer = egress::peer(ip.destination, Encap::Vxlan)?;
-    // The kernel's own decision goes by this address (it is the key of its FDB): follow it.
-    if ethernet.destination != peer.headers.inner.destination {
+    // The kernel's own decision goes by the destination (it is the key of its FDB): follow it. The
+    // source is ours unless a bridge or a raw socket is behind the device; the template has no other.
+    if ethernet.addresses() != peer.headers.inner.addresses() {
         return Err(EgressOutcome::OtherMac);
     }
     let inner_len = packet.len() - Ethernet::LEN as u32;

@@ -43,6 +43,14 @@ impl Ipv4 {
     /// `version_ihl` of a header without options.
     pub const VERSION_IHL: u8 = 0x45;
 
+    /// Whether a packet of `len` bytes can hold a header as long as this one says it is.
+    #[inline(always)]
+    #[must_use]
+    pub fn fits(&self, len: u32) -> bool {
+        let header_len = u32::from(self.version_ihl & 0xf) * 4;
+        (Self::LEN as u32..=len).contains(&header_len)
+    }
+
     /// Whether this is a fragment (the first one included) rather than a whole datagram.
     #[inline(always)]
     #[must_use]

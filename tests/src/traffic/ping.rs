@@ -23,7 +23,8 @@ pub struct Options {
     pub count: u32,
     /// Bytes of payload; 28 more with IP and ICMP header.
     pub size: u32,
-    /// Milliseconds between requests.
+    /// Milliseconds between requests; zero sends all at once. Only then does `ping` wait a second for
+    /// the last answer: else it leaves after twice the longest round trip, or one interval.
     pub interval_ms: u32,
     /// Whether routers may fragment.
     pub fragmentation: Fragmentation,
@@ -34,7 +35,7 @@ impl Default for Options {
         Self {
             count: 3,
             size: 56,
-            interval_ms: 10,
+            interval_ms: 0,
             fragmentation: Fragmentation::Allowed,
         }
     }
@@ -76,11 +77,13 @@ pub fn ping(from: &NetNs, to: Ipv4Addr, options: Options) -> Result<Answer> {
         Fragmentation::Allowed => "dont",
         Fragmentation::Forbidden => "do",
     };
-    let interval = format!("{:.3}", f64::from(interval_ms) / 1000.0);
+    let pace = match interval_ms {
+        0 => format!("-l {count} -i 1"),
+        ms => format!("-i {:.3}", f64::from(ms) / 1000.0),
+    };
     // Through a shell, since loss makes `ping` exit with 1 and its errors are part of the answer.
-    let line = format!(
-        "ping -n -c {count} -s {size} -i {interval} -W 1 -M {discovery} {to} 2>&1; [ $? -le 1 ]"
-    );
+    let line =
+        format!("ping -n -c {count} -s {size} {pace} -W 1 -M {discovery} {to} 2>&1; [ $? -le 1 ]");
     let mut shell = from.command("sh");
     shell.args(["-c", &line]).env("LC_ALL", "C");
     parse(command::output(shell, None)?)

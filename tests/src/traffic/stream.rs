@@ -2,10 +2,11 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::sync::LazyLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::cpu;
@@ -25,26 +26,19 @@ pub fn check(from: &Pod, to: &Pod, streams: usize, bytes: usize) -> Result<()> {
         .ns
         .enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)))??;
     let target = (to.address, listener.local_addr()?.port());
+    // A connection is complete before it is accepted, so accepting does not wait for a client that
+    // has failed.
+    let connect = |number| -> Result<(TcpStream, TcpStream)> {
+        let client = TcpStream::connect_timeout(&target.into(), STALL)
+            .with_context(|| format!("connect stream {number}"))?;
+        Ok((client, listener.accept()?.0))
+    };
+    let pairs: Result<Vec<_>> = from.ns.enter(|| (0..streams).map(connect).collect())?;
+    let pairs = pairs?;
     thread::scope(|scope| {
-        let accepting = scope.spawn(|| -> Result<Vec<TcpStream>> {
-            (0..streams).map(|_| Ok(listener.accept()?.0)).collect()
-        });
-        let clients: Vec<TcpStream> = from.ns.enter(|| {
-            (0..streams)
-                .map(|number| {
-                    TcpStream::connect_timeout(&target.into(), STALL)
-                        .with_context(|| format!("connect stream {number}"))
-                })
-                .collect::<Result<_>>()
-        })??;
-        let servers = accepting
-            .join()
-            .map_err(|_| anyhow!("accepting thread panicked"))??;
         let mut workers = Vec::new();
-        for client in clients {
+        for (client, server) in pairs {
             workers.push(scope.spawn(move || send(client, bytes)));
-        }
-        for server in servers {
             workers.push(scope.spawn(move || receive(server, bytes)));
         }
         for worker in workers {
@@ -98,21 +92,26 @@ pub fn throughput(from: &Pod, to: &Pod, core: usize, time: Duration) -> Result<f
     })
 }
 
-/// The octet at a place of the stream: a period of 251 shares no factor with any packet size.
-fn octet(place: usize) -> u8 {
-    (place % 251) as u8
+/// Octets after which a stream repeats: a prime, so that it shares no factor with any packet size.
+const PERIOD: usize = 251;
+
+/// The octets of a stream from `place` on, as many as one call takes. Made once: tests run without
+/// optimization, and octet by octet the two ends would cost more than the way between them.
+fn octets(place: usize) -> &'static [u8] {
+    static PATTERN: LazyLock<Vec<u8>> =
+        LazyLock::new(|| (0..CHUNK + PERIOD).map(|at| (at % PERIOD) as u8).collect());
+    &PATTERN[place % PERIOD..][..CHUNK]
 }
 
 fn send(mut stream: TcpStream, bytes: usize) -> Result<()> {
     stream.set_write_timeout(Some(STALL))?;
     let mut place = 0;
     while place < bytes {
-        let end = bytes.min(place + CHUNK);
-        let chunk: Vec<u8> = (place..end).map(octet).collect();
+        let length = CHUNK.min(bytes - place);
         stream
-            .write_all(&chunk)
+            .write_all(&octets(place)[..length])
             .with_context(|| format!("send at octet {place}"))?;
-        place = end;
+        place += length;
     }
     Ok(stream.shutdown(Shutdown::Write)?)
 }
@@ -129,12 +128,14 @@ fn receive(mut stream: TcpStream, bytes: usize) -> Result<()> {
             ensure!(place == bytes, "stream ended at octet {place} of {bytes}");
             return Ok(());
         }
-        let wrong = (0..length).find(|&index| buffer[index] != octet(place + index));
-        ensure!(
-            wrong.is_none(),
-            "octet {} differs",
-            place + wrong.unwrap_or(0)
-        );
+        let (got, expected) = (&buffer[..length], &octets(place)[..length]);
+        if got != expected {
+            let same = got
+                .iter()
+                .zip(expected)
+                .take_while(|(got, expected)| got == expected);
+            bail!("octet {} differs", place + same.count());
+        }
         place += length;
     }
 }

@@ -17,6 +17,8 @@ pub(crate) enum Choice {
     Packet,
     /// Kernel objects in private namespaces, and leases in a real etcd
     Netns,
+    /// The same packets through eBPF and the kernel path
+    Differential,
     /// etcd and several agents
     E2e,
     /// Docker and CNI plugins on the overlay
@@ -31,15 +33,17 @@ pub(crate) enum Ring {
     Unit,
     Packet,
     Netns,
+    Differential,
     E2e,
     Docker,
 }
 
 impl Ring {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Unit,
         Self::Packet,
         Self::Netns,
+        Self::Differential,
         Self::E2e,
         Self::Docker,
     ];
@@ -50,6 +54,7 @@ impl Ring {
             Self::Unit => "unit",
             Self::Packet => "packet",
             Self::Netns => "netns",
+            Self::Differential => "differential",
             Self::E2e => "e2e",
             Self::Docker => "docker",
         }
@@ -61,7 +66,11 @@ impl Ring {
 
     /// Tests at once, where fewer than one for each core: every test is a bed of processes.
     pub(crate) fn threads(self) -> Option<&'static str> {
-        matches!(self, Self::Netns | Self::E2e | Self::Docker).then_some("2")
+        matches!(
+            self,
+            Self::Netns | Self::Differential | Self::E2e | Self::Docker
+        )
+        .then_some("2")
     }
 
     /// Whether `program` belongs to this ring. What is no ring of its own, but a test program of
@@ -85,6 +94,7 @@ pub(crate) fn chosen(choices: &[Choice]) -> Vec<Ring> {
             Choice::Unit => *ring == Ring::Unit,
             Choice::Packet => *ring == Ring::Packet,
             Choice::Netns => *ring == Ring::Netns,
+            Choice::Differential => *ring == Ring::Differential,
             Choice::E2e => *ring == Ring::E2e,
             Choice::Docker => *ring == Ring::Docker,
         })

@@ -10,7 +10,7 @@ use std::io::IoSlice;
 
 use flannel_ebpf::wire::{Ipv4, PROTOCOL_TCP, PROTOCOL_UDP};
 
-use super::checksum::{fold, pseudo_header};
+use super::checksum::{fold, pseudo_header, sum};
 use super::packet::{self, Flow, is_intact};
 use super::segment::MAX_HEADERS;
 use super::vnet::{Kind, TCP_CHECKSUM, UDP_CHECKSUM, VnetHeader};
@@ -32,8 +32,6 @@ const DONT_FRAGMENT: u8 = 0x40;
 /// One write to the device.
 #[derive(Debug)]
 pub(super) struct Piece<'a> {
-    /// Whose packets these are.
-    pub(super) flow: &'a Flow,
     /// Virtio header, packet headers and payload, in as many parts as it takes.
     pub(super) parts: &'a [IoSlice<'a>],
     /// Packets in it.
@@ -78,7 +76,7 @@ impl<'a> Coalescer<'a> {
         let flow = Flow::of(ip, rest);
         let Some(segment) = Segment::of(ip, packet, self.datagrams) else {
             self.flush(|run| run.flow.is_related(&flow), write);
-            write_single(&flow, packet, write);
+            write_single(packet, write);
             return;
         };
         let found = self.runs.iter_mut().find(|run| is_of(run, &flow));
@@ -94,7 +92,7 @@ impl<'a> Coalescer<'a> {
             }
         }
         if segment.ends_run {
-            write_single(&flow, packet, write);
+            write_single(packet, write);
             return;
         }
         let run = Run::start(flow, segment);
@@ -133,14 +131,13 @@ fn write_taken(slot: &mut Option<Run<'_>>, write: &mut impl FnMut(Piece<'_>)) {
     *slot = None;
 }
 
-fn write_single(flow: &Flow, packet: &[u8], write: &mut impl FnMut(Piece<'_>)) {
+fn write_single(packet: &[u8], write: &mut impl FnMut(Piece<'_>)) {
     let header = VnetHeader::default();
     let parts = [
         IoSlice::new(bytemuck::bytes_of(&header)),
         IoSlice::new(packet),
     ];
     write(Piece {
-        flow,
         parts: &parts,
         packets: 1,
         bytes: packet.len(),
@@ -208,7 +205,8 @@ impl<'a> Segment<'a> {
     }
 
     fn is_intact(&self) -> bool {
-        is_intact(self.ip, &self.packet[Ipv4::LEN..])
+        let (header, rest) = self.packet.split_at(Ipv4::LEN);
+        fold(sum(header)) == 0xffff && is_intact(self.ip, rest)
     }
 }
 
@@ -304,7 +302,6 @@ impl<'a> Run<'a> {
 
     fn write(&self, write: &mut impl FnMut(Piece<'_>)) {
         let Self {
-            flow,
             first,
             payloads,
             count,
@@ -312,7 +309,7 @@ impl<'a> Run<'a> {
             ..
         } = self;
         if *count == 1 {
-            write_single(flow, first.packet, write);
+            write_single(first.packet, write);
             return;
         }
         let headers_len = first.headers_len;
@@ -324,7 +321,6 @@ impl<'a> Run<'a> {
         parts[0] = IoSlice::new(head);
         parts[1..=*count].copy_from_slice(&payloads[..*count]);
         write(Piece {
-            flow,
             parts: &parts[..=*count],
             packets: *count,
             bytes: payload_len + count * headers_len,

@@ -10,6 +10,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use ipnetwork::Ipv4Network;
 
@@ -30,6 +31,15 @@ const DATAGRAM_OFFLOADS: libc::c_uint = OFFLOADS | libc::TUN_F_USO4 | libc::TUN_
 
 /// More threads than this do not make one NIC faster.
 const MAX_QUEUES: usize = 8;
+
+/// Packets that wait in each queue; the kernel's default of 500 is 1 ms of small packets. They may
+/// be aggregates, so many more would be a long queue in front of everybody.
+const QUEUE_LEN: u32 = 1000;
+
+/// How often, and how long, to wait for whoever has the device open. A process that the agent before
+/// this one was just starting has copies of its descriptors for a moment.
+const PATIENCE: u32 = 10;
+const PATIENCE_STEP: Duration = Duration::from_millis(30);
 
 /// What the device must be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -167,7 +177,7 @@ pub async fn ensure_device(
         None => (Arc::new(open(spec)?), DeviceChange::Created),
         Some(link) => {
             let held = held.filter(|held| held.index == link.index);
-            match judge(netlink, link, held).await? {
+            match judge_patiently(netlink, link, held).await? {
                 Verdict::Held(queues) => (queues, DeviceChange::Kept),
                 Verdict::Free => (Arc::new(open(spec)?), DeviceChange::Opened),
             }
@@ -180,6 +190,9 @@ pub async fn ensure_device(
             DeviceError::Vanished { name }
         })?,
     };
+    if change != DeviceChange::Kept {
+        netlink.set_queue_len(link.index, QUEUE_LEN).await?;
+    }
     let is_adjusted = link.mtu != spec.mtu || !link.is_up;
     let has_route = configure(netlink, spec, &link).await?;
     let device = Device {
@@ -201,6 +214,21 @@ enum Verdict {
     Held(Arc<Queues>),
     /// Nobody has it open.
     Free,
+}
+
+/// As [`judge`], but not put off by somebody who is about to be gone.
+async fn judge_patiently(
+    netlink: &Netlink,
+    link: &Link,
+    held: Option<&Device>,
+) -> Result<Verdict, DeviceError> {
+    for _ in 0..PATIENCE {
+        match judge(netlink, link, held).await {
+            Err(DeviceError::Busy { .. }) => tokio::time::sleep(PATIENCE_STEP).await,
+            other => return other,
+        }
+    }
+    judge(netlink, link, held).await
 }
 
 /// What to do with the device that is there; `held` is it, if its queues were open before.
@@ -306,7 +334,7 @@ pub async fn remove_device(netlink: &Netlink, name: &str) -> Result<bool, Device
     let Some(link) = netlink.link_by_name(name).await? else {
         return Ok(false);
     };
-    judge(netlink, &link, None).await?;
+    judge_patiently(netlink, &link, None).await?;
     netlink.remove_link(link.index).await?;
     Ok(true)
 }

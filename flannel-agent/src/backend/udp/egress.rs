@@ -1,7 +1,7 @@
 //! From the device to the peers.
 
 use std::fs::File;
-use std::io::{ErrorKind, IoSlice, Read as _, Write as _};
+use std::io::{ErrorKind, IoSlice, Read as _};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
 
@@ -9,6 +9,7 @@ use super::counters::Live;
 use super::icmp;
 use super::packet::{self, Reject};
 use super::segment::{Headers, MAX_HEADERS, Segments};
+use super::socket::Answers;
 use super::sys::{Message, SENT, Sender};
 use super::table::{Found, Table};
 use super::vnet::{Kind, VnetHeader};
@@ -43,7 +44,9 @@ pub(super) struct Egress<'a> {
     pub(super) queue: &'a File,
     pub(super) socket: &'a OwnedFd,
     pub(super) table: &'a Table,
-    /// Source of ICMP answers.
+    /// Where ICMP answers go out.
+    pub(super) answers: &'a Answers,
+    /// Their source.
     pub(super) address: Ipv4Addr,
     pub(super) counters: &'a Live,
 }
@@ -240,13 +243,9 @@ fn refuse(egress: Egress<'_>, packet: &mut [u8], kind: Kind) {
     let Some(length) = icmp::net_unreachable(packet, egress.address, &mut space) else {
         return;
     };
-    let vnet = VnetHeader::default();
-    let parts = [
-        IoSlice::new(bytemuck::bytes_of(&vnet)),
-        IoSlice::new(&space[..length]),
-    ];
-    let mut queue = egress.queue;
-    if queue.write_vectored(&parts).is_ok() {
+    // The answer's destination, as it stands in the answer.
+    let to = Ipv4Addr::new(space[16], space[17], space[18], space[19]);
+    if egress.answers.send(&space[..length], to) {
         counters.icmp_sent.add(1);
     }
 }

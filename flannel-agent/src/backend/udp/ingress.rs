@@ -20,7 +20,7 @@ const STREAM: usize = 16 << 10;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ingress<'a> {
     pub(super) socket: &'a OwnedFd,
-    pub(super) queues: &'a [File],
+    pub(super) queue: &'a File,
     pub(super) datagrams: Datagrams,
     pub(super) counters: &'a Live,
 }
@@ -58,15 +58,15 @@ pub(super) fn turn(receiver: &mut Receiver, ingress: Ingress<'_>) -> Turn {
     }
 }
 
-/// The kernel sends packets of a flow to the queue that the other direction was last written to.
-/// So flows are spread here, though all of a peer's packets come by one socket.
+/// To the thread's own queue: the kernel sends packets of a flow to the queue that the other
+/// direction was last written to, so that this thread has the answers, too, and need not be woken
+/// for those that come at once.
 fn write(ingress: Ingress<'_>, piece: &Piece<'_>) {
     let Ingress {
-        queues, counters, ..
+        mut queue,
+        counters,
+        ..
     } = ingress;
-    let Some(mut queue) = queues.get(piece.flow.spread(queues.len())) else {
-        return;
-    };
     let written = loop {
         match queue.write_vectored(piece.parts) {
             Err(error) if error.kind() == ErrorKind::Interrupted => {}

@@ -104,16 +104,6 @@ impl Flow {
         let is_vague = |flow: &Self| flow.ports == [0; 4];
         self == other || self.addresses == other.addresses && (is_vague(self) || is_vague(other))
     }
-
-    /// A number below `count` that is the same for all packets of the flow.
-    pub(super) fn spread(&self, count: usize) -> usize {
-        let [source, destination] = self.addresses.map(u32::from_ne_bytes);
-        let mixed = source.rotate_left(13) ^ destination ^ u32::from_ne_bytes(self.ports);
-        // Fibonacci hashing: the high bits depend on all bits below.
-        let hash = u64::from(mixed.wrapping_mul(0x9e37_79b9));
-        // Scaled as the kernel scales hashes to queues; below `count`, so it fits.
-        ((hash * count as u64) >> 32) as usize
-    }
 }
 
 #[cfg(test)]
@@ -179,26 +169,5 @@ mod tests {
         assert!(fragment.is_related(&first) && second.is_related(&fragment));
         bytes[12] = 11;
         assert!(!fragment.is_related(&flow(&bytes, [1, 2, 3, 4])));
-    }
-
-    #[test]
-    fn flows_spread_over_all_queues() {
-        let mut seen = [0; 8];
-        for port in 0..1000_u16 {
-            let flow = Flow {
-                addresses: [[10, 5, 1, 2], [10, 5, 2, 3]],
-                protocol: PROTOCOL_TCP,
-                ports: [port.to_be_bytes(), [0x14, 0x51]]
-                    .concat()
-                    .try_into()
-                    .unwrap(),
-            };
-            seen[flow.spread(8)] += 1;
-            assert_eq!(flow.spread(1), 0);
-        }
-        assert!(
-            seen.iter().all(|count| (60..250).contains(count)),
-            "{seen:?}"
-        );
     }
 }

@@ -8,7 +8,7 @@
 use std::fs::File;
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -21,9 +21,13 @@ use super::counters::{Counters, Live};
 use super::device::{Device, Queues};
 use super::egress::{self, Egress, Turn};
 use super::ingress::{self, Ingress};
-use super::socket::Sockets;
-use super::sys::Receiver;
+use super::socket::{Answers, Sockets};
+use super::sys::{self, Receiver};
 use super::table::Table;
+
+/// Priority of the threads. The kernel carries packets before it lets any thread run; a thread that
+/// does so should at least not wait behind those that compute, since its queues are short.
+const NICE: i32 = -10;
 
 /// Why the proxy does not start.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +64,7 @@ pub struct Proxy {
 #[derive(Debug)]
 struct Shared {
     settings: Mutex<Settings>,
+    answers: Answers,
     /// Counts changes of the settings, so that threads need not look at them for every packet.
     version: AtomicU64,
     is_ending: AtomicBool,
@@ -101,7 +106,9 @@ impl Proxy {
             Ok(PerThread { wake, counters })
         };
         let threads: Result<_, Errno> = (0..count).map(|_| per_thread()).collect();
+        let Sockets { each, answers, .. } = sockets;
         let shared = Shared {
+            answers,
             settings: Mutex::new(Settings {
                 peers: Arc::new(peers),
                 queues: Arc::clone(&device.queues),
@@ -115,7 +122,7 @@ impl Proxy {
             shared: Arc::new(shared),
             threads: Vec::new(),
         };
-        for (number, socket) in sockets.each.into_iter().enumerate() {
+        for (number, socket) in each.into_iter().enumerate() {
             let shared = Arc::clone(&proxy.shared);
             let thread = thread::Builder::new()
                 .name(format!("udp-proxy-{number}"))
@@ -235,6 +242,7 @@ impl<'a> Worker<'a> {
     }
 
     fn run(mut self) {
+        sys::raise_priority(NICE);
         let mut ready = Ready {
             device: true,
             socket: true,
@@ -245,11 +253,14 @@ impl<'a> Worker<'a> {
                 ready = self.wait();
                 continue;
             }
-            if ready.device {
-                ready.device = self.send();
-            }
+            // What is received may be answered before the call returns, so the device is looked at
+            // after the socket and before sleeping.
             if ready.socket {
                 ready.socket = self.receive();
+                ready.device = true;
+            }
+            if ready.device {
+                ready.device = self.send();
             }
         }
     }
@@ -274,13 +285,15 @@ impl<'a> Worker<'a> {
 
     /// Whether there may be more.
     fn send(&mut self) -> bool {
-        let Some(queue) = self.settings.queues.each.get(self.number) else {
+        let queue = self.settings.queues.each.get(self.number);
+        let Some(queue) = queue.filter(|_| self.has_device) else {
             return false;
         };
         let turn = self.buffers.turn(Egress {
             queue,
             socket: &self.socket,
             table: &self.settings.peers,
+            answers: &self.shared.answers,
             address: self.settings.address,
             counters: &self.own.counters,
         });
@@ -291,9 +304,12 @@ impl<'a> Worker<'a> {
     /// Whether there may be more.
     fn receive(&mut self) -> bool {
         let Queues { each, datagrams } = &*self.settings.queues;
+        let Some(queue) = each.get(self.number) else {
+            return false;
+        };
         let ingress = Ingress {
             socket: &self.socket,
-            queues: each,
+            queue,
             datagrams: *datagrams,
             counters: &self.own.counters,
         };
@@ -303,7 +319,7 @@ impl<'a> Worker<'a> {
     fn wait(&self) -> Ready {
         let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let wake = self.own.wake.as_fd();
-        let queue = self.queue().map(File::as_fd);
+        let queue = self.queue().map(|queue| queue.as_fd());
         let mut fds = [
             readable(wake),
             readable(self.socket.as_fd()),

@@ -6,12 +6,13 @@
 //! them.
 
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn, bind, setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, bind, sendto,
+    setsockopt, socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike as _};
 
@@ -53,6 +54,7 @@ pub enum SocketError {
 #[derive(Debug)]
 pub struct Sockets {
     pub(super) each: Vec<OwnedFd>,
+    pub(super) answers: Answers,
     address: SocketAddrV4,
 }
 
@@ -67,7 +69,11 @@ impl Sockets {
         for number in 0..count.max(1) {
             each.push(open(address, number == 0)?);
         }
-        Ok(Self { each, address })
+        Ok(Self {
+            each,
+            answers: Answers::open(),
+            address,
+        })
     }
 
     /// What they are bound to.
@@ -123,5 +129,38 @@ fn configure(fd: &OwnedFd) -> nix::Result<()> {
     match setsockopt(fd, sockopt::UdpGroSegment, &true) {
         Err(Errno::ENOPROTOOPT) => Ok(()),
         other => other,
+    }
+}
+
+/// Where the proxy's own packets to local pods go out.
+///
+/// flannel writes them into the device. There they come in with a source that is an address of
+/// this host, which Linux drops as a martian, so that nobody has ever seen one. From a raw socket
+/// they are routed as what they are: packets of this host.
+#[derive(Debug)]
+pub(super) struct Answers(Option<OwnedFd>);
+
+impl Answers {
+    fn open() -> Self {
+        let opened = socket(
+            AddressFamily::Inet,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+            SockProtocol::Raw,
+        );
+        // Without CAP_NET_RAW nobody is answered, which is no worse.
+        if let Err(errno) = &opened {
+            tracing::warn!(%errno, "cannot answer packets to nobody: no raw socket");
+        }
+        Self(opened.ok())
+    }
+
+    /// Sends a packet with its IP header, and says whether the kernel took it.
+    pub(super) fn send(&self, packet: &[u8], to: Ipv4Addr) -> bool {
+        let Some(socket) = &self.0 else {
+            return false;
+        };
+        let to = SockaddrIn::from(SocketAddrV4::new(to, 0));
+        sendto(socket.as_raw_fd(), packet, &to, MsgFlags::empty()).is_ok()
     }
 }

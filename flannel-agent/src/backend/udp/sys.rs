@@ -113,7 +113,7 @@ impl<T> Control<T> {
     fn is(&self, level: libc::c_int, kind: libc::c_int) -> bool {
         self.header.cmsg_level == level
             && self.header.cmsg_type == kind
-            && self.header.cmsg_len as usize >= Self::LEN
+            && self.header.cmsg_len >= Self::LEN as _
     }
 }
 
@@ -276,7 +276,7 @@ impl Receiver {
             .take(*count)
             .map(|((buffer, header), control)| {
                 let length = buffer.len().min(header.msg_len as usize);
-                let has_control = header.msg_hdr.msg_controllen as usize >= Control::<i32>::LEN;
+                let has_control = header.msg_hdr.msg_controllen >= Control::<i32>::LEN as _;
                 let segment = usize::try_from(control.value).ok().filter(|segment| {
                     has_control && control.is(libc::SOL_UDP, libc::UDP_GRO) && *segment > 0
                 });
@@ -319,4 +319,14 @@ pub(super) fn allow_fragments(socket: impl AsFd) -> io::Result<()> {
             size_of_val(&value) as libc::socklen_t,
         )
     })
+}
+
+/// Lets the calling thread go before ordinary work, unless it does already. Best effort.
+pub(super) fn raise_priority(nice: libc::c_int) {
+    // SAFETY: no pointer is involved; 0 is the calling thread.
+    let current = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
+    if current > nice {
+        // SAFETY: as above. Without CAP_SYS_NICE it fails, and all is as before.
+        let _ = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) };
+    }
 }

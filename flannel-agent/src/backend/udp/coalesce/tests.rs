@@ -21,6 +21,9 @@ struct Tcp {
     payload: Vec<u8>,
 }
 
+/// Makes a packet another one.
+type Change = fn(&mut Tcp);
+
 impl Default for Tcp {
     fn default() -> Self {
         Self {
@@ -332,7 +335,7 @@ fn what_differs_is_not_merged() {
         id: 10,
         ..base.clone()
     };
-    let changes: [(&str, fn(&mut Tcp)); 14] = [
+    let changes: [(&str, Change); 14] = [
         ("a gap", |t| t.sequence += 1),
         ("an overlap", |t| t.sequence -= 1),
         ("another acknowledgement", |t| t.ack += 1),
@@ -383,9 +386,10 @@ fn identifications_count_only_where_packets_may_be_fragmented() {
 
 #[test]
 fn damage_is_neither_merged_nor_mended() {
-    for damaged in 0..3 {
+    // In the header's checksum, and in the payload.
+    for (damaged, at) in (0..3).flat_map(|packet| [(packet, 10), (packet, 60)]) {
         let mut packets = stream(&Tcp::default(), &[100; 3]);
-        packets[damaged][60] ^= 1;
+        packets[damaged][at] ^= 1;
         let mut coalescer = Coalescer::new(Datagrams::Pass);
         let mut found = Vec::new();
         let mut write = |piece: Piece<'_>| {

@@ -1,0 +1,352 @@
+//! The two nodes side by side: the same packets go into both, and what comes out is compared.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use flannel_tests::agent::Datapath;
+
+use crate::backend::Backend;
+use crate::generate::Ip;
+use crate::lane::Lane;
+use crate::mask;
+use crate::socket::{Frame, Offload, Seen, Slots};
+use crate::twin::{Entrance, Exit, Twin};
+use crate::world::{BRIDGE_MAC, OTHER_POD, OTHER_POD_MAC, PEERS};
+
+/// What every sentinel ends with, in front of its number.
+const MAGIC: [u8; 8] = *b"sentinel";
+/// How long a sentinel may take on a busy machine.
+const LIMIT: Duration = Duration::from_secs(20);
+/// Time after which another one is sent: the first may have met a full queue.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Protocol of sentinels: "use for experimentation" (RFC 3692).
+const PROTOCOL: u8 = 253;
+
+/// A node on eBPF and one on the kernel path.
+pub(crate) struct Pair {
+    pub ebpf: Twin,
+    pub kernel: Twin,
+    backend: Backend,
+    slots: Slots,
+    /// Number of the last sentinel.
+    serial: u64,
+    /// Source port of the tunnel by flow, as eBPF has chosen it.
+    ports: HashMap<[u8; 13], u16>,
+}
+
+/// What came out of one node, by exit.
+type Outputs = [Vec<Seen>; 4];
+
+/// How the two nodes differ.
+#[derive(Debug, Clone)]
+pub(crate) enum Difference {
+    /// One of the sockets refused a frame.
+    Refused {
+        ebpf: Vec<usize>,
+        kernel: Vec<usize>,
+    },
+    /// The frames at one place of one exit; `None`: nothing (more) came out.
+    Frames {
+        exit: Exit,
+        ebpf: Option<Seen>,
+        kernel: Option<Seen>,
+    },
+    /// What eBPF sent is wrong by itself.
+    Wrong {
+        exit: Exit,
+        datapath: Datapath,
+        seen: Seen,
+        why: String,
+    },
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused { ebpf, kernel } => {
+                write!(
+                    f,
+                    "refused by the device: {ebpf:?} on ebpf, {kernel:?} on kernel"
+                )
+            }
+            Self::Frames { exit, ebpf, kernel } => {
+                write!(
+                    f,
+                    "at {exit:?}:\n  ebpf   {}\n  kernel {}",
+                    Show(ebpf),
+                    Show(kernel)
+                )
+            }
+            Self::Wrong {
+                exit,
+                datapath,
+                seen,
+                why,
+            } => {
+                write!(
+                    f,
+                    "{why}, at {exit:?} of {datapath}:\n  {}",
+                    Show(&Some(seen.clone()))
+                )
+            }
+        }
+    }
+}
+
+/// A frame in one line.
+struct Show<'a>(&'a Option<Seen>);
+
+impl fmt::Display for Show<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(Seen {
+            bytes,
+            offload,
+            kind,
+            vlan,
+        }) = self.0
+        else {
+            return f.write_str("nothing");
+        };
+        write!(f, "{} octets, kind {kind}", bytes.len())?;
+        if let Some(vlan) = vlan {
+            write!(f, ", VLAN {vlan}")?;
+        }
+        if *offload != Offload::default() {
+            write!(f, ", {offload:?}")?;
+        }
+        f.write_str(": ")?;
+        bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl Pair {
+    /// Two nodes, ready for the packets of a lane.
+    pub(crate) fn new(lane: &Lane) -> Result<Self> {
+        let start = |datapath| -> Result<Twin> {
+            let mut twin = Twin::new(&lane.backend, datapath, lane.core())?;
+            twin.configure(&lane.backend, lane.wire, lane.rp_filter)?;
+            twin.open(lane.entrance)?;
+            Ok(twin)
+        };
+        let mut pair = Self {
+            ebpf: start(Datapath::Ebpf)?,
+            kernel: start(Datapath::Kernel)?,
+            backend: lane.backend,
+            slots: Slots::new(),
+            serial: 0,
+            ports: HashMap::new(),
+        };
+        // Sentinels pass when all devices do.
+        pair.run(lane.entrance, &[])?;
+        Ok(pair)
+    }
+
+    /// Sends `frames` into both nodes and gives the first difference, if there is one.
+    pub(crate) fn compare(
+        &mut self,
+        entrance: Entrance,
+        frames: &[Frame],
+    ) -> Result<Option<Difference>> {
+        let (ebpf, kernel) = self.run(entrance, frames)?;
+        if ebpf.refused != kernel.refused {
+            let (ebpf, kernel) = (ebpf.refused, kernel.refused);
+            return Ok(Some(Difference::Refused { ebpf, kernel }));
+        }
+        Ok(self.difference(ebpf.outputs, kernel.outputs))
+    }
+
+    /// Sends `frames` into both nodes, and gives what came out.
+    pub(crate) fn run(&mut self, entrance: Entrance, frames: &[Frame]) -> Result<(Ran, Ran)> {
+        self.serial += 1;
+        let Self {
+            ebpf,
+            kernel,
+            backend,
+            slots,
+            serial,
+            ports: _,
+        } = self;
+        let send = |twin: &Twin| twin.entrance(entrance)?.send(frames);
+        let (refused_ebpf, refused_kernel) = (send(ebpf)?, send(kernel)?);
+        let mut collect = |twin: &Twin, refused| -> Result<Ran> {
+            Ok(Ran {
+                refused,
+                outputs: collect(twin, backend, *serial, slots)?,
+            })
+        };
+        Ok((
+            collect(ebpf, refused_ebpf)?,
+            collect(kernel, refused_kernel)?,
+        ))
+    }
+
+    fn difference(&mut self, ebpf: Outputs, kernel: Outputs) -> Option<Difference> {
+        let Backend {
+            exits, is_proxied, ..
+        } = self.backend;
+        for ((exit, mut ebpf), mut kernel) in Exit::ALL.into_iter().zip(ebpf).zip(kernel) {
+            if !exits.contains(&exit) {
+                continue;
+            }
+            for (frames, datapath) in [(&mut ebpf, Datapath::Ebpf), (&mut kernel, Datapath::Kernel)]
+            {
+                for seen in frames.iter_mut() {
+                    if let Err(why) = self.mask(exit, datapath, seen) {
+                        return Some(Difference::Wrong {
+                            exit,
+                            datapath,
+                            seen: seen.clone(),
+                            why,
+                        });
+                    }
+                }
+                if is_proxied {
+                    // The host answers datagrams once that the proxy has merged.
+                    frames.retain(|seen| !mask::is_port_unreachable(&seen.bytes));
+                    // What eBPF carries overtakes what it leaves.
+                    frames.sort_by(|a, b| a.bytes.cmp(&b.bytes));
+                }
+            }
+            let (mut ebpf, mut kernel) = (ebpf.into_iter(), kernel.into_iter());
+            loop {
+                let (a, b) = (ebpf.next(), kernel.next());
+                if a.is_none() && b.is_none() {
+                    break;
+                }
+                if a != b && !is_lesser_claim(a.as_ref(), b.as_ref()) {
+                    return Some(Difference::Frames {
+                        exit,
+                        ebpf: a,
+                        kernel: b,
+                    });
+                }
+            }
+        }
+        None
+    }
+
+    /// Takes out of a frame what may differ.
+    fn mask(&mut self, exit: Exit, datapath: Datapath, seen: &mut Seen) -> Result<(), String> {
+        mask::any(seen);
+        if self.backend.is_proxied {
+            mask::merged(&mut seen.bytes);
+        }
+        if exit != Exit::Wire {
+            return Ok(());
+        }
+        let Some(flow) = (self.backend.mask)(seen)? else {
+            return Ok(());
+        };
+        let known = *self.ports.entry(flow.key).or_insert(flow.source_port);
+        if datapath == Datapath::Ebpf && known != flow.source_port {
+            return Err(format!(
+                "a flow of source port {known} got {}",
+                flow.source_port
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// What one node made of a batch.
+pub(crate) struct Ran {
+    /// Places of the frames that its socket refused.
+    pub refused: Vec<usize>,
+    pub outputs: Outputs,
+}
+
+/// Whether the frames are the same but that eBPF does not vouch for a checksum which the kernel
+/// has verified: the receiver does so then. The other way round, it would be believed wrongly.
+fn is_lesser_claim(ebpf: Option<&Seen>, kernel: Option<&Seen>) -> bool {
+    let (Some(ebpf), Some(kernel)) = (ebpf, kernel) else {
+        return false;
+    };
+    let mut kernel = kernel.clone();
+    kernel.offload.flags &= !Offload::DATA_VALID;
+    *ebpf == kernel
+}
+
+/// Takes all that has come out of a node. Two sentinels, one after the other and in both
+/// directions, tell that nothing more is under way: everything runs in softirqs of the core that
+/// sends, in order.
+fn collect(twin: &Twin, backend: &Backend, serial: u64, slots: &mut Slots) -> Result<Outputs> {
+    let mut outputs = Outputs::default();
+    let payload = [MAGIC, serial.to_be_bytes()].concat();
+    // A pod of a peer that eBPF does not carry, so that sentinels come after all that it does not.
+    let peer = &PEERS[PEERS.len() - 1];
+    let remote = [10, 5, 16, 2];
+    let mut ip = Ip::between(remote, OTHER_POD);
+    ip.protocol = PROTOCOL;
+    let inbound = (backend.wrap)(peer, ip.packet(&payload));
+    (ip.source, ip.destination) = (OTHER_POD, remote);
+    let outbound = [
+        &BRIDGE_MAC[..],
+        &OTHER_POD_MAC,
+        &[0x08, 0x00],
+        &ip.packet(&payload),
+    ]
+    .concat();
+    for (from, to, frame) in [
+        (Exit::Wire, Exit::OtherPod, inbound),
+        (Exit::OtherPod, Exit::Wire, outbound),
+    ] {
+        let frame = [Frame::from(frame)];
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let refused = twin.exit(from).send(&frame)?;
+            ensure!(refused.is_empty(), "a sentinel was refused");
+            if has_come(twin, to, &payload, slots, &mut outputs)? {
+                break;
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "no sentinel came to {to:?} of {}",
+                twin.datapath
+            );
+        }
+    }
+    for exit in Exit::ALL {
+        let overflowed = twin.exit(exit).overflowed()?;
+        ensure!(
+            overflowed == 0,
+            "{overflowed} frames found no room at {exit:?}"
+        );
+    }
+    Ok(outputs)
+}
+
+/// Takes what comes out until the sentinel is among it, or it is time for another one.
+fn has_come(
+    twin: &Twin,
+    to: Exit,
+    sentinel: &[u8],
+    slots: &mut Slots,
+    outputs: &mut Outputs,
+) -> Result<bool> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut seen = Vec::new();
+    loop {
+        let mut has_come = false;
+        for exit in Exit::ALL {
+            twin.exit(exit).receive(slots, &mut seen)?;
+            for seen in seen.drain(..) {
+                if is_sentinel(&seen) {
+                    has_come |= exit == to && seen.bytes.ends_with(sentinel);
+                } else {
+                    outputs[exit as usize].push(seen);
+                }
+            }
+        }
+        if has_come || Instant::now() > deadline {
+            return Ok(has_come);
+        }
+        std::thread::yield_now();
+    }
+}
+
+fn is_sentinel(seen: &Seen) -> bool {
+    let end = seen.bytes.len().saturating_sub(8);
+    seen.bytes[..end].ends_with(&MAGIC)
+}
