@@ -32,7 +32,7 @@ use crate::backend::{Backend, Device, Place, Reach};
 use crate::cli::DatapathMode;
 use crate::dataplane::{self, Attachment, Interfaces};
 use crate::error::chain;
-use crate::lease::LeaseTable;
+use crate::lease::{LeaseChange, LeaseTable};
 use crate::netlink::route::Via;
 use crate::netlink::{self, MacAddr, Netlink};
 use crate::plan::{KernelState, plan};
@@ -129,9 +129,26 @@ impl Node {
         })
     }
 
-    /// The leases, to be changed by the owner before a pass.
-    pub fn leases(&mut self) -> &mut LeaseTable {
-        &mut self.leases
+    /// Takes a change of the leases; says whether a pass is due.
+    ///
+    /// Whoever starts on a node writes its lease before it sends a packet, the same lease again if
+    /// it can. So each writing may tell of another program at the other end, which has to show anew
+    /// what it knows to read.
+    pub fn apply(&mut self, change: LeaseChange) -> bool {
+        if self.backend.encap() == Encap::Udp
+            && let Some(dataplane) = self.datapath.dataplane()
+        {
+            let maps = dataplane.maps();
+            let doubted = match &change {
+                LeaseChange::Snapshot(_) => maps.doubt_all(),
+                LeaseChange::Put(lease) => maps.doubt(lease.attrs.public_ip.octets()),
+                LeaseChange::Removed(_) => Ok(()),
+            };
+            if let Err(error) = doubted {
+                warn!(error = chain(&error), "a peer is taken for what it was");
+            }
+        }
+        self.leases.apply(change)
     }
 
     /// Takes another subnet from the next pass on, which has to look at everything.
@@ -172,6 +189,7 @@ impl Node {
         };
         self.datapath.close(interfaces, reason);
         self.kernel.clear();
+        self.backend.set_ebpf(false);
     }
 
     /// Changes the data path under traffic: the kernel path is complete at all times, and eBPF is
@@ -253,6 +271,7 @@ impl Node {
         self.choose_peers().await;
         self.sync_entries().await?;
         self.backend.sync_peers(&self.peers, &self.leases).await;
+        self.backend.set_ebpf(self.datapath.is_ebpf());
         self.sync_dataplane(scope).await
     }
 
@@ -428,6 +447,7 @@ async fn set_up(
         port: None,
         overhead: backend.encap().overhead() as u32,
         subnet_len: spec.subnet.prefix(),
+        completes_checksums: external.completes_checksums(),
     };
     let place = Place {
         external,
@@ -462,7 +482,12 @@ fn entry(
         None => (Encap::Direct, headers),
     };
     let inner_mtu = mtu.saturating_sub(encap.overhead() as u32);
-    abi::Peer::new(headers, encap, inner_mtu, local.ifindex)
+    // Behind VXLAN is a kernel, which reads all that another one sends.
+    let needs_kin = encap == Encap::Udp && !local.completes_checksums;
+    abi::Peer {
+        needs_kin: needs_kin.into(),
+        ..abi::Peer::new(headers, encap, inner_mtu, local.ifindex)
+    }
 }
 
 /// What the programs know of this node.

@@ -42,6 +42,8 @@ pub struct Local {
     pub overhead: u32,
     /// Length of the network's subnets, bits.
     pub subnet_len: u8,
+    /// Whether the external interface completes checksums, also those inside of a tunnel.
+    pub completes_checksums: bool,
 }
 
 /// One plain next hop.
@@ -271,9 +273,8 @@ impl Underlay {
             let subnet = peer.subnet.network().octets();
             let prefix_len = u32::from(peer.subnet.prefix());
             // A sender is a sender, whatever the way back.
-            desired
-                .remotes
-                .insert(peer.public_ip.octets(), abi::Remote { subnet, prefix_len });
+            let remote = abi::Remote::new(subnet, prefix_len);
+            desired.remotes.insert(peer.public_ip.octets(), remote);
             if peer.subnet.prefix() != local.subnet_len {
                 let reason = NotPlain::SubnetLen(peer.subnet.prefix());
                 desired.kernel.push((peer.subnet, reason));

@@ -33,10 +33,7 @@ fn start(place: &Place, tc_attach: TcAttach) -> Dataplane {
         reserved: 0,
     };
     dataplane.maps().set_config(&config).unwrap();
-    let remote = Remote {
-        subnet: [10, 5, 1, 0],
-        prefix_len: 24,
-    };
+    let remote = Remote::new([10, 5, 1, 0], 24);
     dataplane
         .maps()
         .sync_remotes(&BTreeMap::from([(PEER_IP, remote)]))

@@ -60,13 +60,8 @@ fn a_full_map_is_an_error_that_costs_only_what_did_not_fit() {
     let mut dataplane = place.start(TcAttach::Auto);
     let many: BTreeMap<_, _> = (0..=65_536_u32)
         .map(|i| {
-            (
-                i.to_be_bytes(),
-                Remote {
-                    subnet: i.to_be_bytes(),
-                    prefix_len: 24,
-                },
-            )
+            let address = i.to_be_bytes();
+            (address, Remote::new(address, 24))
         })
         .collect();
     let error = chain(&dataplane.maps().sync_remotes(&many).unwrap_err());
@@ -94,7 +89,7 @@ fn a_foreign_map_at_a_pin_is_refused_with_every_difference() {
     for part in [
         &format!("/{}/peers is not the map of this agent", own_maps()),
         "type 2 instead of 1",
-        "value size 8 instead of 80",
+        "value size 8 instead of 88",
         "capacity 4 instead of 65536",
         "flannel-agent cleanup",
     ] {

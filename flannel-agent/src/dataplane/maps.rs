@@ -118,6 +118,25 @@ impl Maps {
         self.remotes.sync(desired)
     }
 
+    /// Lets a sender show anew whether it is kin ([`Remote::is_kin`]): another program may run on that
+    /// node from now on.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn doubt(&mut self, sender: Key) -> Result<(), Error> {
+        self.remotes.forget(&sender)
+    }
+
+    /// As [`doubt`](Self::doubt), of all senders.
+    ///
+    /// # Errors
+    /// What the kernel said to the first that failed; the others are done all the same.
+    pub fn doubt_all(&mut self) -> Result<(), Error> {
+        let senders: Vec<Key> = self.remotes.actual.keys().copied().collect();
+        let doubted = senders.iter().map(|sender| self.remotes.forget(sender));
+        doubted.fold(Ok(()), Result::and)
+    }
+
     /// Makes the direct peers whose packets are counted what they should be; as
     /// [`sync_peers`](Self::sync_peers). Counts of peers that stay are kept.
     ///
@@ -214,14 +233,42 @@ fn counter(
     }
 }
 
-/// A hash map with a copy of what it holds, so that a change costs only its difference.
+/// A value that programs may have written to since the agent wrote it.
+trait Value: Pod + PartialEq + Debug {
+    /// This value, with what the programs have written to the one that is there.
+    fn keep_learnt(self, found: &Self) -> Self;
+}
+
+impl Value for Peer {
+    fn keep_learnt(self, _: &Self) -> Self {
+        self
+    }
+}
+
+impl Value for Remote {
+    fn keep_learnt(self, found: &Self) -> Self {
+        let Self {
+            subnet,
+            prefix_len,
+            is_kin: _,
+        } = self;
+        Self {
+            subnet,
+            prefix_len,
+            is_kin: found.is_kin,
+        }
+    }
+}
+
+/// A hash map with a copy of what it holds, so that a change costs only its difference. Of what
+/// programs write, the copy may be old.
 struct Table<V: Pod> {
     name: &'static str,
     map: HashMap<MapData, Key, V>,
     actual: BTreeMap<Key, V>,
 }
 
-impl<V: Pod + PartialEq + Debug> Table<V>
+impl<V: Value> Table<V>
 where
     Key: Pod + Ord + Hash,
 {
@@ -267,9 +314,13 @@ where
             note("remove", self.map.remove(key));
         }
         for (key, value) in desired {
-            if self.actual.get(key) != Some(value) {
-                note("write", self.map.insert(key, value, 0));
+            let known = self.actual.get(key);
+            if known.is_some_and(|known| value.keep_learnt(known) == *known) {
+                continue;
             }
+            let found = known.and_then(|_| self.map.get(key, 0).ok());
+            let value = found.map_or(*value, |found| value.keep_learnt(&found));
+            note("write", self.map.insert(key, value, 0));
         }
         if failed.is_some() {
             self.reread()?;
@@ -277,5 +328,30 @@ where
             self.actual.clone_from(desired);
         }
         failed.map_or(Ok(changes), Err)
+    }
+}
+
+impl Table<Remote> {
+    /// Takes back what programs have written to an entry. It is not made if it is not there.
+    fn forget(&mut self, key: &Key) -> Result<(), Error> {
+        let at = |operation| {
+            let map = self.name;
+            move |source| Error::Map {
+                map,
+                operation,
+                source,
+            }
+        };
+        match self.map.get(key, 0) {
+            Ok(Remote { is_kin: 0, .. }) | Err(MapError::KeyNotFound) => Ok(()),
+            Ok(found) => {
+                let Remote {
+                    subnet, prefix_len, ..
+                } = found;
+                let fresh = Remote::new(subnet, prefix_len);
+                self.map.insert(key, fresh, 0).map_err(at("write"))
+            }
+            Err(error) => Err(at("read")(error)),
+        }
     }
 }

@@ -119,9 +119,9 @@ pub async fn run(
             () = stop.cancelled() => return Ok(()),
             change = leases.recv() => {
                 let Some(change) = change else { return Ok(()) };
-                let mut has_changed = node.leases().apply(change);
+                let mut has_changed = node.apply(change);
                 while let Ok(change) = leases.try_recv() {
-                    has_changed |= node.leases().apply(change);
+                    has_changed |= node.apply(change);
                 }
                 if let Some(ready) = ready.take() {
                     first_pass(node, fallback, &mut due).await?;
