@@ -45,14 +45,20 @@ impl Sender {
     #[inline(always)]
     pub(crate) fn is_kin(self) -> u32 {
         // SAFETY: the entry is there, see above; any value of the word is one.
-        unsafe { (&raw const (*self.0).is_kin).read_volatile() }
+        unsafe { self.word().read_volatile() }
     }
 
     /// Writes the same. What another CPU writes at that moment is as good.
     #[inline(always)]
     pub(crate) fn set_kin(self, is_kin: u32) {
         // SAFETY: as above; an aligned word is written whole.
-        unsafe { (&raw mut (*self.0).is_kin).write_volatile(is_kin) }
+        unsafe { self.word().write_volatile(is_kin) }
+    }
+
+    #[inline(always)]
+    fn word(self) -> *mut u32 {
+        let offset = core::mem::offset_of!(Remote, is_kin);
+        self.0.wrapping_byte_add(offset).cast()
     }
 }
 
