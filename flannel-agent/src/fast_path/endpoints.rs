@@ -135,6 +135,7 @@ mod tests {
             mtu: 1450,
             mac: None,
             kind: Some(kind.into()),
+            bus: None,
             is_up: true,
             lower: None,
             controller: None,

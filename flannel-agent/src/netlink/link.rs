@@ -25,6 +25,8 @@ pub struct Link {
     pub mac: Option<MacAddr>,
     /// Kind such as `vxlan` or `veth`; hardware has none.
     pub kind: Option<String>,
+    /// Bus of the hardware, such as `pci` or `virtio`. The kernel says it since Linux 5.14.
+    pub bus: Option<String>,
     /// Whether it is administratively up.
     pub is_up: bool,
     /// Index of the link that it belongs to or is the peer of.
@@ -85,6 +87,21 @@ pub struct VxlanSpec {
     pub learning: bool,
     /// Whether group policy ids are carried.
     pub gbp: bool,
+}
+
+impl Link {
+    /// Whether it completes the checksums that sockets leave to devices, also those of packets in a
+    /// tunnel, before a packet leaves the host.
+    ///
+    /// A NIC does, or has the kernel do it. A virtual link hands the packet over as it is, with the
+    /// note that something is missing. So does virtio where it has been told to take tunnels for
+    /// what they are (Linux 6.17 and what is backported from it): whether it has cannot be read from
+    /// rtnetlink, so virtio never counts. Nor do those on top of a NIC (VLAN, bond, bridge): what is
+    /// below may change any time.
+    #[must_use]
+    pub fn completes_checksums(&self) -> bool {
+        self.kind.is_none() && self.bus.as_deref() != Some("virtio")
+    }
 }
 
 impl Netlink {
@@ -284,6 +301,7 @@ pub(super) fn parse_link(message: &LinkMessage) -> Option<Link> {
         mtu: 0,
         mac: None,
         kind: None,
+        bus: None,
         is_up: message.header.flags.contains(LinkFlags::Up),
         lower: None,
         controller: None,
@@ -304,6 +322,7 @@ pub(super) fn parse_link(message: &LinkMessage) -> Option<Link> {
             LinkAttribute::Xdp(facts) => {
                 link.has_xdp = facts.iter().any(|fact| matches!(fact, LinkXdp::ProgId(_)));
             }
+            LinkAttribute::ParentDevBusName(bus) => link.bus = Some(bus.clone()),
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
                     match info {
@@ -375,6 +394,31 @@ mod tests {
         let vxlan = asked.vxlan.unwrap();
         assert_eq!(vxlan.lower, Some(7));
         assert!(!vxlan.has_extras && !vxlan.gbp);
+    }
+
+    #[test]
+    fn only_hardware_that_is_none_of_a_hypervisors_completes_checksums() {
+        let link = |bus: Option<&str>, kind: Option<InfoKind>| {
+            let mut message = LinkMessage::default();
+            let attributes = &mut message.attributes;
+            attributes.push(LinkAttribute::IfName("eth0".into()));
+            attributes.extend(bus.map(|bus| LinkAttribute::ParentDevBusName(bus.into())));
+            let kind = kind.map(|kind| LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]));
+            attributes.extend(kind);
+            parse_link(&message).unwrap()
+        };
+        for (bus, kind, expected) in [
+            (Some("pci"), None, true),
+            (Some("vmbus"), None, true),
+            // As before Linux 5.14.
+            (None, None, true),
+            (Some("virtio"), None, false),
+            (None, Some(InfoKind::Veth), false),
+            (None, Some(InfoKind::Vlan), false),
+        ] {
+            let link = link(bus, kind);
+            assert_eq!(link.completes_checksums(), expected, "{link:?}");
+        }
     }
 
     #[test]

@@ -122,9 +122,9 @@ pub async fn run(
             () = stop.cancelled() => return Ok(()),
             change = leases.recv() => {
                 let Some(change) = change else { return Ok(()) };
-                let mut has_changed = node.leases().apply(change);
+                let mut has_changed = node.apply(change);
                 while let Ok(change) = leases.try_recv() {
-                    has_changed |= node.leases().apply(change);
+                    has_changed |= node.apply(change);
                 }
                 if let Some(ready) = ready.take() {
                     first_pass(node, fallback, &mut due).await?;
@@ -154,7 +154,15 @@ pub async fn run(
                 }
                 Scope::ALL
             }
-            () = due.wait(), if is_started => std::mem::take(&mut due).scope,
+            () = due.wait(), if is_started => {
+                let mut scope = std::mem::take(&mut due).scope;
+                scope |= node.in_doubt();
+                // Doubts have been cleared up, and there is nothing to try again.
+                if scope == Scope::LEASES && !node.has_failures() {
+                    continue;
+                }
+                scope
+            }
             _ = resync.tick(), if is_started => Scope { routes: false, ..Scope::ALL },
             _ = keep.tick() => {
                 node.keep_neighbours().await;

@@ -92,6 +92,9 @@ outcomes! {
         Unresolved unresolved,
         /// Larger than the way to the peer; the kernel answers or fragments.
         TooBig too_big,
+        /// Its checksum may be left to a device that is not there (the way to the peer starts with a
+        /// virtual interface), and the peer has not shown that it knows to read that.
+        Unproven unproven,
         /// The kernel refused room for the headers (for one, the packet is a tunnel packet already).
         NoRoom no_room,
         /// Lost after the header was made room for. Never seen; counted so that it would be.

@@ -102,9 +102,21 @@ pub(super) fn frame<T: AnyBitPattern>(packet: &Packet) -> Result<&T, IngressOutc
 /// Checks that the sender is in the lease table.
 #[inline(always)]
 pub(super) fn check_sender(outer: &Datagram) -> Result<(), IngressOutcome> {
-    // SAFETY: an entry that is replaced or removed meanwhile is freed after an RCU grace period.
-    let sender = unsafe { maps::remotes.get(outer.ip.source) };
-    sender.map(drop).ok_or(IngressOutcome::UnknownSender)
+    maps::remote(outer.ip.source)
+        .map(drop)
+        .ok_or(IngressOutcome::UnknownSender)
+}
+
+/// The same, and notes whether the sender is kin. That is written when it changes only: all CPUs
+/// read it.
+#[inline(always)]
+pub(super) fn meet_sender(outer: &Datagram) -> Result<(), IngressOutcome> {
+    let sender = maps::remote(outer.ip.source).ok_or(IngressOutcome::UnknownSender)?;
+    let is_kin = u32::from(decap::is_from_kin(outer));
+    if sender.is_kin() != is_kin {
+        sender.set_kin(is_kin);
+    }
+    Ok(())
 }
 
 /// Checks that there is no UDP checksum, or that the device has verified it, or that the headers
