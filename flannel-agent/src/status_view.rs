@@ -345,7 +345,11 @@ pub(crate) fn example() -> Status {
                 counter("ingress", "decapsulated", true, 0),
             ],
         },
-        fast_path: FastPath::default(),
+        fast_path: FastPath {
+            requested: "off".into(),
+            bound_ms: 1_000,
+            ..FastPath::default()
+        },
         peers: PeerCounts {
             total: 4,
             ebpf: 2,
@@ -393,6 +397,7 @@ backend    vxlan
 device     flannel.1, MAC 5e:1a:0b:33:9c:02, MTU 1450, VNI 1, port 8472
 data path  ebpf (auto asked for): the kernel has what is needed
 programs   vxlan_encap (id 42) on flannel.1 egress, tcx
+fast path  off (off asked for)
 peers      4: 2 by eBPF, 1 by plain routes, 1 by the kernel path
            route to 10.5.3.0/24 via 192.168.7.12: sent 3 packets, 300 bytes, received 2 packets, 200 bytes
            kernel path for 10.5.2.0/24: several next hops
