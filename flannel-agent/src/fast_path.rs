@@ -169,12 +169,19 @@ impl FastPath {
         Ok(())
     }
 
-    /// Whether a program of somebody else has come to an interface since the last pass, of which
-    /// nothing tells.
-    #[must_use]
-    pub fn has_news(&self) -> bool {
-        let has_foreign = |endpoint: &Endpoint| Programs::has_foreign(&endpoint.name, &BOTH);
-        self.programs.is_some() && self.attached.iter().any(has_foreign)
+    /// Whether a program or a queueing discipline of somebody else has come to an interface since
+    /// the last pass, of which nothing tells, or has gone.
+    pub async fn has_news(&self, own: Ipv4Network) -> bool {
+        if self.programs.is_none() {
+            return false;
+        }
+        // What cannot be read is for a pass to say.
+        let Ok(host) = self.read_host(own).await else {
+            return true;
+        };
+        let mut usable = find(&host, own).usable;
+        usable.retain(|endpoint| !Programs::has_foreign(&endpoint.name, &BOTH));
+        usable != self.attached
     }
 
     /// Why packets must not leave by the external interface without the stack, if so.

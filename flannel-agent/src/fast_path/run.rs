@@ -91,7 +91,8 @@ pub async fn run(mut fast_path: FastPath, inputs: Inputs) -> Infallible {
             Ok(()) = is_ebpf.changed() => Look::Pods,
             _ = resync.tick() => Look::Pods,
             _ = watch.tick() => {
-                if !fast_path.has_news() {
+                let own = *subnet.borrow();
+                if !fast_path.has_news(own).await {
                     continue;
                 }
                 Look::Pods
