@@ -197,7 +197,7 @@ fn through_a_virtual_interface_only_kin_is_sent_to() {
                 "egress encapsulated"
             }
             Out::Proxy(packets) => {
-                assert_eq!(packets, &[packet.clone()], "{name}");
+                assert_eq!(packets, std::slice::from_ref(packet), "{name}");
                 "egress unproven"
             }
         };

@@ -21,7 +21,7 @@ use flannel_ebpf::wire::{Datagram, Ethernet, Ipv4, PROTOCOL_SCTP, PROTOCOL_TCP};
 
 use super::{egress, ingress};
 use crate::count::Size;
-use crate::maps;
+use crate::maps::{self, Sender};
 use crate::packet::{Packet, Side, Verdict, random};
 
 #[classifier]
@@ -81,7 +81,7 @@ fn check_kinship(peer: &Peer, ip: &Ipv4) -> Result<(), EgressOutcome> {
     if peer.needs_kin == 0 {
         return Ok(());
     }
-    let is_kin = maps::remote(peer.headers.ip.destination).is_some_and(|it| it.is_kin() != 0);
+    let is_kin = maps::remote(peer.headers.ip.destination).is_some_and(Sender::is_kin);
     if is_kin && ip.protocol != PROTOCOL_SCTP {
         Ok(())
     } else {
