@@ -17,6 +17,15 @@ use crate::status::Counter;
 /// An IPv4 address as maps have it: four octets.
 pub type Key = [u8; 4];
 
+/// Which entries of a map are meant.
+#[derive(Debug, Clone, Copy)]
+pub enum Part<'a> {
+    /// All: what is not desired is removed.
+    All,
+    /// Those of these keys; others stay.
+    Keys(&'a BTreeSet<Key>),
+}
+
 /// Handles of all maps.
 pub struct Maps {
     config: Array<MapData, Config>,
@@ -102,20 +111,29 @@ impl Maps {
         Ok(())
     }
 
-    /// Makes the peers what they should be; returns the number of entries written and removed.
+    /// Makes a part of the peers what they should be; returns the number of entries written and
+    /// removed.
     ///
     /// # Errors
     /// What the kernel said to the first entry that failed; the others are done all the same.
-    pub fn sync_peers(&mut self, desired: &BTreeMap<Key, Peer>) -> Result<usize, Error> {
-        self.peers.sync(desired)
+    pub fn sync_peers(
+        &mut self,
+        desired: &BTreeMap<Key, Peer>,
+        part: Part<'_>,
+    ) -> Result<usize, Error> {
+        self.peers.sync(desired, part)
     }
 
     /// Makes the accepted senders what they should be; as [`sync_peers`](Self::sync_peers).
     ///
     /// # Errors
     /// As there.
-    pub fn sync_remotes(&mut self, desired: &BTreeMap<Key, Remote>) -> Result<usize, Error> {
-        self.remotes.sync(desired)
+    pub fn sync_remotes(
+        &mut self,
+        desired: &BTreeMap<Key, Remote>,
+        part: Part<'_>,
+    ) -> Result<usize, Error> {
+        self.remotes.sync(desired, part)
     }
 
     /// Lets a sender show anew whether it is kin ([`Remote::is_kin`]): another program may run on that
@@ -142,7 +160,7 @@ impl Maps {
     ///
     /// # Errors
     /// As there.
-    pub fn sync_traffic(&mut self, desired: &BTreeSet<Key>) -> Result<(), Error> {
+    pub fn sync_traffic(&mut self, desired: &BTreeSet<Key>, part: Part<'_>) -> Result<(), Error> {
         let map = map_name::TRAFFIC;
         let at = |operation| {
             move |source| Error::Map {
@@ -151,7 +169,14 @@ impl Maps {
                 source,
             }
         };
-        for key in &self.counted - desired {
+        let stale: Vec<Key> = match part {
+            Part::All => self.counted.difference(desired).copied().collect(),
+            Part::Keys(keys) => (keys - desired)
+                .intersection(&self.counted)
+                .copied()
+                .collect(),
+        };
+        for key in stale {
             self.traffic.remove(&key).map_err(at("remove"))?;
             self.counted.remove(&key);
         }
@@ -295,23 +320,38 @@ where
         Ok(())
     }
 
-    fn sync(&mut self, desired: &BTreeMap<Key, V>) -> Result<usize, Error> {
+    fn sync(&mut self, desired: &BTreeMap<Key, V>, part: Part<'_>) -> Result<usize, Error> {
         let (name, mut changes, mut failed) = (self.name, 0, None);
-        let mut note = |operation, result: Result<(), MapError>| {
-            match result {
-                Ok(()) => changes += 1,
-                Err(source) => {
-                    failed.get_or_insert(Error::Map {
-                        map: name,
-                        operation,
-                        source,
-                    });
-                }
-            };
+        let mut note = |operation, result: Result<(), MapError>| match result {
+            Ok(()) => {
+                changes += 1;
+                true
+            }
+            Err(source) => {
+                failed.get_or_insert(Error::Map {
+                    map: name,
+                    operation,
+                    source,
+                });
+                false
+            }
+        };
+        let is_stale = |key: &&Key| !desired.contains_key(*key);
+        let stale: Vec<Key> = match part {
+            Part::All => self.actual.keys().filter(is_stale).copied().collect(),
+            Part::Keys(keys) => {
+                let stale = keys.iter().filter(is_stale);
+                stale
+                    .filter(|key| self.actual.contains_key(*key))
+                    .copied()
+                    .collect()
+            }
         };
         // Stale entries first: in a full map they make room.
-        for key in self.actual.keys().filter(|key| !desired.contains_key(*key)) {
-            note("remove", self.map.remove(key));
+        for key in &stale {
+            if note("remove", self.map.remove(key)) {
+                self.actual.remove(key);
+            }
         }
         for (key, value) in desired {
             let known = self.actual.get(key);
@@ -320,12 +360,12 @@ where
             }
             let found = known.and_then(|_| self.map.get(key, 0).ok());
             let value = found.map_or(*value, |found| value.keep_learnt(&found));
-            note("write", self.map.insert(key, value, 0));
+            if note("write", self.map.insert(key, value, 0)) {
+                self.actual.insert(*key, value);
+            }
         }
         if failed.is_some() {
             self.reread()?;
-        } else if changes > 0 {
-            self.actual.clone_from(desired);
         }
         failed.map_or(Ok(changes), Err)
     }

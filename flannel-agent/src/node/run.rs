@@ -150,7 +150,15 @@ pub async fn run(
                 }
                 Scope::ALL
             }
-            () = due.wait(), if is_started => std::mem::take(&mut due).scope,
+            () = due.wait(), if is_started => {
+                let mut scope = std::mem::take(&mut due).scope;
+                scope |= node.in_doubt();
+                // Doubts have been cleared up, and there is nothing to try again.
+                if scope == Scope::LEASES && !node.has_failures() {
+                    continue;
+                }
+                scope
+            }
             _ = resync.tick(), if is_started => Scope { routes: false, ..Scope::ALL },
             _ = keep.tick() => {
                 node.keep_neighbours().await;

@@ -203,7 +203,7 @@ fn an_unresolved_peer_is_left_to_the_kernel_but_may_send() {
         [(peer().subnet, NotPlain::Unresolved(PEER_IP))]
     );
     assert!(desired.remotes.contains_key(&PEER_IP.octets()));
-    assert_eq!(underlay.unresolved(), [PEER_IP].into());
+    assert_eq!(underlay.unresolved(&[peer()]), [PEER_IP].into());
 }
 
 #[test]
