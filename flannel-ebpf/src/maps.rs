@@ -7,10 +7,11 @@
 )]
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
-use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, PerCpuHashMap};
+use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap};
 use aya_ebpf::macros::btf_map;
 use flannel_ebpf::abi::{
-    Config, EgressCounters, IngressCounters, MAX_PEERS, Peer, Remote, Traffic,
+    Candidate, Config, EgressCounters, FastPath, Flow, FlowKey, IngressCounters, MAX_CANDIDATES,
+    MAX_FLOWS, MAX_PEERS, Peer, Remote, Traffic,
 };
 
 /// The node itself. Written by the agent; the programs are attached after the first write.
@@ -79,3 +80,17 @@ pub(crate) static traffic: PerCpuHashMap<
     MAX_PEERS,
     { BPF_F_NO_PREALLOC as usize },
 > = PerCpuHashMap::new();
+
+/// Whether and for how long flows are admitted to the fast path. Written by the agent.
+#[btf_map]
+pub(crate) static fast_path: Array<FastPath, 1> = Array::new();
+
+/// Admitted flows. Written by the programs at the end of the standard path; the agent removes what
+/// has expired. A miss goes the standard path.
+#[btf_map]
+pub(crate) static flows: HashMap<FlowKey, Flow, MAX_FLOWS, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
+
+/// Packets on the standard path that may admit their flow. Written by the programs at its start.
+#[btf_map]
+pub(crate) static candidates: LruHashMap<FlowKey, Candidate, MAX_CANDIDATES> = LruHashMap::new();

@@ -7,7 +7,7 @@ use rtnetlink::LinkVxlan;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
-    InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp,
 };
 
 use super::{Error, MacAddr, Netlink, errno, tolerate};
@@ -31,6 +31,14 @@ pub struct Link {
     pub is_up: bool,
     /// Index of the link that it belongs to or is the peer of.
     pub lower: Option<u32>,
+    /// Index of the bridge, or other controller, whose port it is.
+    pub controller: Option<u32>,
+    /// Whether its other end, or lower link, is in another network namespace.
+    pub has_end_elsewhere: bool,
+    /// Kind of its root queueing discipline.
+    pub qdisc: Option<String>,
+    /// Whether an XDP program is attached.
+    pub has_xdp: bool,
     /// Parameters of a vxlan device.
     pub vxlan: Option<Vxlan>,
 }
@@ -296,6 +304,10 @@ pub(super) fn parse_link(message: &LinkMessage) -> Option<Link> {
         bus: None,
         is_up: message.header.flags.contains(LinkFlags::Up),
         lower: None,
+        controller: None,
+        has_end_elsewhere: false,
+        qdisc: None,
+        has_xdp: false,
         vxlan: None,
     };
     for attribute in &message.attributes {
@@ -304,6 +316,12 @@ pub(super) fn parse_link(message: &LinkMessage) -> Option<Link> {
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
             LinkAttribute::Address(bytes) => link.mac = MacAddr::from_slice(bytes),
             LinkAttribute::Link(index) => link.lower = Some(*index),
+            LinkAttribute::Controller(index) => link.controller = Some(*index),
+            LinkAttribute::LinkNetNsId(_) => link.has_end_elsewhere = true,
+            LinkAttribute::Qdisc(kind) => link.qdisc = Some(kind.clone()),
+            LinkAttribute::Xdp(facts) => {
+                link.has_xdp = facts.iter().any(|fact| matches!(fact, LinkXdp::ProgId(_)));
+            }
             LinkAttribute::ParentDevBusName(bus) => link.bus = Some(bus.clone()),
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {

@@ -16,7 +16,7 @@ use crate::packet::{Packet, Verdict};
 #[inline(always)]
 pub(super) fn run(
     packet: &Packet,
-    receive: impl FnOnce(&Packet, &Config) -> Result<Verdict, IngressOutcome>,
+    receive: impl FnOnce(&Packet, &Config) -> Result<(IngressOutcome, Verdict), IngressOutcome>,
 ) -> i32 {
     let Some(config) = maps::config.get(0) else {
         return Verdict::Kernel as i32;
@@ -26,9 +26,9 @@ pub(super) fn run(
     }
     let size = Size::of(packet);
     let (outcome, verdict) = match receive(packet, config) {
-        Ok(verdict) => {
+        Ok(done) => {
             trace!(packet.context(), "decapsulated");
-            (IngressOutcome::Decapsulated, verdict)
+            done
         }
         Err(IngressOutcome::Failed) => (IngressOutcome::Failed, Verdict::Dropped),
         Err(reason) => {

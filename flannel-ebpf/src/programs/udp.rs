@@ -90,7 +90,7 @@ fn check_kinship(peer: &Peer, ip: &Ipv4) -> Result<(), EgressOutcome> {
 }
 
 #[inline(always)]
-fn receive(packet: &Packet, config: &Config) -> Result<Verdict, IngressOutcome> {
+fn receive(packet: &Packet, config: &Config) -> Result<(IngressOutcome, Verdict), IngressOutcome> {
     ingress::check_arrival(packet)?;
     let frame: &UdpFrame = ingress::frame(packet)?;
     let UdpFrame { outer, inner } = frame;
@@ -111,7 +111,8 @@ fn receive(packet: &Packet, config: &Config) -> Result<Verdict, IngressOutcome> 
     if !packet.write(Ethernet::LEN + Hop::OFFSET, &hop) {
         return Err(IngressOutcome::Failed);
     }
-    Ok(packet.redirect(config.device_ifindex, Side::Ingress))
+    let verdict = packet.redirect(config.device_ifindex, Side::Ingress);
+    Ok((IngressOutcome::Decapsulated, verdict))
 }
 
 /// An aggregate that is one TCP packet between pods, not split yet, can be taken as it is. One whose

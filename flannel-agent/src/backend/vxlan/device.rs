@@ -360,6 +360,10 @@ mod tests {
             bus: None,
             is_up: true,
             lower: Some(7),
+            controller: None,
+            has_end_elsewhere: false,
+            qdisc: None,
+            has_xdp: false,
             vxlan: Some(Vxlan {
                 vni: 1,
                 lower: Some(7),
