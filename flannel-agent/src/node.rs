@@ -15,6 +15,7 @@
 mod datapath;
 mod echo;
 mod follow;
+mod leases;
 mod report;
 pub mod run;
 mod scope;
@@ -37,7 +38,7 @@ use crate::cli::DatapathMode;
 use crate::dataplane::maps::Part;
 use crate::dataplane::{self, Attachment, Interfaces};
 use crate::error::chain;
-use crate::lease::{Lease, LeaseChange, LeaseTable};
+use crate::lease::{Lease, LeaseTable};
 use crate::netlink::monitor::NetlinkEvent;
 use crate::netlink::route::Via;
 use crate::netlink::{self, MacAddr, Netlink};
@@ -138,28 +139,6 @@ impl Node {
             error: None,
             has_moved: false,
         })
-    }
-
-    /// Takes a change of the leases; says whether a pass is due.
-    ///
-    /// Whoever starts on a node writes its lease before it sends a packet, the same lease again if
-    /// it can. So each writing may tell of another program at the other end, which has to show anew
-    /// what it knows to read.
-    pub fn apply(&mut self, change: LeaseChange) -> bool {
-        if self.backend.encap() == Encap::Udp
-            && let Some(dataplane) = self.datapath.dataplane()
-        {
-            let maps = dataplane.maps();
-            let doubted = match &change {
-                LeaseChange::Snapshot(_) => maps.doubt_all(),
-                LeaseChange::Put(lease) => maps.doubt(lease.attrs.public_ip.octets()),
-                LeaseChange::Removed(_) => Ok(()),
-            };
-            if let Err(error) = doubted {
-                warn!(error = chain(&error), "a peer is taken for what it was");
-            }
-        }
-        self.leases.apply(change)
     }
 
     /// Takes another subnet from the next pass on, which has to look at everything.

@@ -33,33 +33,33 @@ pub(crate) static remotes: HashMap<[u8; 4], Remote, MAX_PEERS, { BPF_F_NO_PREALL
 /// The node at an underlay address.
 #[inline(always)]
 pub(crate) fn remote(address: [u8; 4]) -> Option<Sender> {
-    remotes.get_ptr_mut(address).map(Sender)
+    let remote = remotes.get_ptr_mut(address)?;
+    // SAFETY: the entry is there, as below.
+    let is_kin = unsafe { &raw mut (*remote).is_kin };
+    Some(Sender { is_kin })
 }
 
-/// An entry of `remotes`. One that the agent replaces or removes meanwhile is freed after an RCU
-/// grace period (the map is not preallocated), so it is there until the program ends.
+/// An entry of `remotes`, of which programs use one word. One that the agent replaces or removes
+/// meanwhile is freed after an RCU grace period (the map is not preallocated), so it is there until
+/// the program ends.
 #[derive(Clone, Copy)]
-pub(crate) struct Sender(*mut Remote);
+pub(crate) struct Sender {
+    is_kin: *mut u32,
+}
 
 impl Sender {
     /// [`Remote::is_kin`].
     #[inline(always)]
-    pub(crate) fn is_kin(self) -> u32 {
-        // SAFETY: the entry is there, see above; any value of the word is one.
-        unsafe { self.word().read_volatile() }
+    pub(crate) fn is_kin(self) -> bool {
+        // SAFETY: the entry is there, and any value of the word is one.
+        unsafe { self.is_kin.read_volatile() != 0 }
     }
 
     /// Writes the same. What another CPU writes at that moment is as good.
     #[inline(always)]
-    pub(crate) fn set_kin(self, is_kin: u32) {
-        // SAFETY: as above; an aligned word is written whole.
-        unsafe { self.word().write_volatile(is_kin) }
-    }
-
-    #[inline(always)]
-    fn word(self) -> *mut u32 {
-        let offset = core::mem::offset_of!(Remote, is_kin);
-        self.0.wrapping_byte_add(offset).cast()
+    pub(crate) fn set_kin(self, is_kin: bool) {
+        // SAFETY: the entry is there; an aligned word is written whole.
+        unsafe { self.is_kin.write_volatile(is_kin.into()) }
     }
 }
 

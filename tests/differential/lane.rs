@@ -38,6 +38,9 @@ pub(crate) struct Lane {
     pub wire: Wire,
     /// Whether the node drops what comes from where it would not send.
     pub rp_filter: bool,
+    /// Whether the peers have shown before that they are kin: eBPF sends no others what the udp
+    /// backend's proxy would have to finish.
+    pub is_among_kin: bool,
     /// Makes one packet.
     pub generate: fn(&mut Dice) -> Frame,
     /// The core that the lane runs on, if there are so many: softirqs run where the sender does,

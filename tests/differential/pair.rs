@@ -8,12 +8,12 @@ use anyhow::{Result, ensure};
 use flannel_tests::agent::Datapath;
 
 use crate::backend::Backend;
-use crate::generate::Ip;
+use crate::generate::{Encap, Ip, Tunnel};
 use crate::lane::Lane;
 use crate::mask;
 use crate::socket::{Frame, Offload, Seen, Slots};
 use crate::twin::{Entrance, Exit, Twin};
-use crate::world::{BRIDGE_MAC, OTHER_POD, OTHER_POD_MAC, PEERS};
+use crate::world::{BRIDGE_MAC, OTHER_POD, OTHER_POD_MAC, PEERS, Peer};
 
 /// What every sentinel ends with, in front of its number.
 const MAGIC: [u8; 8] = *b"sentinel";
@@ -140,7 +140,27 @@ impl Pair {
         };
         // Sentinels pass when all devices do.
         pair.run(lane.entrance, &[])?;
+        if lane.is_among_kin {
+            pair.greet()?;
+            pair.run(lane.entrance, &[])?;
+        }
         Ok(pair)
+    }
+
+    /// Has every peer send a datagram without UDP checksum.
+    fn greet(&self) -> Result<()> {
+        let greeting = |peer: &Peer| {
+            let [a, b, c, _] = peer.subnet;
+            let mut ip = Ip::between([a, b, c, 2], OTHER_POD);
+            ip.protocol = PROTOCOL;
+            Tunnel::from_peer(Encap::Udp, peer, ip.packet(b"greeting")).frame()
+        };
+        let greetings: Vec<Frame> = PEERS.iter().map(greeting).collect();
+        for twin in [&self.ebpf, &self.kernel] {
+            let refused = twin.exit(Exit::Wire).send(&greetings)?;
+            ensure!(refused.is_empty(), "a greeting was refused");
+        }
+        Ok(())
     }
 
     /// Sends `frames` into both nodes and gives the first difference, if there is one.

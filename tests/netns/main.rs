@@ -11,4 +11,5 @@ mod pins;
 mod place;
 mod probe;
 mod udp;
+mod udp_kin;
 mod udp_proxy;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use aya::TestRun as _;
 use aya::programs::{ProgramError, TcAttachType, TestRunOptions};
 use bytemuck::Zeroable as _;
-use flannel_ebpf::abi::{Config, Encap, Peer};
+use flannel_ebpf::abi::{Config, Encap, Peer, Remote};
 use flannel_ebpf::wire::{ETHERTYPE_IPV4, Ethernet, Headers, Ipv4, Udp, Vxlan};
 use flannel_tests::frame::{HOP_MAC, OWN_IP, OWN_MAC, PEER_IP, PEER_MAC, UDP_PORT};
 use flannel_tests::netns::NetNs;
@@ -59,8 +59,22 @@ impl Programs {
     fn over(config: &Config, peer: &Peer) -> Self {
         let mut programs = programs::Programs::load(config).unwrap();
         programs.set_peer(PEER_SUBNET, peer).unwrap();
-        programs.set_remote(PEER_IP, PEER_SUBNET).unwrap();
+        programs.set_remote(PEER_IP, sender()).unwrap();
         Self { programs }
+    }
+
+    /// Makes node A kin, or not.
+    pub(crate) fn set_kin(&mut self, is_kin: bool) {
+        let sender = Remote {
+            is_kin: is_kin.into(),
+            ..sender()
+        };
+        self.programs.set_remote(PEER_IP, sender).unwrap();
+    }
+
+    /// What the programs know of node A as a sender.
+    pub(crate) fn sender(&self) -> Remote {
+        self.programs.remote(PEER_IP).unwrap()
     }
 
     pub(crate) fn attach(
@@ -163,6 +177,11 @@ impl Context {
         put(GSO_SIZE, gso_size);
         Some(bytes)
     }
+}
+
+/// Node A as a sender of which nothing has been received.
+pub(crate) fn sender() -> Remote {
+    Remote::new(PEER_SUBNET, 24)
 }
 
 /// Our node.

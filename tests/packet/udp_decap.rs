@@ -5,7 +5,9 @@ use flannel_tests::frame::{
     HOP_MAC, Ip, PEER_MAC, Tunnel, checksum, ethernet, pod_packet, udp, udp_tunnel,
 };
 
-use super::program::{Context, KERNEL, Programs, REDIRECT, Run, assert_left};
+use flannel_ebpf::abi::Remote;
+
+use super::program::{Context, KERNEL, Programs, REDIRECT, Run, assert_left, sender};
 
 const PODS: ([u8; 4], [u8; 4]) = ([10, 5, 1, 2], [10, 5, 2, 2]);
 
@@ -83,6 +85,62 @@ fn the_mark_of_the_outer_header_is_nobodys() {
             tunnel.ip.tos = outer;
             assert_taken(&format!("outer {outer} inner {inner_ecn}"), &tunnel);
         }
+    }
+}
+
+#[test]
+fn a_datagram_tells_whether_its_sender_is_kin() {
+    type Edit = fn(&mut Tunnel);
+    const CHECKSUM: [u8; 2] = [0x12, 0x34];
+    // Before, the datagram, after.
+    let rows: [(&str, bool, Edit, bool); 10] = [
+        ("without checksum", false, |_| {}, true),
+        ("again", true, |_| {}, true),
+        ("with one", true, |t| t.udp_checksum = CHECKSUM, false),
+        (
+            "with one, again",
+            false,
+            |t| t.udp_checksum = CHECKSUM,
+            false,
+        ),
+        // Left to the socket, and told by all the same.
+        ("last hop", false, |t| t.inner[8] = 1, true),
+        ("IPv6", false, |t| t.inner[0] = 0x60, true),
+        (
+            "merged by GRO, which merges none without checksum",
+            true,
+            |t| {
+                t.inner = [t.inner.clone(), t.inner.clone()].concat();
+                t.udp_checksum = CHECKSUM;
+            },
+            false,
+        ),
+        // Not known to be from the sender, or to be a datagram.
+        ("fragment", false, |t| t.ip.fragment = [0x20, 0], false),
+        (
+            "to another address",
+            false,
+            |t| t.ip.destination = [192, 168, 7, 99],
+            false,
+        ),
+        (
+            "from somebody else",
+            false,
+            |t| t.ip.source = [192, 168, 7, 99],
+            false,
+        ),
+    ];
+    let mut programs = Programs::load_udp();
+    for (name, before, edit, after) in rows {
+        programs.set_kin(before);
+        let mut tunnel = udp_tunnel(&inner());
+        edit(&mut tunnel);
+        programs.run("udp_decap", &tunnel.frame(), Context::default());
+        let expected = Remote {
+            is_kin: after.into(),
+            ..sender()
+        };
+        assert_eq!(programs.sender(), expected, "{name}");
     }
 }
 
@@ -212,11 +270,16 @@ fn datagrams_that_gro_has_merged_are_the_sockets() {
 fn an_aggregate_that_the_kernel_cannot_unwrap_is_left() {
     // One inner packet, whole; but a test run's aggregates are of no type, and the kernel takes
     // headers off TCP's and UDP's only. Real ones: ring netns.
-    let frame = udp_tunnel(&pod_packet(PODS.0, PODS.1, &[1; 1_000])).frame();
     let context = Context {
         gso_size: 400,
         gso_segs: 3,
     };
+    let tcp = Ip::new(PODS.0, PODS.1, 6).packet(&[1; 1_020]);
+    let frame = udp_tunnel(&tcp).frame();
     let run = run_with(&frame, context);
     assert_left("no type", &run, &frame, "ingress no_room", 3);
+    // A pod's socket could not cut it.
+    let frame = udp_tunnel(&pod_packet(PODS.0, PODS.1, &[1; 1_000])).frame();
+    let run = run_with(&frame, context);
+    assert_left("datagrams", &run, &frame, "ingress aggregate", 3);
 }

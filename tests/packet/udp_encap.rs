@@ -165,6 +165,52 @@ fn every_odd_packet_is_left_to_the_proxy_with_its_reason() {
     }
 }
 
+#[test]
+fn through_a_virtual_interface_only_kin_is_sent_to() {
+    let virtual_way = Peer {
+        needs_kin: 1,
+        ..udp_peer()
+    };
+    let tcp = pods(6).packet(&[1; 20]);
+    let udp = pod_packet(POD, REMOTE_POD, b"hello");
+    let icmp = pods(1).packet(&[8, 0, 0, 0, 1, 2, 3, 4]);
+    let sctp = pods(132).packet(&[9; 32]);
+    let rows = [
+        ("TCP to a stranger", &tcp, virtual_way, false, false),
+        ("UDP to a stranger", &udp, virtual_way, false, false),
+        ("ICMP to a stranger", &icmp, virtual_way, false, false),
+        ("TCP to kin", &tcp, virtual_way, true, true),
+        ("UDP to kin", &udp, virtual_way, true, true),
+        ("ICMP to kin", &icmp, virtual_way, true, true),
+        ("SCTP to kin", &sctp, virtual_way, true, false),
+        ("TCP by a NIC", &tcp, udp_peer(), false, true),
+        ("SCTP by a NIC", &sctp, udp_peer(), false, true),
+    ];
+    let mut bed = Bed::new(Wire::Mtu1500);
+    for (name, packet, way, is_kin, is_carried) in rows {
+        bed.set_peer(way);
+        bed.programs.set_kin(is_kin);
+        let (out, counted) = bed.run(IPV4, packet, Offload::default(), 1);
+        let outcome = match &out {
+            Out::Wire(frames) => {
+                assert_eq!(*frames, [expected(packet, &frames[0])], "{name}");
+                "egress encapsulated"
+            }
+            Out::Proxy(packets) => {
+                assert_eq!(packets, std::slice::from_ref(packet), "{name}");
+                "egress unproven"
+            }
+        };
+        assert_eq!(matches!(out, Out::Wire(_)), is_carried, "{name}");
+        let bytes = packet.len() as u64;
+        assert_eq!(
+            counted.into_iter().collect::<Vec<_>>(),
+            [(outcome, (1, bytes))],
+            "{name}"
+        );
+    }
+}
+
 /// A TCP packet of 3 000 octets, and how it is to be cut: a header of 20 and 32 octets, pieces of
 /// `size`.
 fn aggregate(size: u16) -> (Vec<u8>, Offload) {

@@ -94,12 +94,11 @@ impl Programs {
         map.insert(subnet, peer, 0).context("write a peer")
     }
 
-    /// Accepts a sender, whose subnet is a /24.
+    /// Accepts a sender.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn set_remote(&mut self, address: [u8; 4], subnet: [u8; 4]) -> Result<()> {
-        let remote = Remote::new(subnet, 24);
+    pub fn set_remote(&mut self, address: [u8; 4], remote: Remote) -> Result<()> {
         let map = self.ebpf.map_mut(map_name::REMOTES).context("no map")?;
         let mut map: HashMap<_, [u8; 4], Remote> = map.try_into()?;
         map.insert(address, remote, 0).context("write a sender")

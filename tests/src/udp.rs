@@ -2,9 +2,11 @@
 //!
 //! - [`Pair`]: hosts, wire and pods; [`Node`]: what the agent does about udp on one of them.
 //! - [`reference`]: the proxy that sends and receives one packet per system call, as flannel's.
+//! - [`programs`]: the backend's programs beside it.
 //! - [`compare`]: both in one run.
 
 pub mod compare;
+pub mod programs;
 pub mod reference;
 
 use std::net::{Ipv4Addr, SocketAddrV4};

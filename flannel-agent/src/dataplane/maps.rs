@@ -136,23 +136,22 @@ impl Maps {
         self.remotes.sync(desired, part)
     }
 
-    /// Lets a sender show anew whether it is kin ([`Remote::is_kin`]): another program may run on that
-    /// node from now on.
+    /// Lets a sender show anew whether it is kin ([`Remote::is_kin`]).
     ///
     /// # Errors
     /// What the kernel said.
-    pub fn doubt(&mut self, sender: Key) -> Result<(), Error> {
+    pub fn forget_kin(&mut self, sender: Key) -> Result<(), Error> {
         self.remotes.forget(&sender)
     }
 
-    /// As [`doubt`](Self::doubt), of all senders.
+    /// As [`forget_kin`](Self::forget_kin), of all senders.
     ///
     /// # Errors
     /// What the kernel said to the first that failed; the others are done all the same.
-    pub fn doubt_all(&mut self) -> Result<(), Error> {
+    pub fn forget_all_kin(&mut self) -> Result<(), Error> {
         let senders: Vec<Key> = self.remotes.actual.keys().copied().collect();
-        let doubted = senders.iter().map(|sender| self.remotes.forget(sender));
-        doubted.fold(Ok(()), Result::and)
+        let forgotten = senders.iter().map(|sender| self.remotes.forget(sender));
+        forgotten.fold(Ok(()), Result::and)
     }
 
     /// Makes the direct peers whose packets are counted what they should be; as

@@ -112,7 +112,7 @@ pub(super) fn check_sender(outer: &Datagram) -> Result<(), IngressOutcome> {
 #[inline(always)]
 pub(super) fn meet_sender(outer: &Datagram) -> Result<(), IngressOutcome> {
     let sender = maps::remote(outer.ip.source).ok_or(IngressOutcome::UnknownSender)?;
-    let is_kin = u32::from(decap::is_from_kin(outer));
+    let is_kin = decap::is_from_kin(outer);
     if sender.is_kin() != is_kin {
         sender.set_kin(is_kin);
     }

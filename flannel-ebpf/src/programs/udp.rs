@@ -17,11 +17,11 @@ use flannel_ebpf::abi::{Config, EgressOutcome, Encap, IngressOutcome, Peer};
 use flannel_ebpf::decap::{self, UdpFrame};
 use flannel_ebpf::encap::{self, complete};
 use flannel_ebpf::ttl::{self, Hop};
-use flannel_ebpf::wire::{Datagram, Ethernet, Ipv4, PROTOCOL_SCTP};
+use flannel_ebpf::wire::{Datagram, Ethernet, Ipv4, PROTOCOL_SCTP, PROTOCOL_TCP};
 
 use super::{egress, ingress};
 use crate::count::Size;
-use crate::maps;
+use crate::maps::{self, Sender};
 use crate::packet::{Packet, Side, Verdict, random};
 
 #[classifier]
@@ -81,7 +81,7 @@ fn check_kinship(peer: &Peer, ip: &Ipv4) -> Result<(), EgressOutcome> {
     if peer.needs_kin == 0 {
         return Ok(());
     }
-    let is_kin = maps::remote(peer.headers.ip.destination).is_some_and(|it| it.is_kin() != 0);
+    let is_kin = maps::remote(peer.headers.ip.destination).is_some_and(Sender::is_kin);
     if is_kin && ip.protocol != PROTOCOL_SCTP {
         Ok(())
     } else {
@@ -98,6 +98,9 @@ fn receive(packet: &Packet, config: &Config) -> Result<(IngressOutcome, Verdict)
     // Also by a datagram that is left to the socket.
     ingress::meet_sender(outer)?;
     decap::check_bare(frame).map_err(|reason| merged(packet, reason))?;
+    if packet.gso_size() != 0 && inner.protocol != PROTOCOL_TCP {
+        return Err(IngressOutcome::Aggregate);
+    }
     ingress::check_checksum(packet, outer, &[], inner)?;
     let hop = ttl::next_hop(inner).ok_or(IngressOutcome::Ttl)?;
 
@@ -112,8 +115,10 @@ fn receive(packet: &Packet, config: &Config) -> Result<(IngressOutcome, Verdict)
     Ok((IngressOutcome::Decapsulated, verdict))
 }
 
-/// An aggregate that is one packet between pods, not split yet, can be taken as it is. One whose
-/// datagrams GRO has merged is many, and only a socket can take it apart.
+/// An aggregate that is one TCP packet between pods, not split yet, can be taken as it is. One whose
+/// datagrams GRO has merged is many, and only a socket can take it apart. And one that a pod's UDP
+/// socket made keeps the kernel's note that it is in a tunnel, by which the receiving socket, which
+/// has to cut it, would look for headers that are gone.
 #[inline(always)]
 fn merged(packet: &Packet, reason: IngressOutcome) -> IngressOutcome {
     if packet.gso_size() == 0 {

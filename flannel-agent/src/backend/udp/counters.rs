@@ -39,8 +39,7 @@ counters! {
     received_packets,
     /// Their bytes, from the inner IP header on.
     received_bytes,
-    /// Packets received whose checksum was still to be filled in, before they were cut if they had
-    /// to be.
+    /// Packets received whose checksum was still to be filled in; an aggregate of them counts as one.
     unfilled,
     /// Packets from the device for which there is no peer.
     no_peer,

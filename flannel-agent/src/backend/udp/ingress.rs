@@ -58,7 +58,7 @@ pub(super) fn turn(receiver: &mut Receiver, ingress: Ingress<'_>) -> Turn {
                 Some(unfilled) => {
                     ingress.counters.unfilled.add(1);
                     coalescer.give_way(datagram, &mut write);
-                    unfilled.write(datagram, &mut write);
+                    unfilled.write(datagram, ingress.datagrams, &mut write);
                 }
             }
         }

@@ -14,7 +14,7 @@ use std::io::IoSlice;
 use flannel_ebpf::wire::{PROTOCOL_TCP, PROTOCOL_UDP};
 
 use super::checksum::{fold, pseudo_header};
-use super::coalesce::Piece;
+use super::coalesce::{Datagrams, Piece};
 use super::packet;
 use super::segment::{Headers, MAX_HEADERS, Segments};
 use super::vnet::{Kind, TCP_CHECKSUM, UDP_CHECKSUM, VnetHeader};
@@ -73,9 +73,15 @@ impl Unfilled {
         })
     }
 
-    /// Gives the packet to `write` as something that the kernel understands: with the note that the
-    /// checksum is missing, or cut, each piece with a checksum of its own.
-    pub(super) fn write(self, packet: &[u8], write: &mut impl FnMut(Piece<'_>)) {
+    /// Gives the packet to `write` with the note that its checksum is missing, and that it is to be
+    /// cut; or cut, each piece with a checksum of its own, where the kernel does not take datagrams
+    /// together.
+    pub(super) fn write(
+        self,
+        packet: &[u8],
+        datagrams: Datagrams,
+        write: &mut impl FnMut(Piece<'_>),
+    ) {
         let Self {
             kind,
             ip_len,
@@ -83,27 +89,38 @@ impl Unfilled {
         } = self;
         if kind == Kind::Single {
             let header = VnetHeader::of_partial(ip_len, field);
-            write_one(&header, packet, &[], write);
+            write_one(&header, packet, &[], 1, write);
             return;
         }
         let Ok(mut segments) = Segments::new(packet, kind) else {
             return;
         };
+        if matches!(kind, Kind::Tcp(_)) || datagrams == Datagrams::Coalesce {
+            let header = VnetHeader::of_aggregate(kind, ip_len, segments.headers_len() as u16);
+            write_one(&header, packet, &[], segments.remaining(), write);
+            return;
+        }
         let mut space: Headers = [0; MAX_HEADERS];
         while segments.remaining() > 0 {
             let payload = segments.payload(segments.number());
             segments.write_headers(&mut space);
             let headers = &space[..segments.headers_len()];
-            write_one(&VnetHeader::default(), headers, payload, write);
+            write_one(&VnetHeader::default(), headers, payload, 1, write);
         }
     }
 }
 
-fn write_one(header: &VnetHeader, first: &[u8], rest: &[u8], write: &mut impl FnMut(Piece<'_>)) {
+fn write_one(
+    header: &VnetHeader,
+    first: &[u8],
+    rest: &[u8],
+    packets: usize,
+    write: &mut impl FnMut(Piece<'_>),
+) {
     let parts = [bytemuck::bytes_of(header), first, rest].map(IoSlice::new);
     write(Piece {
         parts: &parts,
-        packets: 1,
+        packets,
         bytes: first.len() + rest.len(),
     });
 }

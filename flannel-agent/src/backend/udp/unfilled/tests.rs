@@ -40,20 +40,55 @@ fn payload(len: usize) -> Vec<u8> {
     (0..len).map(|place| (place * 7 % 251) as u8).collect()
 }
 
-/// What is written for a packet, each piece as the kernel then has it: with its checksum.
-fn written(packet: &[u8], segment: Option<usize>) -> Option<Vec<Vec<u8>>> {
-    let mut pieces = Vec::new();
-    Unfilled::of(packet, segment, MTU)?.write(packet, &mut |piece: Piece<'_>| {
+/// Takes what is written as the kernel does: cut if it is to be, each piece with its checksum.
+#[derive(Default)]
+struct Kernel {
+    /// What had to be cut.
+    aggregates: Vec<Kind>,
+    packets: Vec<Vec<u8>>,
+}
+
+impl Kernel {
+    fn take(&mut self, piece: &Piece<'_>) {
         let mut bytes: Vec<u8> = piece.parts.iter().flat_map(|part| part.to_vec()).collect();
         let (vnet, packet) = VnetHeader::split(&mut bytes).unwrap();
-        assert_eq!(vnet.kind(), Ok(Kind::Single));
-        assert_eq!((piece.packets, piece.bytes), (1, packet.len()));
-        vnet.complete_checksum(packet).unwrap();
-        let (ip, ip_len) = ipv4(packet).unwrap();
-        assert!(is_intact(ip, &packet[ip_len..]), "{packet:x?}");
-        pieces.push(packet.to_vec());
-    });
-    Some(pieces)
+        assert_eq!(piece.bytes, packet.len());
+        let before = self.packets.len();
+        match vnet.kind().unwrap() {
+            Kind::Single => {
+                vnet.complete_checksum(packet).unwrap();
+                self.packets.push(packet.to_vec());
+            }
+            kind => {
+                self.aggregates.push(kind);
+                let mut segments = Segments::new(packet, kind).unwrap();
+                while segments.remaining() > 0 {
+                    let payload = segments.payload(segments.number());
+                    let mut space: Headers = [0; MAX_HEADERS];
+                    segments.write_headers(&mut space);
+                    let headers = &space[..segments.headers_len()];
+                    self.packets.push([headers, payload].concat());
+                }
+            }
+        }
+        assert_eq!(piece.packets, self.packets.len() - before);
+        for packet in &self.packets[before..] {
+            let (ip, ip_len) = ipv4(packet).unwrap();
+            assert!(is_intact(ip, &packet[ip_len..]), "{packet:x?}");
+        }
+    }
+}
+
+/// What the kernel has of a packet, if it is unfilled.
+fn taken(packet: &[u8], segment: Option<usize>, datagrams: Datagrams) -> Option<Kernel> {
+    let mut kernel = Kernel::default();
+    let unfilled = Unfilled::of(packet, segment, MTU)?;
+    unfilled.write(packet, datagrams, &mut |piece| kernel.take(&piece));
+    Some(kernel)
+}
+
+fn written(packet: &[u8]) -> Option<Vec<Vec<u8>>> {
+    taken(packet, None, Datagrams::Coalesce).map(|kernel| kernel.packets)
 }
 
 /// The packet with its checksum done.
@@ -68,10 +103,10 @@ fn the_kernel_fills_in_what_it_is_told_of() {
     for len in [0, 1, 2, 999, MTU - 52] {
         let packet = tcp(&payload(len));
         let expected = filled(packet.clone(), TCP_CHECKSUM);
-        assert_eq!(written(&packet, None).unwrap(), [expected], "{len}");
+        assert_eq!(written(&packet).unwrap(), [expected], "{len}");
         let packet = udp(&payload(len));
         let expected = filled(packet.clone(), UDP_CHECKSUM);
-        assert_eq!(written(&packet, None).unwrap(), [expected], "{len}");
+        assert_eq!(written(&packet).unwrap(), [expected], "{len}");
     }
 }
 
@@ -110,13 +145,15 @@ fn a_finished_checksum_that_looks_unfinished_stays_what_it_is() {
     packet[28..30].copy_from_slice(&checksum(rest));
     let (ip, ip_len) = ipv4(&packet).unwrap();
     assert!(is_intact(ip, &packet[ip_len..]));
-    assert_eq!(written(&packet, None).unwrap(), [packet]);
+    assert_eq!(written(&packet).unwrap(), [packet]);
 }
 
 #[test]
 fn a_stream_is_cut_to_the_mtu() {
     let stream = payload(4_000);
-    let pieces = written(&tcp(&stream), None).unwrap();
+    let kernel = taken(&tcp(&stream), None, Datagrams::Pass).unwrap();
+    assert_eq!(kernel.aggregates, [Kind::Tcp(1_420)]);
+    let pieces = kernel.packets;
     let lens: Vec<_> = pieces.iter().map(Vec::len).collect();
     assert_eq!(lens, [MTU, MTU, 4_000 - 2 * (MTU - 52) + 52]);
     let joined: Vec<u8> = pieces.iter().flat_map(|it| it[52..].to_vec()).collect();
@@ -129,8 +166,14 @@ fn a_stream_is_cut_to_the_mtu() {
 #[test]
 fn datagrams_are_cut_as_they_were_sent() {
     let datagrams = payload(2_500);
-    let pieces = written(&udp(&datagrams), Some(1_000)).unwrap();
-    let payloads: Vec<_> = pieces.iter().map(|piece| &piece[28..]).collect();
-    let expected: Vec<_> = datagrams.chunks(1_000).collect();
-    assert_eq!(payloads, expected);
+    for (way, aggregates) in [
+        (Datagrams::Coalesce, vec![Kind::Udp(1_000)]),
+        (Datagrams::Pass, vec![]),
+    ] {
+        let kernel = taken(&udp(&datagrams), Some(1_000), way).unwrap();
+        assert_eq!(kernel.aggregates, aggregates);
+        let payloads: Vec<_> = kernel.packets.iter().map(|it| &it[28..]).collect();
+        let expected: Vec<_> = datagrams.chunks(1_000).collect();
+        assert_eq!(payloads, expected);
+    }
 }
