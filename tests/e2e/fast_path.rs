@@ -143,7 +143,7 @@ fn a_program_of_somebody_else_sees_all_packets() {
     host.ns
         .run("tc", &line.split(' ').collect::<Vec<_>>())
         .expect("tc");
-    wait::until("the pod to be left alone", Duration::from_secs(2), || {
+    wait::until("the pod to be left alone", Duration::from_secs(15), || {
         let status = cluster.agents[0].status()?.fast_path;
         Ok((status.pods == 0 && status.skipped.len() == 1).then_some(()))
     })

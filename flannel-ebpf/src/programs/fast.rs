@@ -58,6 +58,12 @@ fn settings() -> Option<&'static FastPath> {
     maps::fast_path.get(0).filter(|fast| fast.bound != 0)
 }
 
+/// Whether any flow may be on the fast path.
+#[inline(always)]
+pub(super) fn is_on() -> bool {
+    settings().is_some()
+}
+
 #[inline(always)]
 fn key(packet: &Packet, ip: &Ipv4, transport: &Transport, offset: usize) -> Option<FlowKey> {
     flow_of(ip, transport, || packet.load(offset + TCP_FLAGS))

@@ -75,6 +75,9 @@ fn send(packet: &Packet) -> Result<Verdict, EgressOutcome> {
 
 #[inline(always)]
 fn receive(packet: &Packet, config: &Config) -> Result<(IngressOutcome, Verdict), IngressOutcome> {
+    if packet.gso_size() != 0 && !fast::is_on() {
+        return Err(IngressOutcome::Aggregate);
+    }
     ingress::check_arrival(packet)?;
     let VxlanFrame { outer, shim, inner } = ingress::frame(packet)?;
     decap::check(outer, packet.len(), config)?;
