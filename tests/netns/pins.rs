@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use aya::maps::{Array, MapData, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use bytemuck::Zeroable as _;
 use flannel_agent::backend::vxlan;
 use flannel_agent::cli::TcAttach;
-use flannel_agent::dataplane::maps::Part;
+use flannel_agent::dataplane::maps::{Maps, Part};
 use flannel_agent::dataplane::{Dataplane, Options};
 use flannel_agent::error::chain;
 use flannel_ebpf::abi::{self, Encap, Peer, Remote};
@@ -53,6 +53,59 @@ fn peers_of_an_earlier_run_work_on_until_they_are_compared() {
         2,
         "one goes, one comes"
     );
+}
+
+#[test]
+fn what_programs_have_learnt_of_a_sender_outlives_all_but_a_new_lease() {
+    let place = Place::new();
+    let address = [192, 168, 7, 2];
+    let learnt = Remote {
+        is_kin: 1,
+        ..Remote::new([10, 5, 2, 0], 24)
+    };
+    let read = || -> HashMap<MapData, [u8; 4], Remote> {
+        let map = MapData::from_pin(place.pins.join(own_maps()).join("remotes")).unwrap();
+        Map::HashMap(map).try_into().unwrap()
+    };
+    let desired = |subnet| BTreeMap::from([(address, Remote::new(subnet, 24))]);
+
+    let mut dataplane = place.start(TcAttach::Auto);
+    let mut sync = |subnet| {
+        let maps = dataplane.maps();
+        maps.sync_remotes(&desired(subnet), Part::All).unwrap()
+    };
+    assert_eq!(sync(learnt.subnet), 1);
+    // As a program does.
+    read().insert(address, learnt, 0).unwrap();
+    assert_eq!(sync(learnt.subnet), 0, "it is no difference");
+    assert_eq!(read().get(&address, 0).unwrap(), learnt);
+    assert_eq!(sync([10, 5, 3, 0]), 1);
+    let moved = Remote {
+        subnet: [10, 5, 3, 0],
+        ..learnt
+    };
+    assert_eq!(read().get(&address, 0).unwrap(), moved);
+    drop(dataplane);
+
+    let mut dataplane = place.start(TcAttach::Auto);
+    let maps = dataplane.maps();
+    assert_eq!(
+        maps.sync_remotes(&desired(moved.subnet), Part::All)
+            .unwrap(),
+        0
+    );
+    assert_eq!(read().get(&address, 0).unwrap(), moved);
+    maps.forget_kin([192, 168, 7, 99]).unwrap();
+    assert_eq!(read().keys().count(), 1, "nobody is made a sender");
+    for forget in [
+        (|maps: &mut Maps| maps.forget_kin([192, 168, 7, 2])) as fn(&mut Maps) -> _,
+        Maps::forget_all_kin,
+    ] {
+        read().insert(address, moved, 0).unwrap();
+        forget(maps).unwrap();
+        let stranger = Remote { is_kin: 0, ..moved };
+        assert_eq!(read().get(&address, 0).unwrap(), stranger);
+    }
 }
 
 #[test]
