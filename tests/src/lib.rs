@@ -13,9 +13,11 @@
 //! - [`traffic`], [`source`]: packets, checked or measured; [`frame`], [`raw`], [`tun`]:
 //!   one at a time.
 //! - [`measure`], [`report`], [`render`]: the comparison that the demo shows.
+//! - [`mod@bench`]: other figures, beside what they are compared to.
 
 pub mod agent;
 pub mod bed;
+pub mod bench;
 pub mod bpf;
 pub mod by_hand;
 pub mod clock;

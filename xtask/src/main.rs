@@ -3,6 +3,7 @@
 //! Each subcommand is one module with `Options` and `run`. What a subcommand needs from the host it
 //! asks of [`tools::ensure`], which installs it or says how to.
 
+mod bench;
 mod build;
 mod cargo;
 mod ci;
@@ -38,6 +39,7 @@ enum Command {
     BuildEbpf(ebpf::Options),
     Build(build::Options),
     Demo(demo::Options),
+    Bench(bench::Options),
     Test(test::Options),
     Lint(lint::Options),
     Verify(verify::Options),
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Command::BuildEbpf(options) => ebpf::run(&options),
         Command::Build(options) => build::run(&options),
         Command::Demo(options) => demo::run(&options),
+        Command::Bench(options) => bench::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Lint(options) => lint::run(&options),
         Command::Verify(options) => verify::run(&options),
