@@ -1,10 +1,9 @@
 //! Two hosts with flannel's udp overlay between them, and no agents: the proxy alone.
 //!
 //! - [`Pair`]: hosts, wire and pods; [`Node`]: what the agent does about udp on one of them.
-//! - [`reference`]: the proxy that sends and receives one packet per system call, as flannel's.
-//! - [`compare`]: both in one run.
+//! - [`mod@reference`]: the proxy that sends and receives one packet per system call, as flannel's;
+//!   `cargo xtask bench paths` has both in one run.
 
-pub mod compare;
 pub mod reference;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
