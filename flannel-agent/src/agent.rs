@@ -94,6 +94,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
 async fn answer(phase: Phase, request: Request) -> control::Answer {
     let text = match request {
         Request::Status => serde_json::to_string(&phase.status().await?),
+        Request::FastPath { mode } => serde_json::to_string(&phase.set_fast_path(mode).await?),
         Request::Datapath { mode } => serde_json::to_string(&phase.set_datapath(mode).await?),
     };
     text.map_err(|error| error.to_string())

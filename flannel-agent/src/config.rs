@@ -14,7 +14,9 @@ use thiserror::Error;
 use tracing::Level;
 
 pub use self::endpoint::Endpoint;
-use crate::cli::{DatapathMode, EbpfLogLevel, OnLeaseLoss, PlaceArgs, RunArgs, TcAttach};
+use crate::cli::{
+    DatapathMode, EbpfLogLevel, FastPathMode, OnLeaseLoss, PlaceArgs, RunArgs, TcAttach,
+};
 use crate::iface::Selection;
 use crate::notify;
 use crate::rules::{Blackhole, Forward, SourcePorts};
@@ -42,6 +44,10 @@ pub struct Config {
     pub datapath: DatapathMode,
     /// How TC programs are attached.
     pub tc_attach: TcAttach,
+    /// Whether established flows go around the stack.
+    pub fast_path: FastPathMode,
+    /// How long until the rules are asked again.
+    pub fast_path_bound: Duration,
     /// What the BPF programs log.
     pub ebpf_log_level: EbpfLogLevel,
     /// Directory for pinned BPF objects.
@@ -150,6 +156,8 @@ impl Config {
             on_lease_loss,
             datapath,
             tc_attach,
+            fast_path,
+            fast_path_bound,
             ebpf_log_level,
             healthz_ip,
             healthz_port,
@@ -199,6 +207,8 @@ impl Config {
             rules,
             datapath,
             tc_attach,
+            fast_path,
+            fast_path_bound: Duration::from_millis(fast_path_bound),
             ebpf_log_level,
             bpf_pin_path,
             run_dir,

@@ -20,7 +20,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::DatapathMode;
+use crate::cli::{DatapathMode, FastPathMode};
 use crate::clients::{Limits, serve_clients};
 
 /// How long either side waits for the other.
@@ -38,6 +38,12 @@ const CLIENTS: usize = 16;
 pub enum Request {
     /// [`crate::status::Status`].
     Status,
+    /// The fast path, or none; the answer is the [`crate::status::FastPath`] then in use.
+    #[serde(rename = "fast-path")]
+    FastPath {
+        /// Which.
+        mode: FastPathMode,
+    },
     /// Another data path; the answer is the [`crate::status::Datapath`] then in use.
     Datapath {
         /// Which one.

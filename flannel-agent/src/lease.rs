@@ -4,7 +4,7 @@
 //! the store says into [`LeaseChange`]s; [`LeaseTable`] folds them; everything that is programmed
 //! on the host is derived from the table as a whole, never from a single change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -101,10 +101,34 @@ pub enum LeaseChange {
     Removed(Subnet),
 }
 
+/// Which leases differ from what they were.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Changed {
+    /// Those of these subnets: written, or gone.
+    Some(BTreeSet<Ipv4Network>),
+    /// Any.
+    All,
+}
+
+impl Default for Changed {
+    fn default() -> Self {
+        Self::Some(BTreeSet::new())
+    }
+}
+
+impl Changed {
+    fn note(&mut self, subnet: Ipv4Network) {
+        if let Self::Some(subnets) = self {
+            subnets.insert(subnet);
+        }
+    }
+}
+
 /// All leases of the network, keyed by their IPv4 subnet.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LeaseTable {
     leases: BTreeMap<Ipv4Network, Lease>,
+    changed: Changed,
 }
 
 impl LeaseTable {
@@ -118,15 +142,33 @@ impl LeaseTable {
                     .collect();
                 let changed = self.leases != next;
                 self.leases = next;
+                if changed {
+                    self.changed = Changed::All;
+                }
                 changed
             }
             LeaseChange::Put(lease) => {
-                let changed = self.leases.get(&lease.subnet.v4) != Some(&lease);
-                self.leases.insert(lease.subnet.v4, lease);
+                let subnet = lease.subnet.v4;
+                let changed = self.leases.get(&subnet) != Some(&lease);
+                if changed {
+                    self.changed.note(subnet);
+                    self.leases.insert(subnet, lease);
+                }
                 changed
             }
-            LeaseChange::Removed(subnet) => self.leases.remove(&subnet.v4).is_some(),
+            LeaseChange::Removed(subnet) => {
+                let changed = self.leases.remove(&subnet.v4).is_some();
+                if changed {
+                    self.changed.note(subnet.v4);
+                }
+                changed
+            }
         }
+    }
+
+    /// What has changed since this was last asked.
+    pub fn take_changed(&mut self) -> Changed {
+        std::mem::take(&mut self.changed)
     }
 
     /// All leases but the one of `own`, in the order of their subnets.
@@ -196,12 +238,29 @@ mod tests {
             "10.5.2.0/24",
             [1, 1, 1, 2]
         )])));
+        assert_eq!(table.take_changed(), Changed::All);
         let own = "10.5.9.0/24".parse().unwrap();
         let subnets: Vec<_> = table
             .peers(own)
             .map(|lease| lease.subnet.v4.to_string())
             .collect();
         assert_eq!(subnets, ["10.5.2.0/24"]);
+    }
+
+    #[test]
+    fn changes_are_told_once_and_renewals_are_none() {
+        let mut table = LeaseTable::default();
+        let one = lease("10.5.1.0/24", [1, 1, 1, 1]);
+        let subnets = |subnets: &[&Lease]| {
+            Changed::Some(subnets.iter().map(|lease| lease.subnet.v4).collect())
+        };
+        table.apply(LeaseChange::Put(one.clone()));
+        assert_eq!(table.take_changed(), subnets(&[&one]));
+        table.apply(LeaseChange::Put(one.clone()));
+        assert_eq!(table.take_changed(), subnets(&[]));
+        table.apply(LeaseChange::Removed(one.subnet));
+        assert_eq!(table.take_changed(), subnets(&[&one]));
+        assert_eq!(table.get(one.subnet.v4), None);
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod control;
 pub mod dataplane;
 pub mod docker_opts;
 pub mod error;
+pub mod fast_path;
 pub mod health;
 pub mod iface;
 mod json;

@@ -8,11 +8,11 @@ use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use flannel_agent::cli::{
-    self, CleanupMode, Command, DatapathMode, Output, PlaceArgs, RunArgs, Stop,
+    self, CleanupMode, Command, DatapathMode, FastPathMode, Output, PlaceArgs, RunArgs, Stop,
 };
 use flannel_agent::config::Config;
 use flannel_agent::control::{ControlError, ControlSocket, Request, request};
-use flannel_agent::status::{Datapath, Status};
+use flannel_agent::status::{Datapath, FastPath, Status};
 use flannel_agent::{agent, cleanup, docker_opts, probe, status_view};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -83,6 +83,11 @@ async fn dispatch(parsed: cli::Parsed) -> anyhow::Result<()> {
         }
         // Has a life of its own, see `main`.
         Command::Probe { .. } => Ok(()),
+        Command::FastPath {
+            place,
+            mode,
+            output,
+        } => show_fast_path(&place, mode, output).await,
         Command::Datapath {
             place,
             mode,
@@ -155,6 +160,27 @@ async fn show_datapath(
     let text = match output {
         Output::Text => format!("{} ({})\n", datapath.active, datapath.reason),
         Output::Json => serde_json::to_string_pretty(&datapath)? + "\n",
+    };
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(())
+}
+
+/// Switches the fast path, if that is asked for, and shows its state.
+async fn show_fast_path(
+    place: &PlaceArgs,
+    mode: Option<FastPathMode>,
+    output: Output,
+) -> anyhow::Result<()> {
+    let fast_path: FastPath = match mode {
+        Some(mode) => request(&place.run_dir, Request::FastPath { mode }).await?,
+        None => {
+            let status: Status = request(&place.run_dir, Request::Status).await?;
+            status.fast_path
+        }
+    };
+    let text = match output {
+        Output::Text => status_view::fast_path(&fast_path) + "\n",
+        Output::Json => serde_json::to_string_pretty(&fast_path)? + "\n",
     };
     std::io::stdout().write_all(text.as_bytes())?;
     Ok(())

@@ -7,11 +7,14 @@
 //! ```
 //!
 //! A [`Node`] has one owner, the loop in [`run`]; everybody else sends it messages. Each pass of
-//! [`Node::reconcile`] looks at as much of the host as its [`Scope`] says, so that a single lease
-//! costs its difference and an overrun costs a full comparison, by the same code. What a backend
-//! wants is asked of [`Backend`]; nothing here knows which it is.
+//! [`Node::reconcile`] looks at as much of the host as its [`Scope`] says. Where only leases have
+//! changed and no other lease is concerned, which is nearly always, [`follow`] takes the same steps
+//! for the peers of these leases alone. What a backend wants is asked of [`Backend`]; nothing here
+//! knows which it is.
 
 mod datapath;
+mod echo;
+mod follow;
 mod report;
 pub mod run;
 mod scope;
@@ -25,18 +28,21 @@ use ipnetwork::Ipv4Network;
 use tracing::{info, warn};
 
 pub use self::datapath::Datapath;
+use self::echo::{Doubts, Word};
 pub use self::scope::Scope;
 use crate::backend::entries::{apply, read_actual};
 use crate::backend::peer::{Ignored, Own, Peer, usable_peers};
 use crate::backend::{Backend, Device, Place, Reach};
 use crate::cli::DatapathMode;
+use crate::dataplane::maps::Part;
 use crate::dataplane::{self, Attachment, Interfaces};
 use crate::error::chain;
-use crate::lease::LeaseTable;
+use crate::lease::{Lease, LeaseChange, LeaseTable};
+use crate::netlink::monitor::NetlinkEvent;
 use crate::netlink::route::Via;
 use crate::netlink::{self, MacAddr, Netlink};
-use crate::plan::{KernelState, plan};
-use crate::underlay::{Desired, Local, NotPlain, Underlay, outer_headers};
+use crate::plan::{Action, KernelState, plan};
+use crate::underlay::{Local, NotPlain, Underlay, outer_headers};
 
 /// What a node is made from: decided before, fixed for the run but for the subnet, which a node
 /// that lost its lease may have to change.
@@ -55,6 +61,9 @@ pub struct NodeSpec {
     /// The own subnet.
     pub subnet: Ipv4Network,
 }
+
+/// Peers that eBPF leaves to the kernel, with the reason.
+type LeftToKernel = Vec<(Ipv4Network, NotPlain)>;
 
 /// Why a pass could not be finished. What was right before stays as it was.
 #[derive(Debug, thiserror::Error)]
@@ -85,10 +94,11 @@ pub struct Node {
     underlay: Underlay,
     /// Entries as last read or written.
     actual: KernelState,
+    doubts: Doubts,
     peers: Vec<Peer>,
     ignored: Vec<Ignored>,
     /// Peers that eBPF leaves to the kernel.
-    kernel: Vec<(Ipv4Network, NotPlain)>,
+    kernel: LeftToKernel,
     /// Kernel entries that could not be made at the last try, with the reason of the first.
     failed: Option<(usize, String)>,
     /// What went wrong with the last pass.
@@ -120,6 +130,7 @@ impl Node {
             leases: LeaseTable::default(),
             underlay: Underlay::default(),
             actual,
+            doubts: Doubts::default(),
             peers: Vec::new(),
             ignored: Vec::new(),
             kernel: Vec::new(),
@@ -129,9 +140,26 @@ impl Node {
         })
     }
 
-    /// The leases, to be changed by the owner before a pass.
-    pub fn leases(&mut self) -> &mut LeaseTable {
-        &mut self.leases
+    /// Takes a change of the leases; says whether a pass is due.
+    ///
+    /// Whoever starts on a node writes its lease before it sends a packet, the same lease again if
+    /// it can. So each writing may tell of another program at the other end, which has to show anew
+    /// what it knows to read.
+    pub fn apply(&mut self, change: LeaseChange) -> bool {
+        if self.backend.encap() == Encap::Udp
+            && let Some(dataplane) = self.datapath.dataplane()
+        {
+            let maps = dataplane.maps();
+            let doubted = match &change {
+                LeaseChange::Snapshot(_) => maps.doubt_all(),
+                LeaseChange::Put(lease) => maps.doubt(lease.attrs.public_ip.octets()),
+                LeaseChange::Removed(_) => Ok(()),
+            };
+            if let Err(error) = doubted {
+                warn!(error = chain(&error), "a peer is taken for what it was");
+            }
+        }
+        self.leases.apply(change)
     }
 
     /// Takes another subnet from the next pass on, which has to look at everything.
@@ -172,6 +200,7 @@ impl Node {
         };
         self.datapath.close(interfaces, reason);
         self.kernel.clear();
+        self.backend.set_ebpf(false);
     }
 
     /// Changes the data path under traffic: the kernel path is complete at all times, and eBPF is
@@ -211,10 +240,30 @@ impl Node {
         self.device.as_ref().map(|device| device.index)
     }
 
-    /// What an event of the kernel's asks this node to look at.
+    /// What an event of the kernel's asks this node to look at; nothing if it tells what the node
+    /// has done itself. Entries of peers are looked at if [`in_doubt`](Self::in_doubt) says so.
     #[must_use]
-    pub fn scope_of(&self, event: &netlink::monitor::NetlinkEvent) -> Option<Scope> {
-        Scope::of(event, self.device_index(), self.local.ifindex)
+    pub fn scope_of(&mut self, event: &NetlinkEvent) -> Option<Scope> {
+        let device = self.device_index();
+        let word = self.doubts.hear(event, device, &self.actual);
+        let scope = Scope::of(event, device, self.local.ifindex);
+        match word {
+            Word::Known => None,
+            Word::Doubted => scope.map(|scope| Scope {
+                entries: false,
+                ..scope
+            }),
+            Word::Other => scope,
+        }
+    }
+
+    /// What to look at since something else was heard of it than is known.
+    #[must_use]
+    pub fn in_doubt(&self) -> Scope {
+        Scope {
+            entries: self.doubts.any(),
+            ..Scope::LEASES
+        }
     }
 
     /// One pass: makes the host what the leases say, as far as `scope` looks.
@@ -233,6 +282,10 @@ impl Node {
     }
 
     async fn pass(&mut self, scope: Scope) -> Result<(), Error> {
+        let changed = self.leases.take_changed();
+        if let Some(change) = self.peer_change(scope, &changed) {
+            return self.follow(change).await;
+        }
         if scope.device {
             let (device, local) = set_up(&self.netlink, &self.spec, &mut *self.backend).await?;
             if local != self.local {
@@ -245,7 +298,7 @@ impl Node {
             self.has_moved = !has_address || self.local.mtu != self.spec.external_mtu;
         }
         if scope.device || scope.entries {
-            self.actual = read_actual(&self.netlink, self.device_index()).await?;
+            self.read_entries().await?;
         }
         if scope.routes {
             self.underlay.forget_routes();
@@ -253,39 +306,45 @@ impl Node {
         self.choose_peers().await;
         self.sync_entries().await?;
         self.backend.sync_peers(&self.peers, &self.leases).await;
+        self.backend.set_ebpf(self.datapath.is_ebpf());
         self.sync_dataplane(scope).await
     }
 
-    /// Which leases are peers, and how each is reached.
-    async fn choose_peers(&mut self) {
-        let own = Own {
+    /// This node, as peers must not be.
+    fn own(&self) -> Own {
+        Own {
             network: self.spec.network,
             subnet: self.spec.subnet,
             public_ip: self.spec.public_ip,
             local: self.spec.local,
             mac: self.device.as_ref().and_then(|device| device.mac),
-        };
+        }
+    }
+
+    /// Which leases are peers, and how each is reached.
+    async fn choose_peers(&mut self) {
         let leases = self.leases.peers(self.spec.subnet);
-        let (peers, ignored) = usable_peers(leases, &own, |lease| self.backend.accept(lease));
+        let accept = |lease: &Lease| self.backend.accept(lease);
+        let (mut peers, ignored) = usable_peers(leases, &self.own(), accept);
         report::log_ignored(&self.ignored, &ignored);
+        self.underlay.retain(&peers);
+        self.choose_reach(&mut peers).await;
         (self.peers, self.ignored) = (peers, ignored);
+    }
+
+    /// How each of these peers is reached.
+    async fn choose_reach(&mut self, peers: &mut [Peer]) {
         match self.backend.reach() {
             Reach::Tunnel | Reach::None => {}
             Reach::Direct => {
-                for peer in &mut self.peers {
+                for peer in peers {
                     peer.direct = Some(self.local.ifindex);
                 }
             }
             Reach::TunnelUnlessOnLink => {
-                let Self {
-                    underlay,
-                    netlink,
-                    peers,
-                    ..
-                } = self;
-                underlay.resolve_links(netlink, peers).await;
+                self.underlay.resolve_links(&self.netlink, peers).await;
                 for peer in peers {
-                    peer.direct = underlay.link_of(peer.public_ip);
+                    peer.direct = self.underlay.link_of(peer.public_ip);
                 }
             }
         }
@@ -293,21 +352,30 @@ impl Node {
 
     /// Routes, neighbours and FDB entries of all peers.
     async fn sync_entries(&mut self) -> Result<(), Error> {
-        let desired = self.desired_entries();
+        let desired = self.desired_entries(&self.peers);
         let actions = plan(&desired, &self.actual);
+        if self.carry_out(actions).await? {
+            self.actual = desired;
+        }
+        Ok(())
+    }
+
+    /// Carries out a plan; says whether all is as planned. If not, what is there has been read.
+    async fn carry_out(&mut self, actions: Vec<Action>) -> Result<bool, Error> {
         if actions.is_empty() {
             self.failed = None;
-            return Ok(());
+            return Ok(true);
         }
-        let failed = apply(&self.netlink, self.device_index(), &actions).await;
+        let count = actions.len();
+        let failed = apply(&self.netlink, self.device_index(), actions).await;
         info!(
-            changes = actions.len() - failed.len(),
+            changes = count - failed.len(),
             failed = failed.len(),
             "programmed peers"
         );
         let Some((action, error)) = failed.first() else {
-            (self.actual, self.failed) = (desired, None);
-            return Ok(());
+            self.failed = None;
+            return Ok(true);
         };
         let first = chain(error);
         // Once per kind of failure, not once per try.
@@ -324,16 +392,23 @@ impl Node {
             );
         }
         self.failed = Some((failed.len(), first));
+        self.read_entries().await?;
+        Ok(false)
+    }
+
+    async fn read_entries(&mut self) -> Result<(), Error> {
         self.actual = read_actual(&self.netlink, self.device_index()).await?;
+        self.doubts.clear();
         Ok(())
     }
 
-    fn desired_entries(&self) -> KernelState {
+    /// What the kernel path to these peers needs.
+    fn desired_entries(&self, peers: &[Peer]) -> KernelState {
         let mut state = KernelState::default();
         if self.backend.reach() == Reach::None {
             return state;
         }
-        for peer in &self.peers {
+        for peer in peers {
             match (peer.direct, &self.device) {
                 (Some(oif), _) => {
                     let via = Via {
@@ -352,50 +427,69 @@ impl Node {
 
     /// Maps, and with the first pass the attachment.
     async fn sync_dataplane(&mut self, scope: Scope) -> Result<(), Error> {
-        let Some(dataplane) = self.datapath.dataplane() else {
+        if !self.has_dataplane() {
             return Ok(());
-        };
-        self.underlay
-            .resolve_routes(&self.netlink, &self.local, &self.peers)
-            .await;
-        let mut unresolved = self.underlay.unresolved();
-        if scope.neighbours || scope.device || !unresolved.is_empty() {
-            self.underlay
-                .read_neighbours(&self.netlink, &self.local)
-                .await?;
-            unresolved = self.underlay.unresolved();
         }
-        let ttl = default_ttl();
-        let (backend, device, local) = (&*self.backend, self.device.as_ref(), &self.local);
-        let Desired {
-            peers,
-            remotes,
-            kernel,
-        } = self.underlay.desired(local, &self.peers, |peer, mac, mtu| {
-            entry(backend, device, local, ttl, peer, mac, mtu)
-        });
-        let direct = self.peers.iter().filter(|peer| peer.direct.is_some());
-        let direct: BTreeSet<_> = direct.map(|peer| peer.subnet.network().octets()).collect();
-        let maps = dataplane.maps();
-        let config = config(backend, device, local);
-        maps.set_config(&config).map_err(dataplane::Error::from)?;
-        // Senders first: whoever hears from us may answer.
-        maps.sync_remotes(&remotes)
-            .map_err(dataplane::Error::from)?;
-        maps.sync_peers(&peers).map_err(dataplane::Error::from)?;
-        maps.sync_traffic(&direct).map_err(dataplane::Error::from)?;
-        // To a direct peer the kernel's route is the way, not what is left of one.
+        let look = scope.neighbours || scope.device;
+        let peers = std::mem::take(&mut self.peers);
+        let synced = self.sync_maps(&peers, Part::All, Part::All, look).await;
+        self.peers = peers;
+        let (kernel, unresolved) = synced?;
         self.kernel = kernel;
-        self.kernel
-            .retain(|(subnet, _)| !direct.contains(&subnet.network().octets()));
-        if !dataplane.is_attached() && (scope.device || !dataplane.was_attached()) {
+        if let Some(dataplane) = self.datapath.dataplane()
+            && !dataplane.is_attached()
+            && (scope.device || !dataplane.was_attached())
+        {
             dataplane.attach(Interfaces {
                 external: &self.spec.external,
-                device: device.map(|device| device.name.as_str()),
+                device: self.device.as_ref().map(|device| device.name.as_str()),
             })?;
         }
         probe(&self.netlink, self.local.ifindex, unresolved).await;
         Ok(())
+    }
+
+    /// Makes the maps, or the part of them that is about some peers, what these peers ask for. Says
+    /// which peers are left to the kernel, and which next hops have to be resolved.
+    async fn sync_maps(
+        &mut self,
+        peers: &[Peer],
+        subnets: Part<'_>,
+        addresses: Part<'_>,
+        look_at_neighbours: bool,
+    ) -> Result<(LeftToKernel, BTreeSet<Ipv4Addr>), Error> {
+        let Some(dataplane) = self.datapath.dataplane() else {
+            return Ok(Default::default());
+        };
+        let underlay = &mut self.underlay;
+        underlay
+            .resolve_routes(&self.netlink, &self.local, peers)
+            .await;
+        let mut unresolved = underlay.unresolved(peers);
+        if look_at_neighbours || !unresolved.is_empty() {
+            underlay.read_neighbours(&self.netlink, &self.local).await?;
+            unresolved = underlay.unresolved(peers);
+        }
+        let ttl = default_ttl();
+        let (backend, device, local) = (&*self.backend, self.device.as_ref(), &self.local);
+        let desired = underlay.desired(local, peers, |peer, mac, mtu| {
+            entry(backend, device, local, ttl, peer, mac, mtu)
+        });
+        let direct = peers.iter().filter(|peer| peer.direct.is_some());
+        let direct: BTreeSet<_> = direct.map(|peer| peer.subnet.network().octets()).collect();
+        let maps = dataplane.maps();
+        let mut sync = || {
+            maps.set_config(&config(backend, device, local))?;
+            // Senders first: whoever hears from us may answer.
+            maps.sync_remotes(&desired.remotes, addresses)?;
+            maps.sync_peers(&desired.peers, subnets)?;
+            maps.sync_traffic(&direct, subnets)
+        };
+        sync().map_err(dataplane::Error::from)?;
+        // To a direct peer the kernel's route is the way, not what is left of one.
+        let mut kernel = desired.kernel;
+        kernel.retain(|(subnet, _)| !direct.contains(&subnet.network().octets()));
+        Ok((kernel, unresolved))
     }
 
     /// Asks the kernel to look after the neighbour entries in use, which packets that bypass the
@@ -428,6 +522,7 @@ async fn set_up(
         port: None,
         overhead: backend.encap().overhead() as u32,
         subnet_len: spec.subnet.prefix(),
+        completes_checksums: external.completes_checksums(),
     };
     let place = Place {
         external,
@@ -462,7 +557,12 @@ fn entry(
         None => (Encap::Direct, headers),
     };
     let inner_mtu = mtu.saturating_sub(encap.overhead() as u32);
-    abi::Peer::new(headers, encap, inner_mtu, local.ifindex)
+    // Behind VXLAN is a kernel, which reads all that another one sends.
+    let needs_kin = encap == Encap::Udp && !local.completes_checksums;
+    abi::Peer {
+        needs_kin: needs_kin.into(),
+        ..abi::Peer::new(headers, encap, inner_mtu, local.ifindex)
+    }
 }
 
 /// What the programs know of this node.

@@ -216,7 +216,7 @@ mod tests {
     fn the_status_text_tells_lease_data_path_and_peers() {
         assert_eq!(
             summary(&example()),
-            "not ready: the watch is down; lease 10.5.34.0/24, data path ebpf, 3 peers (2 by eBPF)"
+            "not ready: the watch is down; lease 10.5.34.0/24, data path ebpf, 4 peers (2 by eBPF)"
         );
     }
 

@@ -32,6 +32,35 @@ pub struct KernelState {
     pub fdb: BTreeMap<MacAddr, Ipv4Addr>,
 }
 
+impl KernelState {
+    /// Those entries that have a key of one of `keys`.
+    #[must_use]
+    pub fn part(&self, keys: [&Self; 2]) -> Self {
+        let mut part = Self::default();
+        for keys in keys {
+            pick(&self.routes, &keys.routes, &mut part.routes);
+            pick(&self.neighbours, &keys.neighbours, &mut part.neighbours);
+            pick(&self.fdb, &keys.fdb, &mut part.fdb);
+        }
+        part
+    }
+
+    /// Takes the entries of `after` for those of `before`.
+    pub fn replace(&mut self, before: &Self, after: Self) {
+        let Self {
+            routes,
+            neighbours,
+            fdb,
+        } = after;
+        remove(&mut self.routes, &before.routes);
+        remove(&mut self.neighbours, &before.neighbours);
+        remove(&mut self.fdb, &before.fdb);
+        self.routes.extend(routes);
+        self.neighbours.extend(neighbours);
+        self.fdb.extend(fdb);
+    }
+}
+
 /// One change of one entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
@@ -110,6 +139,21 @@ pub fn plan(desired: &KernelState, actual: &KernelState) -> Vec<Action> {
     actions.extend(stale_neighbours.map(|ip| Action::RemoveNeighbour { ip }));
     actions.extend(stale_fdb.map(|mac| Action::RemoveFdb { mac }));
     actions
+}
+
+fn pick<K: Ord + Copy, V: Copy>(
+    from: &BTreeMap<K, V>,
+    keys: &BTreeMap<K, V>,
+    into: &mut BTreeMap<K, V>,
+) {
+    let found = keys.keys().filter_map(|key| Some((*key, *from.get(key)?)));
+    into.extend(found);
+}
+
+fn remove<K: Ord, V>(from: &mut BTreeMap<K, V>, keys: &BTreeMap<K, V>) {
+    for key in keys.keys() {
+        from.remove(key);
+    }
 }
 
 /// Entries of `desired` that `actual` does not have, or has with another value.

@@ -21,7 +21,7 @@
 //! can neither show nor change; see `legacy.rs`.
 
 mod blackhole;
-mod events;
+pub mod events;
 mod forward;
 mod keep;
 mod leftover;

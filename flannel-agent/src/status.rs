@@ -34,6 +34,9 @@ pub struct Status {
     pub device: Option<Device>,
     /// Which data path is in use, and why.
     pub datapath: Datapath,
+    /// The fast path; absent while the agent has not come so far.
+    #[serde(default)]
+    pub fast_path: FastPath,
     /// Peers by how they are reached.
     pub peers: PeerCounts,
     /// The lease store.
@@ -98,6 +101,25 @@ pub struct Datapath {
     pub programs: Vec<Program>,
     /// Packets by outcome; empty on the kernel path.
     pub counters: Vec<Counter>,
+}
+
+/// The fast path: flows that go around routing and netfilter for a while.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FastPath {
+    /// What was asked for: `auto` or `off`.
+    pub requested: String,
+    /// Whether it is in use.
+    pub active: bool,
+    /// Why not, if not.
+    pub reason: Option<String>,
+    /// How long a flow goes around the rules before they are asked again, milliseconds.
+    pub bound_ms: u64,
+    /// Pods whose packets may take it.
+    pub pods: usize,
+    /// Flows in the table, about.
+    pub flows: usize,
+    /// Interfaces of pods that it leaves alone, with the reason.
+    pub skipped: Vec<String>,
 }
 
 /// One attached program.

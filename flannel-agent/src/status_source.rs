@@ -5,10 +5,11 @@ use std::time::Instant;
 use ipnetwork::Ipv4Network;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::cli::DatapathMode;
+use crate::cli::{DatapathMode, FastPathMode};
+use crate::fast_path;
 use crate::node::NodeSpec;
 use crate::node::run::Request;
-use crate::status::{Datapath, OwnLease, Status, Store};
+use crate::status::{Datapath, FastPath, OwnLease, Status, Store};
 use crate::subnet::acquire::Term;
 
 /// How far the agent has come.
@@ -51,6 +52,24 @@ impl Phase {
     }
 }
 
+impl Phase {
+    /// Asks for the fast path, or for none; returns what came of it.
+    pub(crate) async fn set_fast_path(self, mode: FastPathMode) -> Result<FastPath, String> {
+        let source = match self {
+            Self::Starting(waits_for) => {
+                return Err(format!("starting: waiting for {waits_for}"));
+            }
+            Self::Running(source) => source,
+        };
+        let ending = || "ending".to_owned();
+        let (answer, done) = oneshot::channel();
+        let request = (mode, answer);
+        let sent = source.fast_path_switch.send(request).await;
+        sent.map_err(|_| ending())?;
+        done.await.map_err(|_| ending())
+    }
+}
+
 /// The own lease, but for its time.
 #[derive(Debug, Clone)]
 pub(crate) struct LeaseView {
@@ -72,6 +91,8 @@ pub(crate) struct StatusSource {
     pub(crate) store: watch::Receiver<Store>,
     pub(crate) rules: watch::Receiver<Vec<String>>,
     pub(crate) node: mpsc::Sender<Request>,
+    pub(crate) fast_path: watch::Receiver<FastPath>,
+    pub(crate) fast_path_switch: mpsc::Sender<fast_path::run::Request>,
 }
 
 impl StatusSource {
@@ -87,6 +108,8 @@ impl StatusSource {
             store,
             rules,
             node,
+            fast_path,
+            fast_path_switch: _,
         } = self;
         let (answer, report) = oneshot::channel();
         node.send(Request::Report(answer)).await.ok()?;
@@ -130,6 +153,7 @@ impl StatusSource {
             },
             device: report.device,
             datapath: report.datapath,
+            fast_path: fast_path.borrow().clone(),
             peers: report.peers,
             store,
         })

@@ -3,11 +3,32 @@
 use std::fmt::Write as _;
 
 use crate::status::{
-    Counter, Datapath, DirectPeer, KernelPeer, PeerCounts, Status, Store, Traffic,
+    Counter, Datapath, DirectPeer, FastPath, KernelPeer, PeerCounts, Status, Store, Traffic,
 };
 
 /// Peers that are listed by name; the rest is counted.
 const LISTED: usize = 10;
+
+/// The fast path in one line.
+#[must_use]
+pub fn fast_path(fast_path: &FastPath) -> String {
+    let FastPath {
+        requested,
+        active,
+        reason,
+        bound_ms,
+        pods,
+        flows,
+        skipped: _,
+    } = fast_path;
+    if *active {
+        return format!("on for {pods} pods, {flows} flows, rules asked again every {bound_ms} ms");
+    }
+    match reason {
+        Some(reason) => format!("off ({requested} asked for): {reason}"),
+        None => format!("off ({requested} asked for)"),
+    }
+}
 
 /// Renders the document; ends with a line break.
 #[must_use]
@@ -24,6 +45,7 @@ pub fn render(status: &Status) -> String {
         lease,
         device,
         datapath,
+        fast_path: fast_path_status,
         peers,
         store,
     } = status;
@@ -71,6 +93,8 @@ pub fn render(status: &Status) -> String {
         });
     }
     view.datapath(datapath);
+    view.row("fast path", fast_path(fast_path_status));
+    view.rows("", &fast_path_status.skipped);
     view.peers(peers);
     view.store(store);
     view.counters(&datapath.counters);
@@ -321,6 +345,7 @@ pub(crate) fn example() -> Status {
                 counter("ingress", "decapsulated", true, 0),
             ],
         },
+        fast_path: FastPath::default(),
         peers: PeerCounts {
             total: 4,
             ebpf: 2,

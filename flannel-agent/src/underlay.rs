@@ -42,6 +42,8 @@ pub struct Local {
     pub overhead: u32,
     /// Length of the network's subnets, bits.
     pub subnet_len: u8,
+    /// Whether the external interface completes checksums, also those inside of a tunnel.
+    pub completes_checksums: bool,
 }
 
 /// One plain next hop.
@@ -152,11 +154,24 @@ impl Underlay {
         self.links.clear();
     }
 
+    /// Forgets what nobody but `peers` needs, and what could not be found out.
+    pub fn retain(&mut self, peers: &[Peer]) {
+        let wanted: BTreeSet<_> = peers.iter().map(|peer| peer.public_ip).collect();
+        self.links.retain(|dst, _| wanted.contains(dst));
+        self.hops
+            .retain(|dst, hop| wanted.contains(dst) && !matches!(hop, Err(NotPlain::LookupFailed)));
+    }
+
+    /// Forgets the way to a peer that is gone.
+    pub fn forget(&mut self, public_ip: Ipv4Addr) {
+        self.links.remove(&public_ip);
+        self.hops.remove(&public_ip);
+    }
+
     /// Finds out which peers are on a link of this host, as far as that is not known yet: those
     /// that the kernel reaches by one route without a gateway.
     pub async fn resolve_links(&mut self, netlink: &Netlink, peers: &[Peer]) {
         let wanted: BTreeSet<_> = peers.iter().map(|peer| peer.public_ip).collect();
-        self.links.retain(|dst, _| wanted.contains(dst));
         let missing = wanted
             .into_iter()
             .filter(|dst| !self.links.contains_key(dst));
@@ -187,11 +202,9 @@ impl Underlay {
         self.links.get(&public_ip).copied().flatten()
     }
 
-    /// Looks up the routes that are not known yet, and drops those that nobody needs.
+    /// Looks up the routes to peers that are not known yet.
     pub async fn resolve_routes(&mut self, netlink: &Netlink, local: &Local, peers: &[Peer]) {
         let wanted: BTreeSet<_> = peers.iter().map(|peer| peer.public_ip).collect();
-        self.hops
-            .retain(|dst, hop| wanted.contains(dst) && !matches!(hop, Err(NotPlain::LookupFailed)));
         let missing = wanted
             .into_iter()
             .filter(|dst| !self.hops.contains_key(dst));
@@ -238,12 +251,16 @@ impl Underlay {
         Ok(())
     }
 
-    /// Next hops without a link-layer address.
+    /// Next hops to peers without a link-layer address.
     #[must_use]
-    pub fn unresolved(&self) -> BTreeSet<Ipv4Addr> {
-        let mut next = self.next_hops();
-        next.retain(|address| !self.neighbours.contains_key(address));
-        next
+    pub fn unresolved(&self, peers: &[Peer]) -> BTreeSet<Ipv4Addr> {
+        let hops = peers
+            .iter()
+            .filter_map(|peer| self.hops.get(&peer.public_ip));
+        let addresses = hops.flatten().map(|hop| hop.address);
+        addresses
+            .filter(|address| !self.neighbours.contains_key(address))
+            .collect()
     }
 
     /// All next hops in use.
@@ -271,9 +288,8 @@ impl Underlay {
             let subnet = peer.subnet.network().octets();
             let prefix_len = u32::from(peer.subnet.prefix());
             // A sender is a sender, whatever the way back.
-            desired
-                .remotes
-                .insert(peer.public_ip.octets(), abi::Remote { subnet, prefix_len });
+            let remote = abi::Remote::new(subnet, prefix_len);
+            desired.remotes.insert(peer.public_ip.octets(), remote);
             if peer.subnet.prefix() != local.subnet_len {
                 let reason = NotPlain::SubnetLen(peer.subnet.prefix());
                 desired.kernel.push((peer.subnet, reason));

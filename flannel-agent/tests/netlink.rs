@@ -23,7 +23,7 @@ use flannel_agent::backend::vxlan::device::{
 };
 use flannel_agent::netlink::monitor::{Monitor, NetlinkEvent};
 use flannel_agent::netlink::route::{UnderlayQuery, UnderlayRoute};
-use flannel_agent::netlink::{MacAddr, Netlink, errno};
+use flannel_agent::netlink::{Change, MacAddr, Netlink, errno};
 use flannel_agent::plan::{Action, KernelState, plan};
 use nix::sched::{CloneFlags, unshare};
 use rtnetlink::packet_route::route::RouteType;
@@ -121,7 +121,7 @@ fn desired_state(device: &Device, peers: &[Peer]) -> KernelState {
 async fn reconcile(netlink: &Netlink, device: &Device, desired: &KernelState) -> usize {
     let actual = read_actual(netlink, Some(device.index)).await.unwrap();
     let actions = plan(desired, &actual);
-    let failed = apply(netlink, Some(device.index), &actions).await;
+    let failed = apply(netlink, Some(device.index), actions.clone()).await;
     assert!(failed.is_empty(), "{failed:?}");
     actions.len()
 }
@@ -423,7 +423,7 @@ fn an_entry_that_fails_does_not_block_the_others() {
         bad.mac = Some(MacAddr([1, 0, 0, 1, 0, 35]));
         let desired = desired_state(&device, &[peer(34), bad, peer(36)]);
         let actions = plan(&desired, &KernelState::default());
-        let failed = apply(&netlink, Some(device.index), &actions).await;
+        let failed = apply(&netlink, Some(device.index), actions.clone()).await;
         assert_eq!(failed.len(), 1, "{failed:?}");
         assert!(matches!(failed[0].0, Action::ReplaceFdb { mac, .. } if Some(mac) == bad.mac));
         let actual = read_actual(&netlink, Some(device.index)).await.unwrap();
@@ -441,7 +441,7 @@ fn a_device_that_was_down_gets_its_entries_back() {
         reconcile(&netlink, &up, &desired).await;
         run("ip link set flannel.1 down");
         let actual = read_actual(&netlink, Some(up.index)).await.unwrap();
-        let failed = apply(&netlink, Some(up.index), &plan(&desired, &actual)).await;
+        let failed = apply(&netlink, Some(up.index), plan(&desired, &actual)).await;
         let is_down = |error| errno(error) == Some(libc::ENETDOWN);
         assert!(!failed.is_empty() && failed.iter().all(|(_, error)| is_down(error)));
         device(&netlink).await;
@@ -458,7 +458,9 @@ fn the_monitor_tells_what_changed() {
         let mut monitor = Monitor::open().unwrap();
         let device = device(&netlink).await;
         let ifindex = device.index;
-        reconcile(&netlink, &device, &desired_state(&device, &[peer(34)])).await;
+        let desired = desired_state(&device, &[peer(34)]);
+        let mac = peer(34).mac.unwrap();
+        reconcile(&netlink, &device, &desired).await;
         run("ip rule add from 192.0.2.0/24 table 100");
         let name = || "flannel.1".to_owned();
         let link = |is_removed| NetlinkEvent::Link {
@@ -474,12 +476,21 @@ fn the_monitor_tells_what_changed() {
                 NetlinkEvent::Route {
                     oif: Some(ifindex),
                     is_direct: false,
+                    peer: desired
+                        .routes
+                        .first_key_value()
+                        .map(|(&at, &via)| (at, Some(via))),
                 },
                 NetlinkEvent::Rule,
-                NetlinkEvent::Fdb { ifindex },
+                NetlinkEvent::Fdb {
+                    ifindex,
+                    mac,
+                    peer: desired.fdb.get(&mac).copied(),
+                },
                 NetlinkEvent::Neigh {
                     ifindex,
                     ip: [10, 5, 34, 0].into(),
+                    peer: Some(mac),
                 },
             ],
         )
@@ -504,6 +515,7 @@ fn looking_again_without_need_causes_no_event() {
         let marker = NetlinkEvent::Neigh {
             ifindex: second.index,
             ip: [223, 255, 255, 254].into(),
+            peer: None,
         };
         // Otherwise an agent that reconciles on events would never rest.
         loop {
@@ -533,8 +545,16 @@ fn a_flood_of_notifications_ends_in_an_overrun_and_no_loss_of_sight() {
         let netlink = Netlink::open().unwrap();
         let device = device(&netlink).await;
         let mut monitor = Monitor::open().unwrap();
-        let peers: Vec<_> = (256..6256).map(peer).collect();
-        reconcile(&netlink, &device, &desired_state(&device, &peers)).await;
+        // More than the socket holds, and no chance to read in between.
+        for n in 0..40_000_u32 {
+            let [_, high, middle, low] = n.to_be_bytes();
+            let mac = MacAddr([2, 0, 0, high, middle, low]);
+            let change = Change::set_neighbour(device.index, [10, 5, 34, 0].into(), mac);
+            netlink.change_one(change).unwrap();
+        }
+        expect_events(&mut monitor, [NetlinkEvent::Overrun]).await;
+        // The socket may still be full; once it is not, everything has to be looked at again.
+        run("ip rule add from 198.51.100.0/24 table 100");
         expect_events(&mut monitor, [NetlinkEvent::Overrun]).await;
         run("ip rule add from 192.0.2.0/24 table 100");
         expect_events(&mut monitor, [NetlinkEvent::Rule]).await;
@@ -670,7 +690,11 @@ fn underlay_neighbours_are_read_and_probed() {
 
         let mut monitor = Monitor::open().unwrap();
         probe(&netlink, oif, ip).await;
-        let event = NetlinkEvent::Neigh { ifindex: oif, ip };
+        let event = NetlinkEvent::Neigh {
+            ifindex: oif,
+            ip,
+            peer: None,
+        };
         expect_events(&mut monitor, [event]).await;
         let asked = netlink.neighbour(oif, ip).await.unwrap().unwrap();
         assert_eq!((asked.mac, asked.usable_mac()), (None, None));

@@ -117,6 +117,15 @@ pub fn check_bare(frame: &UdpFrame) -> Result<(), IngressOutcome> {
     Ok(())
 }
 
+/// Whether a datagram of the udp backend tells that its sender is kin, see [`Remote::is_kin`].
+///
+/// [`Remote::is_kin`]: crate::abi::Remote::is_kin
+#[inline(always)]
+#[must_use]
+pub const fn is_from_kin(outer: &Datagram) -> bool {
+    matches!(outer.udp.checksum, [0, 0])
+}
+
 /// Whether a UDP checksum that is present agrees with all the headers that it covers, found out
 /// without reading the payload.
 ///

@@ -7,6 +7,7 @@
 //! flow   which packets belong together: the outer source port
 //! encap  complete the outer header of one packet from its peer's template
 //! ttl    hops that the dataplane counts in place of a proxy
+//! fast   which packets may go around routing and netfilter, and on what proof
 //! decap  decide whether a received packet is ours to take, and what its inner header becomes
 //! ```
 //!
@@ -20,6 +21,7 @@ pub mod abi;
 pub mod decap;
 pub mod ecn;
 pub mod encap;
+pub mod fast;
 pub mod flow;
 pub mod ttl;
 pub mod wire;

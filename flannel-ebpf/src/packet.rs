@@ -7,7 +7,10 @@ use aya_ebpf::bindings::{
     BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_INGRESS, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC,
     bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
 };
-use aya_ebpf::helpers::{bpf_csum_level, bpf_get_prandom_u32, bpf_redirect, bpf_skb_change_head};
+use aya_ebpf::helpers::{
+    bpf_csum_level, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_redirect, bpf_redirect_peer,
+    bpf_skb_change_head,
+};
 use aya_ebpf::programs::TcContext;
 use bytemuck::{AnyBitPattern, NoUninit};
 use flannel_ebpf::abi::Encap;
@@ -223,6 +226,23 @@ impl Packet {
         }
     }
 
+    /// Index of the device that the packet is passing.
+    #[inline(always)]
+    pub(crate) fn ifindex(&self) -> u32 {
+        self.skb().ifindex
+    }
+
+    /// Delivers the packet into the network namespace at the other end of a veth. Only where the
+    /// host receives (Linux 5.10).
+    #[inline(always)]
+    pub(crate) fn redirect_peer(&self, ifindex: u32) -> Verdict {
+        // SAFETY: a plain helper call; it only records where the packet goes.
+        match unsafe { bpf_redirect_peer(ifindex, 0) } as i32 {
+            TC_ACT_REDIRECT => Verdict::Redirected,
+            _ => Verdict::Dropped,
+        }
+    }
+
     /// The context, for log statements.
     #[inline(always)]
     pub(crate) fn context(&self) -> &TcContext {
@@ -235,4 +255,12 @@ impl Packet {
 pub(crate) fn random() -> u32 {
     // SAFETY: a plain helper call without arguments.
     unsafe { bpf_get_prandom_u32() }
+}
+
+/// The kernel's coarse monotonic clock, nanoseconds: right to a tick, and a load to read (Linux
+/// 5.11).
+#[inline(always)]
+pub(crate) fn now() -> u64 {
+    // SAFETY: a plain helper call without arguments.
+    unsafe { bpf_ktime_get_coarse_ns() }
 }

@@ -80,7 +80,7 @@ pub(crate) const HOST_GW: Backend = Backend {
     lease: |_| r#","BackendType":"host-gw""#.to_owned(),
     device: "cni0",
     prepare: String::new,
-    carried: 2,
+    carried: 0,
     wrap: |_, packet| [&NODE_MAC[..], &FAR_MAC, &[0x08, 0x00], &packet].concat(),
     mask: |_| Ok(None),
     encap: None,

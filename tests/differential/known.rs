@@ -84,7 +84,8 @@ fn damaged(dice: &mut Dice, encap: Encap) -> Frame {
         let is_fragment = inner[6] & 0x3f | inner[7] != 0;
         // What routing would drop on both is no example.
         let is_routed = inner[12..20] == [10, 5, 1, 2, POD[0], POD[1], POD[2], POD[3]];
-        let is_alive = inner[8] > 1;
+        // The proxy is a hop, and so is the host.
+        let is_alive = inner[8] > 2;
         if is_damaged_payload(&frame, encap)
             && has_plain_header
             && !is_fragment

@@ -232,7 +232,6 @@ fn udp_from_pod() {
 
 /// A process that receives a datagram cannot be told that a checksum inside is still to be made.
 #[test]
-#[ignore = "eBPF leaves it to the device on the wire, and virtual ones leave it to the receiver"]
 fn udp_leaves_no_checksum_of_a_pod_to_the_receiver() {
     let lane = &UDP_FROM_POD;
     let mut dice = Dice::new(1, lane.name, 0);

@@ -52,7 +52,11 @@ pub(crate) fn any(seen: &mut Seen) {
 /// Blots out the identification of a whole datagram that must not be fragmented: it means nothing
 /// (RFC 6864), and the kernel numbers those that were merged and taken apart again.
 pub(crate) fn merged(bytes: &mut [u8]) {
-    if let Some(header) = bytes.get_mut(ETHERNET..ETHERNET + IP)
+    forget_merged_id(bytes, ETHERNET);
+}
+
+fn forget_merged_id(bytes: &mut [u8], at: usize) {
+    if let Some(header) = bytes.get_mut(at..at + IP)
         && header[0] == 0x45
         && header[6] == 0x40
         && header[9] == 17
@@ -133,6 +137,7 @@ pub(crate) fn udp(seen: &mut Seen) -> Masked {
         bytes[UDP + 6..UDP + 8].fill(0);
     }
     forget_own_id(bytes, UDP + 8);
+    forget_merged_id(bytes, UDP + 8);
     Ok(None)
 }
 

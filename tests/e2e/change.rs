@@ -18,6 +18,8 @@ struct Step {
     backend: &'static str,
     device: Option<&'static str>,
     /// Words of `ip -details link` on its device.
+    ///
+    /// `learning` is told by the absence of `nolearning`, which would stand before `ttl`.
     details: &'static [&'static str],
     programs: &'static [&'static str],
 }
@@ -43,7 +45,7 @@ const STEPS: [Step; 14] = [
     vxlan(
         r#"{"Type":"vxlan","VNI":7,"MTU":1400,"GBP":true,"Learning":true}"#,
         "flannel.7",
-        &["dstport 8472", "mtu 1350", " gbp", " learning"],
+        &["dstport 8472 ttl", "mtu 1350", " gbp"],
     ),
     vxlan(
         r#"{"Type":"vxlan","VNI":7}"#,

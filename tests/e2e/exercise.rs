@@ -36,6 +36,26 @@ pub(crate) fn between(a: &Pod, b: &Pod) {
     }
 }
 
+/// Puts checksums on the wire, as physical NICs do. On a virtual wire they are left to a device, and
+/// there is none: what eBPF sends in the place of a proxy arrives without, and a proxy at the other
+/// end, which reads bytes, hands on what nobody has filled in.
+pub(crate) fn fill_in_checksums(cluster: &Cluster) {
+    for host in &cluster.bed.hosts {
+        let args = ["-K", host.external.as_str(), "tx", "off"];
+        host.ns.run("ethtool", &args).expect("checksums filled in");
+    }
+}
+
+/// Lets pods put fragments together however far they come apart. What a proxy writes waits for the
+/// processor it was written on: when that is busy and the proxy has moved to the other one, later
+/// packets overtake it, and by default more than 64 of them cost the datagram.
+pub(crate) fn bear_disorder(cluster: &Cluster) {
+    for host in &cluster.bed.hosts {
+        let sysctl = host.pods[0].ns.sysctl("net/ipv4/ipfrag_max_dist", "0");
+        sysctl.expect("sysctl");
+    }
+}
+
 /// Pings of all sizes.
 pub(crate) fn pings(from: &Pod, to: &Pod) {
     for size in SIZES {

@@ -92,7 +92,7 @@ fn routes_are_all_there_is_and_come_back() {
         until_equal("no route to a peer that left", &String::new(), || {
             look::routes(host, &c)
         });
-        assert_eq!(look::routes(host, &b), format!("{to_b} \n{foreign} "));
+        assert_eq!(look::routes(host, &b), format!("{to_b}\n{foreign}"));
         let tally = run_for(flow, 100);
         assert!(tally.is_lossless(), "{tally:?}");
         assert_eq!(look::routes(host, &a).lines().count(), 1, "the pods' own");

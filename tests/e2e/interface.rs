@@ -57,6 +57,7 @@ fn wait_reached(cluster: &Cluster, what: &str) {
 fn all_changes(backend: &str, datapath: Datapath) {
     println!("{backend}, {datapath}");
     let mut cluster = cluster(backend, datapath);
+    exercise::bear_disorder(&cluster);
     let overhead = 1500 - cluster.agents[1].wait_for_subnet().expect("subnet.env").mtu;
     let subnet = cluster.agents[1].status().expect("status").lease.subnet;
     let host = cluster.host(1).ns.clone();
@@ -103,6 +104,9 @@ fn all_changes(backend: &str, datapath: Datapath) {
     });
     cluster.wait_for_peers(1).expect("peers");
 
+    // Without a word from it, the other host's kernel believes its neighbour table for half a minute.
+    host.sysctl("net/ipv4/conf/all/arp_notify", "1")
+        .expect("gratuitous ARP");
     host.ip("link set eth0 address 02:00:00:00:77:01")
         .expect("MAC");
     wait_reached(&cluster, "another MAC");

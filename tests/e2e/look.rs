@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use aya::programs::SchedClassifier;
+use aya::programs::TcAttachType::{Egress, Ingress};
 use flannel_tests::host::Host;
 use flannel_tests::wait;
 
@@ -17,19 +19,24 @@ pub(crate) fn run(host: &Host, line: &str) -> String {
 
 /// Routes of the main table to a subnet, one line each.
 pub(crate) fn routes(host: &Host, subnet: &str) -> String {
-    run(host, &format!("ip route show exact {subnet}")).replace(" linkdown", "")
+    let routes = run(host, &format!("ip route show exact {subnet}"));
+    let lines = routes.lines().map(|line| line.replace(" linkdown", ""));
+    let lines: Vec<_> = lines.map(|line| line.trim_end().to_owned()).collect();
+    lines.join("\n")
 }
 
-/// Names of all devices but the loopback.
+/// Names of all devices but the loopback, sorted.
 pub(crate) fn devices(host: &Host) -> Vec<String> {
     let links: serde_json::Value =
         serde_json::from_str(&run(host, "ip -json link show")).expect("links");
     let names = links.as_array().expect("links").iter();
     let names = names.filter_map(|link| link["ifname"].as_str());
-    names
+    let mut names: Vec<_> = names
         .filter(|name| *name != "lo")
         .map(str::to_owned)
-        .collect()
+        .collect();
+    names.sort();
+    names
 }
 
 /// Underlay addresses in the FDB of a vxlan device, sorted.
@@ -57,12 +64,26 @@ pub(crate) fn neighbours(host: &Host, device: &str) -> Vec<String> {
     neighbours
 }
 
-/// Programs on tc hooks, one line each.
+/// Programs on the network hooks, one line each.
 pub(crate) fn programs(host: &Host) -> Vec<String> {
     let text = run(host, "bpftool net show");
     let lines = text.lines().map(str::trim);
-    let programs = lines.filter(|line| !line.is_empty() && !line.ends_with(':'));
-    programs.map(str::to_owned).collect()
+    // Which kinds of hooks it knows depends on its version; tcx it learnt late.
+    let lines = lines.filter(|line| !(line.is_empty() || line.ends_with(':')));
+    let lines = lines.filter(|line| !line.contains("tcx/"));
+    let mut programs: Vec<_> = lines.map(str::to_owned).collect();
+    for device in devices(host) {
+        for (direction, name) in [(Ingress, "ingress"), (Egress, "egress")] {
+            // Linux 6.6; before, there is nothing.
+            let query = || SchedClassifier::query_tcx(&device, direction);
+            let found = host.ns.enter(query).expect("enter").unwrap_or_default().1;
+            programs.extend(found.iter().map(|info| {
+                let program = info.name_as_str().unwrap_or_default();
+                format!("{device} tcx/{name} {program} id {}", info.id())
+            }));
+        }
+    }
+    programs
 }
 
 /// Waits until `probe` says what is `expected`.

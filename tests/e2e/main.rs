@@ -9,6 +9,7 @@ mod change;
 mod cleanup;
 mod exercise;
 mod extension;
+mod fast_path;
 mod flows;
 mod host_gw;
 mod interface;

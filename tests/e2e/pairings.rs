@@ -52,29 +52,14 @@ const VXLAN: Row = Row {
 
 const UDP: Row = Row {
     backend: r#"{"Type":"udp"}"#,
-    // A super-packet's checksum is left to a device. On a virtual wire there is none, and a proxy,
-    // which reads bytes, hands pods what nobody has filled in: eBPF and the proxy understand each
-    // other where checksums are on the wire, as between physical NICs.
+    // A super-packet's checksum is left to a device, and on a virtual wire there is none.
     wires: &[Wire::Mtu1500],
     prepare: |cluster| {
-        for host in &cluster.bed.hosts {
-            let args = ["-K", host.external.as_str(), "tx", "off"];
-            host.ns.run("ethtool", &args).expect("checksums filled in");
-        }
-        bear_disorder(cluster);
+        exercise::fill_in_checksums(cluster);
+        exercise::bear_disorder(cluster);
     },
     ..VXLAN
 };
-
-/// Lets pods put fragments together however far they come apart. What a proxy writes waits for the
-/// processor it was written on: when that is busy and the proxy has moved to the other one, later
-/// packets overtake it, and by default more than 64 of them cost the datagram.
-fn bear_disorder(cluster: &Cluster) {
-    for host in &cluster.bed.hosts {
-        let sysctl = host.pods[0].ns.sysctl("net/ipv4/ipfrag_max_dist", "0");
-        sysctl.expect("sysctl");
-    }
-}
 
 #[test]
 fn vxlan() {
@@ -130,7 +115,7 @@ fn udp_over_super_packets() {
     };
     for datapaths in [[Ebpf; 2], [Kernel; 2]] {
         let cluster = Cluster::with_config(&config, options, &datapaths).expect("cluster");
-        bear_disorder(&cluster);
+        exercise::bear_disorder(&cluster);
         let before = statuses(&cluster);
         exercise::everything(&cluster);
         for (before, after) in before.iter().zip(&statuses(&cluster)) {

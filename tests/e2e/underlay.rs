@@ -1,9 +1,8 @@
-//! Underlays other than the plain wire: super-packets, a VLAN, a switch.
+//! Underlays other than the plain wire: a VLAN, a switch.
 
 use flannel_tests::agent::Datapath;
 use flannel_tests::bed::{BedOptions, Underlay, has_vlan_devices};
 use flannel_tests::cluster::Cluster;
-use flannel_tests::wire::Wire;
 
 use crate::exercise;
 
@@ -23,24 +22,6 @@ fn exercise(options: BedOptions, datapaths: [Datapath; 2]) {
             }
         }
     }
-}
-
-#[test]
-fn super_packets() {
-    let options = BedOptions {
-        wire: Wire::SuperPacket,
-        ..BedOptions::default()
-    };
-    exercise(options, [Datapath::Ebpf; 2]);
-}
-
-#[test]
-fn super_packets_towards_the_kernel_path() {
-    let options = BedOptions {
-        wire: Wire::SuperPacket,
-        ..BedOptions::default()
-    };
-    exercise(options, [Datapath::Ebpf, Datapath::Kernel]);
 }
 
 fn exercise_on_a_vlan(datapaths: [Datapath; 2]) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use flannel_agent::cli::TcAttach;
 use flannel_agent::dataplane::Dataplane;
+use flannel_agent::dataplane::maps::Part;
 use flannel_ebpf::abi::{Config, Remote};
 use flannel_ebpf::wire::Vxlan;
 use flannel_tests::host;
@@ -33,13 +34,10 @@ fn start(place: &Place, tc_attach: TcAttach) -> Dataplane {
         reserved: 0,
     };
     dataplane.maps().set_config(&config).unwrap();
-    let remote = Remote {
-        subnet: [10, 5, 1, 0],
-        prefix_len: 24,
-    };
+    let remote = Remote::new([10, 5, 1, 0], 24);
     dataplane
         .maps()
-        .sync_remotes(&BTreeMap::from([(PEER_IP, remote)]))
+        .sync_remotes(&BTreeMap::from([(PEER_IP, remote)]), Part::All)
         .unwrap();
     dataplane
 }

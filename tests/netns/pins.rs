@@ -6,6 +6,7 @@ use aya::maps::{Array, MapData, PerCpuArray};
 use bytemuck::Zeroable as _;
 use flannel_agent::backend::vxlan;
 use flannel_agent::cli::TcAttach;
+use flannel_agent::dataplane::maps::Part;
 use flannel_agent::dataplane::{Dataplane, Options};
 use flannel_agent::error::chain;
 use flannel_ebpf::abi::{self, Encap, Peer, Remote};
@@ -33,22 +34,22 @@ fn peers_of_an_earlier_run_work_on_until_they_are_compared() {
     let desired: BTreeMap<_, _> = [peer(1), peer(2)].into();
     {
         let mut first = place.start(TcAttach::Auto);
-        assert_eq!(first.maps().sync_peers(&desired).unwrap(), 2);
+        assert_eq!(first.maps().sync_peers(&desired, Part::All).unwrap(), 2);
         assert_eq!(
-            first.maps().sync_peers(&desired).unwrap(),
+            first.maps().sync_peers(&desired, Part::All).unwrap(),
             0,
             "nothing to do"
         );
     }
     let mut second = place.start(TcAttach::Auto);
     assert_eq!(
-        second.maps().sync_peers(&desired).unwrap(),
+        second.maps().sync_peers(&desired, Part::All).unwrap(),
         0,
         "they are still there"
     );
     let other: BTreeMap<_, _> = [peer(2), peer(3)].into();
     assert_eq!(
-        second.maps().sync_peers(&other).unwrap(),
+        second.maps().sync_peers(&other, Part::All).unwrap(),
         2,
         "one goes, one comes"
     );
@@ -60,20 +61,15 @@ fn a_full_map_is_an_error_that_costs_only_what_did_not_fit() {
     let mut dataplane = place.start(TcAttach::Auto);
     let many: BTreeMap<_, _> = (0..=65_536_u32)
         .map(|i| {
-            (
-                i.to_be_bytes(),
-                Remote {
-                    subnet: i.to_be_bytes(),
-                    prefix_len: 24,
-                },
-            )
+            let address = i.to_be_bytes();
+            (address, Remote::new(address, 24))
         })
         .collect();
-    let error = chain(&dataplane.maps().sync_remotes(&many).unwrap_err());
+    let error = chain(&dataplane.maps().sync_remotes(&many, Part::All).unwrap_err());
     assert!(error.starts_with("map remotes: write: "), "{error}");
     let fitting: BTreeMap<_, _> = many.into_iter().skip(1).collect();
     assert_eq!(
-        dataplane.maps().sync_remotes(&fitting).unwrap(),
+        dataplane.maps().sync_remotes(&fitting, Part::All).unwrap(),
         2,
         "one goes, the last one comes"
     );
@@ -94,7 +90,7 @@ fn a_foreign_map_at_a_pin_is_refused_with_every_difference() {
     for part in [
         &format!("/{}/peers is not the map of this agent", own_maps()),
         "type 2 instead of 1",
-        "value size 8 instead of 80",
+        "value size 8 instead of 88",
         "capacity 4 instead of 65536",
         "flannel-agent cleanup",
     ] {

@@ -64,6 +64,7 @@ fn assert_clean(counters: Counters) {
         sent_bytes: _,
         received_packets: _,
         received_bytes: _,
+        unfilled: _,
         // The kernel may look for IPv6 neighbours.
         not_ipv4: _,
         no_peer,
@@ -461,8 +462,10 @@ fn what_belongs_to_others_is_refused_with_a_remedy() {
     assert!(text.contains("if stock flanneld runs, end it"), "{text}");
     drop(reference);
 
-    // As another agent runs.
-    let (device, _) = ensure(host, &spec, None).unwrap().unwrap();
+    // As another agent runs. The reference's device goes when processes that other tests start have
+    // no copy of its descriptor any more.
+    let made = || Ok(Some(ensure(host, &spec, None)??));
+    let (device, _) = wait::until("the name", Duration::from_secs(5), made).unwrap();
     let text = refused();
     assert!(
         text.starts_with("flannel0 is in use by another process"),

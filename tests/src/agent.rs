@@ -249,6 +249,16 @@ impl Agent {
         self.ns.run(&self.binary.to_string_lossy(), &args)
     }
 
+    /// Runs `flannel-agent fast-path` with these words, and gives what it prints.
+    ///
+    /// # Errors
+    /// The subcommand fails.
+    pub fn fast_path(&self, words: &[&str]) -> Result<String> {
+        let run_dir = format!("--run-dir={}", self.places.run_dir.display());
+        let args = [&["fast-path", &run_dir], words].concat();
+        self.ns.run(&self.binary.to_string_lossy(), &args)
+    }
+
     /// Removes what a stopped agent left on the host, and gives what the subcommand says.
     ///
     /// # Errors

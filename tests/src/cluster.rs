@@ -9,10 +9,10 @@ use crate::host::{Host, Pod};
 /// Network configuration that agents find in etcd, if no other is asked for.
 pub const CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
 
-/// A network configuration with this `Backend`.
+/// A network configuration with this `Backend`. No agent takes a subnet from 10.5.200.0 on.
 #[must_use]
 pub fn config(backend: &str) -> String {
-    format!(r#"{{"Network":"10.5.0.0/16","Backend":{backend}}}"#)
+    format!(r#"{{"Network":"10.5.0.0/16","SubnetMax":"10.5.199.0","Backend":{backend}}}"#)
 }
 
 /// Hosts, etcd, agents and pods; [`Cluster::new`] gives it with all peers programmed.

@@ -99,13 +99,20 @@ impl Programs {
     /// # Errors
     /// What the kernel says.
     pub fn set_remote(&mut self, address: [u8; 4], subnet: [u8; 4]) -> Result<()> {
-        let remote = Remote {
-            subnet,
-            prefix_len: 24,
-        };
+        let remote = Remote::new(subnet, 24);
         let map = self.ebpf.map_mut(map_name::REMOTES).context("no map")?;
         let mut map: HashMap<_, [u8; 4], Remote> = map.try_into()?;
         map.insert(address, remote, 0).context("write a sender")
+    }
+
+    /// What the programs know of a sender.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn remote(&self, address: [u8; 4]) -> Result<Remote> {
+        let map = self.ebpf.map(map_name::REMOTES).context("no map")?;
+        let map: HashMap<_, [u8; 4], Remote> = map.try_into()?;
+        map.get(&address, 0).context("read a sender")
     }
 
     /// Makes a subnet that of a direct peer.

@@ -31,7 +31,7 @@ fn refusal(error: dataplane::Error) -> anyhow::Error {
     anyhow::Error::from(error).context("--datapath=ebpf cannot be used here")
 }
 
-fn options(config: &Config) -> dataplane::Options {
+pub(super) fn options(config: &Config) -> dataplane::Options {
     dataplane::Options {
         pin_path: config.bpf_pin_path.clone(),
         tc_attach: config.tc_attach,

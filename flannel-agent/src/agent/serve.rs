@@ -11,12 +11,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::info;
 
 use super::begin::{Begun, write_subnet_file};
-use super::{Agent, earlier, external};
+use super::{Agent, datapath, earlier, external};
 use crate::cli::DatapathMode;
+use crate::fast_path::{self, FastPath};
+use crate::netlink::monitor::Monitor;
 use crate::node;
 use crate::node::run::{Fallback, Inputs};
 use crate::notify::summary;
 use crate::rules::Rules;
+use crate::rules::events::Events;
 use crate::status;
 use crate::status_source::{LeaseView, Phase, StatusSource};
 use crate::subnet::hold::{Holder, LeaseEvent};
@@ -74,6 +77,9 @@ pub(super) async fn serve(agent: &Agent, begun: Begun) -> Result<Outcome> {
     let (notice, network_notice) = watch::channel(None);
     let (own_subnet, subnet) = watch::channel(spec.subnet);
     let (moved, has_moved) = watch::channel(false);
+    let (became_ebpf, is_ebpf) = watch::channel(false);
+    let (fast_path_switch, fast_path_requests) = mpsc::channel(REQUEST_QUEUE);
+    let (fast_path_told, fast_path_status) = watch::channel(status::FastPath::default());
     let (health, store_health) = watch::channel(status::Store {
         endpoints: store.endpoints(),
         ..status::Store::default()
@@ -89,6 +95,8 @@ pub(super) async fn serve(agent: &Agent, begun: Begun) -> Result<Outcome> {
         store: store_health,
         rules: rules.problems(),
         node: request,
+        fast_path: fast_path_status,
+        fast_path_switch,
     })));
 
     let fallback = match config.datapath {
@@ -102,6 +110,25 @@ pub(super) async fn serve(agent: &Agent, begun: Begun) -> Result<Outcome> {
         subnet: subnet.clone(),
         ready,
         moved,
+        is_ebpf: became_ebpf,
+    };
+    let fast_path = FastPath::new(
+        fast_path::Spec {
+            dataplane: datapath::options(config),
+            mode: config.fast_path,
+            bound: config.fast_path_bound,
+            external: spec.external.clone(),
+        },
+        netlink.clone(),
+    );
+    let fast_path_inputs = fast_path::run::Inputs {
+        monitor: Monitor::open()?,
+        // A kernel without nftables has no rules of it that could change.
+        rules: Events::open().ok(),
+        subnet: subnet.clone(),
+        is_ebpf,
+        requests: fast_path_requests,
+        status: fast_path_told,
     };
     let holder = Holder {
         store,
@@ -143,6 +170,7 @@ pub(super) async fn serve(agent: &Agent, begun: Begun) -> Result<Outcome> {
         () = watch_network(store, &network, timing, &notice, end) => {}
         () = watch_leases(store, timing, changes, health, end) => {}
         () = external::moved(config, &network.backend, &external, has_moved) => return Ok(Outcome::Again),
+        never = fast_path::run::run(fast_path, fast_path_inputs) => match never {},
         never = keep_rules(rules, config.rules.resync, subnet) => match never {},
         never = announce => match never {},
     }

@@ -1,15 +1,10 @@
 //! Routes, neighbours and FDB entries of peers: read, and changed by plan. The same for every backend.
 
-use futures_util::{StreamExt as _, stream};
 use ipnetwork::Ipv4Network;
 
 use crate::netlink::route::Via;
-use crate::netlink::{Error, Netlink};
+use crate::netlink::{Change, Error, Netlink};
 use crate::plan::{Action, KernelState};
-
-/// Requests under way at once. The kernel handles them one by one; more than a few hide the way
-/// there and back, and the answers must fit the socket's receive buffer.
-const IN_FLIGHT: usize = 64;
 
 /// What the kernel has of flannel's shape: routes to direct peers, and all of the tunnel `device`, if
 /// there is one.
@@ -28,8 +23,6 @@ pub async fn read_actual(netlink: &Netlink, device: Option<u32>) -> Result<Kerne
 }
 
 async fn read_device(netlink: &Netlink, ifindex: u32) -> Result<KernelState, Error> {
-    use rtnetlink::packet_route::neighbour::{NeighbourFlags, NeighbourState};
-
     let routes = netlink.device_routes(ifindex).await?;
     let neighbours = netlink.neighbours(ifindex).await?;
     let fdb = netlink.fdb(ifindex).await?;
@@ -46,44 +39,33 @@ async fn read_device(netlink: &Netlink, ifindex: u32) -> Result<KernelState, Err
             .collect(),
         neighbours: neighbours
             .into_iter()
-            .filter(|neighbour| {
-                neighbour.state == NeighbourState::Permanent
-                    && neighbour.flags == NeighbourFlags::empty()
-            })
-            .filter_map(|neighbour| Some((neighbour.ip, neighbour.mac?)))
+            .filter_map(|neighbour| Some((neighbour.ip, neighbour.peer_mac()?)))
             .collect(),
         fdb: fdb
             .into_iter()
-            // All-zero is the default remote, groups are for broadcast: neither is a peer's.
-            .filter(|entry| entry.is_plain && entry.mac.is_station())
-            .filter_map(|entry| Some((entry.mac, entry.remote?)))
+            .filter_map(|entry| Some((entry.mac, entry.peer_remote()?)))
             .collect(),
     })
 }
 
-/// Carries out a plan; returns what failed. An action that fails does not keep others from being
-/// tried, and is not tried again here: the next reconciliation finds it undone and plans it anew.
+/// Carries out a plan, in its order; returns what failed. An action that fails does not keep others
+/// from being tried, and is not tried again here: the next reconciliation finds it undone and plans
+/// it anew.
 ///
 /// # Kernel
-/// Routes are the slow part of many peers. Linux files all next hops of one device under one hash,
-/// whatever their gateway, and searches that list for each route: ten thousand take 2 to 5 s,
-/// through `ip -batch` as well, against 0.4 s for routes without gateway (Linux 6.18, 2 CPUs).
+/// Routes are the slow part of many peers. Linux files next hops under a hash of the device, not of
+/// the gateway (`fib_info_hash_bucket` in net/ipv4/fib_semantics.c, 6.18), and searches that list
+/// for each route: ten thousand take 1.7 to 2.3 s, through `ip -batch` as well, against 0.3 s where
+/// the hash differs. What else is hashed (protocol, metric, preferred source, scope, number of a
+/// next-hop object) shows in `ip route`, and flannel's routes have none of it.
 pub async fn apply(
     netlink: &Netlink,
     device: Option<u32>,
-    actions: &[Action],
+    actions: Vec<Action>,
 ) -> Vec<(Action, Error)> {
-    let mut failed = Vec::new();
-    // The order between classes is what keeps traffic flowing; within one there is none.
-    for class in actions.chunk_by(|a, b| a.class() == b.class()) {
-        let mut results = stream::iter(class)
-            .map(|action| async move { (*action, perform(netlink, device, *action).await) })
-            .buffer_unordered(IN_FLIGHT);
-        while let Some((action, result)) = results.next().await {
-            failed.extend(result.err().map(|error| (action, error)));
-        }
-    }
-    failed
+    netlink
+        .change_all(actions, move |action| change(device, *action))
+        .await
 }
 
 /// Removes every route of ours to a direct peer; returns a line for each.
@@ -93,7 +75,7 @@ pub async fn apply(
 pub async fn remove_routes(netlink: &Netlink) -> Result<Vec<String>, Error> {
     let mut removed = Vec::new();
     for (subnet, via) in netlink.direct_routes().await? {
-        netlink.remove_peer_route(subnet, via).await?;
+        netlink.change_one(Change::remove_peer_route(subnet, via))?;
         removed.push(route_line(subnet, via));
     }
     Ok(removed)
@@ -106,14 +88,14 @@ pub fn route_line(subnet: Ipv4Network, via: Via) -> String {
 }
 
 /// Neighbours and FDB entries are the device's; without one there are none.
-async fn perform(netlink: &Netlink, device: Option<u32>, action: Action) -> Result<(), Error> {
+fn change(device: Option<u32>, action: Action) -> Change {
     let ifindex = device.unwrap_or(0);
     match action {
-        Action::ReplaceFdb { mac, remote } => netlink.replace_fdb(ifindex, mac, remote).await,
-        Action::ReplaceNeighbour { ip, mac } => netlink.replace_neighbour(ifindex, ip, mac).await,
-        Action::ReplaceRoute { subnet, via } => netlink.replace_peer_route(subnet, via).await,
-        Action::RemoveRoute { subnet, via } => netlink.remove_peer_route(subnet, via).await,
-        Action::RemoveNeighbour { ip } => netlink.remove_neighbour(ifindex, ip).await,
-        Action::RemoveFdb { mac } => netlink.remove_fdb(ifindex, mac).await,
+        Action::ReplaceFdb { mac, remote } => Change::set_fdb(ifindex, mac, remote),
+        Action::ReplaceNeighbour { ip, mac } => Change::set_neighbour(ifindex, ip, mac),
+        Action::ReplaceRoute { subnet, via } => Change::set_peer_route(subnet, via),
+        Action::RemoveRoute { subnet, via } => Change::remove_peer_route(subnet, via),
+        Action::RemoveNeighbour { ip } => Change::remove_neighbour(ifindex, ip),
+        Action::RemoveFdb { mac } => Change::remove_fdb(ifindex, mac),
     }
 }

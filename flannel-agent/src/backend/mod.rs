@@ -160,6 +160,9 @@ pub trait Backend: Send + Sync {
     /// what peers may delay.
     async fn sync_peers(&mut self, _peers: &[Peer], _leases: &LeaseTable) {}
 
+    /// Takes notice of whether the programs take part, for backends with a data path of their own.
+    fn set_ebpf(&mut self, _is_used: bool) {}
+
     /// What is not as it should be, a sentence each.
     fn problems(&self) -> Vec<String> {
         Vec::new()

@@ -1,6 +1,6 @@
 //! Which leases are peers, and why the others are not. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
@@ -97,6 +97,13 @@ pub enum IgnoredReason {
     Overlaps(Ipv4Network),
 }
 
+impl IgnoredReason {
+    /// Whether it is for another lease's sake.
+    fn is_conflict(&self) -> bool {
+        matches!(self, Self::DuplicateMac { .. } | Self::Overlaps(_))
+    }
+}
+
 /// A lease of another backend is not ours to use.
 ///
 /// # Errors
@@ -166,6 +173,86 @@ pub fn usable_peers<'a>(
         }
     }
     (peers, ignored)
+}
+
+/// What becomes of the peers when some leases change.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PeerChange {
+    /// What was leased, or is.
+    pub subnets: BTreeSet<Ipv4Network>,
+    /// Peers of the changed subnets as they were.
+    pub gone: Vec<Peer>,
+    /// As they are.
+    pub come: Vec<Peer>,
+    /// Changed leases that are not used.
+    pub ignored: Vec<Ignored>,
+}
+
+/// The same for a few `changed` leases, given what came out before, at the cost of the change; none
+/// where only [`usable_peers`] can tell: a changed lease and another one exclude each other, or
+/// share a MAC or an address, or did before.
+pub fn changed_peers<'a>(
+    (peers, ignored): (&[Peer], &[Ignored]),
+    changed: impl IntoIterator<Item = (Ipv4Network, Option<&'a Lease>)>,
+    own: &Own,
+    accept: impl Fn(&Lease) -> Result<Option<MacAddr>, IgnoredReason>,
+) -> Option<PeerChange> {
+    if ignored.iter().any(|ignored| ignored.reason.is_conflict()) {
+        return None;
+    }
+    let mut change = PeerChange::default();
+    for (subnet, lease) in changed {
+        change.subnets.insert(subnet);
+        match lease.map(|lease| usable_peer(lease, own, &accept)) {
+            Some(Ok(peer)) => change.come.push(peer),
+            Some(Err(reason)) => change.ignored.push(Ignored { subnet, reason }),
+            None => {}
+        }
+    }
+    let mut taken = Taken::default();
+    for peer in &change.come {
+        if !taken.take(peer) {
+            return None;
+        }
+    }
+    // Entries of a peer that is gone are removed by its MAC and address.
+    let (gone, stay): (Vec<&Peer>, Vec<&Peer>) = peers
+        .iter()
+        .partition(|peer| change.subnets.contains(&peer.subnet));
+    change.gone = gone.into_iter().copied().collect();
+    for peer in &change.gone {
+        taken.macs.extend(peer.mac);
+        taken.addresses.insert(peer.public_ip);
+    }
+    let is_alone = stay.into_iter().all(|peer| taken.is_free(peer));
+    is_alone.then_some(change)
+}
+
+/// What some peers have to themselves.
+#[derive(Default)]
+struct Taken {
+    /// By their first address.
+    subnets: BTreeMap<Ipv4Addr, Ipv4Network>,
+    macs: BTreeSet<MacAddr>,
+    addresses: BTreeSet<Ipv4Addr>,
+}
+
+impl Taken {
+    fn is_free(&self, peer: &Peer) -> bool {
+        let before = self.subnets.range(..=peer.subnet.broadcast()).next_back();
+        !before.is_some_and(|(_, other)| other.overlaps(peer.subnet))
+            && !peer.mac.is_some_and(|mac| self.macs.contains(&mac))
+            && !self.addresses.contains(&peer.public_ip)
+    }
+
+    /// Says whether nobody had any of it.
+    fn take(&mut self, peer: &Peer) -> bool {
+        let is_free = self.is_free(peer);
+        self.subnets.insert(peer.subnet.network(), peer.subnet);
+        self.macs.extend(peer.mac);
+        self.addresses.insert(peer.public_ip);
+        is_free
+    }
 }
 
 fn usable_peer(

@@ -20,6 +20,7 @@ mod segment;
 pub mod socket;
 mod sys;
 pub mod table;
+mod unfilled;
 mod vnet;
 
 use std::net::SocketAddrV4;
@@ -236,6 +237,12 @@ impl Backend for Udp {
         self.peers = peers.to_vec();
         if let State::Running(_, proxy) = &self.state {
             proxy.set_peers(self.table());
+        }
+    }
+
+    fn set_ebpf(&mut self, is_used: bool) {
+        if let State::Running(_, proxy) = &self.state {
+            proxy.set_kin(is_used);
         }
     }
 

@@ -15,6 +15,17 @@ pub enum DatapathMode {
     Kernel,
 }
 
+/// Whether established flows between pods go around routing and netfilter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FastPathMode {
+    /// Where that is safe.
+    #[value(alias = "on")]
+    Auto,
+    /// Never.
+    Off,
+}
+
 /// How TC programs are attached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum TcAttach {
@@ -61,4 +72,10 @@ macro_rules! shown_as_typed {
         }
     )*};
 }
-shown_as_typed!(DatapathMode, TcAttach, EbpfLogLevel, OnLeaseLoss);
+shown_as_typed!(
+    DatapathMode,
+    FastPathMode,
+    TcAttach,
+    EbpfLogLevel,
+    OnLeaseLoss
+);

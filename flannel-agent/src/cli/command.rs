@@ -2,7 +2,7 @@
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
-use super::{DatapathMode, PlaceArgs, RunArgs, generate, go};
+use super::{DatapathMode, FastPathMode, PlaceArgs, RunArgs, generate, go};
 use crate::docker_opts::DockerOptsArgs;
 
 /// What the command line asks for.
@@ -30,6 +30,15 @@ pub enum Command {
     Probe {
         /// What an agent would be run with.
         run: Box<RunArgs>,
+        /// How to print.
+        output: Output,
+    },
+    /// Switch the fast path of a running agent.
+    FastPath {
+        /// Where the agent runs.
+        place: PlaceArgs,
+        /// Whether to use it; none asks for its state.
+        mode: Option<FastPathMode>,
         /// How to print.
         output: Output,
     },
@@ -127,6 +136,17 @@ pub(super) enum Sub {
         #[arg(long)]
         json: bool,
     },
+    /// Show or switch the fast path of the running agent; packets go on meanwhile
+    ///
+    /// The change lasts until the agent is started again: what it then does is said by --fast-path.
+    #[command(name = "fast-path")]
+    FastPath {
+        /// on or off; none shows its state
+        mode: Option<FastPathMode>,
+        /// Print a JSON document
+        #[arg(long)]
+        json: bool,
+    },
     /// Remove everything that an agent left on this host: devices, routes, programs, pins
     Cleanup {
         /// Only say what would be removed
@@ -190,6 +210,11 @@ impl Cli {
                     output: output(json),
                 }
             }
+            Some(Sub::FastPath { mode, json }) => Command::FastPath {
+                place,
+                mode,
+                output: output(json),
+            },
             Some(Sub::MkDockerOpts(args)) => Command::MkDockerOpts(args),
             Some(Sub::Completions { shell }) => Command::Print(generate::completions(shell)),
             Some(Sub::Man) => Command::Print(generate::man()),

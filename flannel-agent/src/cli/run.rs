@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args};
 
 use super::go;
-use super::{DatapathMode, EbpfLogLevel, OnLeaseLoss, TcAttach};
+use super::{DatapathMode, EbpfLogLevel, FastPathMode, OnLeaseLoss, TcAttach};
 
 /// Where an agent keeps what others find it by.
 #[derive(Debug, Clone, Args)]
@@ -174,6 +174,14 @@ pub struct RunArgs {
     /// Which data path carries the packets
     #[arg(long, help_heading = "Data path", value_name = "PATH", default_value_t = DatapathMode::Auto)]
     pub datapath: DatapathMode,
+    /// Whether established flows between pods go around routing and netfilter
+    #[arg(long, help_heading = "Data path", value_name = "WHEN", default_value_t = FastPathMode::Off)]
+    pub fast_path: FastPathMode,
+    /// How many milliseconds a flow stays on the fast path before the rules are asked again, 10 to
+    /// 60000
+    #[arg(long, help_heading = "Data path", value_name = "MS", default_value_t = 1000,
+        value_parser = clap::value_parser!(u64).range(10..=60_000))]
+    pub fast_path_bound: u64,
     /// How TC programs are attached
     #[arg(long, help_heading = "Data path", value_name = "HOW", default_value_t = TcAttach::Auto)]
     pub tc_attach: TcAttach,

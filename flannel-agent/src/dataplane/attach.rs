@@ -44,8 +44,10 @@ impl Mechanism {
 /// A hook: where a program goes.
 #[derive(Debug, Clone, Copy)]
 pub struct Hook<'a> {
-    /// Name of the program, and of its pin.
+    /// Name of the program.
     pub program: &'a str,
+    /// Name of the pin of its link.
+    pub pin: &'a str,
     /// Interface name.
     pub interface: &'a str,
     /// Direction.
@@ -81,7 +83,7 @@ pub fn attach(
     how: TcAttach,
     pins: &Pins,
 ) -> Result<Mechanism, Error> {
-    let pin = pins.link(hook.program);
+    let pin = pins.link(hook.pin);
     let attached = match how {
         TcAttach::Tcx => attach_tcx(program, hook, &pin).map(|()| Mechanism::Tcx),
         TcAttach::Clsact => attach_clsact(program, hook).map(|()| Mechanism::Clsact),

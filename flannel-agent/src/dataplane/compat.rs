@@ -141,7 +141,7 @@ mod tests {
         let ours = Layout {
             map_type: 1,
             key_size: 4,
-            value_size: 80,
+            value_size: 88,
             max_entries: 65_536,
             flags: 1,
         };
@@ -151,7 +151,7 @@ mod tests {
             ..ours
         };
         let text = Differences(differences(found, ours)).to_string();
-        assert_eq!(text, "value size 16 instead of 80, flags 0 instead of 1");
+        assert_eq!(text, "value size 16 instead of 88, flags 0 instead of 1");
     }
 
     #[test]
@@ -159,7 +159,7 @@ mod tests {
         let ours = Layout {
             map_type: 1,
             key_size: 4,
-            value_size: 80,
+            value_size: 88,
             max_entries: 65_536,
             flags: 1,
         };

@@ -17,6 +17,15 @@ use crate::status::Counter;
 /// An IPv4 address as maps have it: four octets.
 pub type Key = [u8; 4];
 
+/// Which entries of a map are meant.
+#[derive(Debug, Clone, Copy)]
+pub enum Part<'a> {
+    /// All: what is not desired is removed.
+    All,
+    /// Those of these keys; others stay.
+    Keys(&'a BTreeSet<Key>),
+}
+
 /// Handles of all maps.
 pub struct Maps {
     config: Array<MapData, Config>,
@@ -102,20 +111,48 @@ impl Maps {
         Ok(())
     }
 
-    /// Makes the peers what they should be; returns the number of entries written and removed.
+    /// Makes a part of the peers what they should be; returns the number of entries written and
+    /// removed.
     ///
     /// # Errors
     /// What the kernel said to the first entry that failed; the others are done all the same.
-    pub fn sync_peers(&mut self, desired: &BTreeMap<Key, Peer>) -> Result<usize, Error> {
-        self.peers.sync(desired)
+    pub fn sync_peers(
+        &mut self,
+        desired: &BTreeMap<Key, Peer>,
+        part: Part<'_>,
+    ) -> Result<usize, Error> {
+        self.peers.sync(desired, part)
     }
 
     /// Makes the accepted senders what they should be; as [`sync_peers`](Self::sync_peers).
     ///
     /// # Errors
     /// As there.
-    pub fn sync_remotes(&mut self, desired: &BTreeMap<Key, Remote>) -> Result<usize, Error> {
-        self.remotes.sync(desired)
+    pub fn sync_remotes(
+        &mut self,
+        desired: &BTreeMap<Key, Remote>,
+        part: Part<'_>,
+    ) -> Result<usize, Error> {
+        self.remotes.sync(desired, part)
+    }
+
+    /// Lets a sender show anew whether it is kin ([`Remote::is_kin`]): another program may run on that
+    /// node from now on.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn doubt(&mut self, sender: Key) -> Result<(), Error> {
+        self.remotes.forget(&sender)
+    }
+
+    /// As [`doubt`](Self::doubt), of all senders.
+    ///
+    /// # Errors
+    /// What the kernel said to the first that failed; the others are done all the same.
+    pub fn doubt_all(&mut self) -> Result<(), Error> {
+        let senders: Vec<Key> = self.remotes.actual.keys().copied().collect();
+        let doubted = senders.iter().map(|sender| self.remotes.forget(sender));
+        doubted.fold(Ok(()), Result::and)
     }
 
     /// Makes the direct peers whose packets are counted what they should be; as
@@ -123,7 +160,7 @@ impl Maps {
     ///
     /// # Errors
     /// As there.
-    pub fn sync_traffic(&mut self, desired: &BTreeSet<Key>) -> Result<(), Error> {
+    pub fn sync_traffic(&mut self, desired: &BTreeSet<Key>, part: Part<'_>) -> Result<(), Error> {
         let map = map_name::TRAFFIC;
         let at = |operation| {
             move |source| Error::Map {
@@ -132,7 +169,14 @@ impl Maps {
                 source,
             }
         };
-        for key in &self.counted - desired {
+        let stale: Vec<Key> = match part {
+            Part::All => self.counted.difference(desired).copied().collect(),
+            Part::Keys(keys) => (keys - desired)
+                .intersection(&self.counted)
+                .copied()
+                .collect(),
+        };
+        for key in stale {
             self.traffic.remove(&key).map_err(at("remove"))?;
             self.counted.remove(&key);
         }
@@ -214,14 +258,42 @@ fn counter(
     }
 }
 
-/// A hash map with a copy of what it holds, so that a change costs only its difference.
+/// A value that programs may have written to since the agent wrote it.
+trait Value: Pod + PartialEq + Debug {
+    /// This value, with what the programs have written to the one that is there.
+    fn keep_learnt(self, found: &Self) -> Self;
+}
+
+impl Value for Peer {
+    fn keep_learnt(self, _: &Self) -> Self {
+        self
+    }
+}
+
+impl Value for Remote {
+    fn keep_learnt(self, found: &Self) -> Self {
+        let Self {
+            subnet,
+            prefix_len,
+            is_kin: _,
+        } = self;
+        Self {
+            subnet,
+            prefix_len,
+            is_kin: found.is_kin,
+        }
+    }
+}
+
+/// A hash map with a copy of what it holds, so that a change costs only its difference. Of what
+/// programs write, the copy may be old.
 struct Table<V: Pod> {
     name: &'static str,
     map: HashMap<MapData, Key, V>,
     actual: BTreeMap<Key, V>,
 }
 
-impl<V: Pod + PartialEq + Debug> Table<V>
+impl<V: Value> Table<V>
 where
     Key: Pod + Ord + Hash,
 {
@@ -248,34 +320,78 @@ where
         Ok(())
     }
 
-    fn sync(&mut self, desired: &BTreeMap<Key, V>) -> Result<usize, Error> {
+    fn sync(&mut self, desired: &BTreeMap<Key, V>, part: Part<'_>) -> Result<usize, Error> {
         let (name, mut changes, mut failed) = (self.name, 0, None);
-        let mut note = |operation, result: Result<(), MapError>| {
-            match result {
-                Ok(()) => changes += 1,
-                Err(source) => {
-                    failed.get_or_insert(Error::Map {
-                        map: name,
-                        operation,
-                        source,
-                    });
-                }
-            };
+        let mut note = |operation, result: Result<(), MapError>| match result {
+            Ok(()) => {
+                changes += 1;
+                true
+            }
+            Err(source) => {
+                failed.get_or_insert(Error::Map {
+                    map: name,
+                    operation,
+                    source,
+                });
+                false
+            }
+        };
+        let is_stale = |key: &&Key| !desired.contains_key(*key);
+        let stale: Vec<Key> = match part {
+            Part::All => self.actual.keys().filter(is_stale).copied().collect(),
+            Part::Keys(keys) => {
+                let stale = keys.iter().filter(is_stale);
+                stale
+                    .filter(|key| self.actual.contains_key(*key))
+                    .copied()
+                    .collect()
+            }
         };
         // Stale entries first: in a full map they make room.
-        for key in self.actual.keys().filter(|key| !desired.contains_key(*key)) {
-            note("remove", self.map.remove(key));
+        for key in &stale {
+            if note("remove", self.map.remove(key)) {
+                self.actual.remove(key);
+            }
         }
         for (key, value) in desired {
-            if self.actual.get(key) != Some(value) {
-                note("write", self.map.insert(key, value, 0));
+            let known = self.actual.get(key);
+            if known.is_some_and(|known| value.keep_learnt(known) == *known) {
+                continue;
+            }
+            let found = known.and_then(|_| self.map.get(key, 0).ok());
+            let value = found.map_or(*value, |found| value.keep_learnt(&found));
+            if note("write", self.map.insert(key, value, 0)) {
+                self.actual.insert(*key, value);
             }
         }
         if failed.is_some() {
             self.reread()?;
-        } else if changes > 0 {
-            self.actual.clone_from(desired);
         }
         failed.map_or(Ok(changes), Err)
+    }
+}
+
+impl Table<Remote> {
+    /// Takes back what programs have written to an entry. It is not made if it is not there.
+    fn forget(&mut self, key: &Key) -> Result<(), Error> {
+        let at = |operation| {
+            let map = self.name;
+            move |source| Error::Map {
+                map,
+                operation,
+                source,
+            }
+        };
+        match self.map.get(key, 0) {
+            Ok(Remote { is_kin: 0, .. }) | Err(MapError::KeyNotFound) => Ok(()),
+            Ok(found) => {
+                let Remote {
+                    subnet, prefix_len, ..
+                } = found;
+                let fresh = Remote::new(subnet, prefix_len);
+                self.map.insert(key, fresh, 0).map_err(at("write"))
+            }
+            Err(error) => Err(at("read")(error)),
+        }
     }
 }

@@ -89,6 +89,7 @@ impl Attachment {
     fn hook<'a>(&self, interfaces: Interfaces<'a>) -> Option<Hook<'a>> {
         Some(Hook {
             program: self.program,
+            pin: self.program,
             interface: match self.interface {
                 Interface::External => interfaces.external,
                 Interface::Device => interfaces.device?,
@@ -264,6 +265,7 @@ impl Dataplane {
             && self.attached.iter().all(|attached| {
                 let hook = Hook {
                     program: attached.attachment.program,
+                    pin: attached.attachment.program,
                     interface: &attached.interface,
                     direction: attached.attachment.direction.attach_type(),
                     handle: attached.attachment.handle,

@@ -6,13 +6,16 @@ use super::pin::Pins;
 use flannel_ebpf::abi::map_name;
 
 /// The maps that outlive the agent.
-pub const PINNED_MAPS: [&str; 6] = [
+pub const PINNED_MAPS: [&str; 9] = [
     map_name::CONFIG,
     map_name::PEERS,
     map_name::REMOTES,
     map_name::EGRESS,
     map_name::INGRESS,
     map_name::TRAFFIC,
+    map_name::FAST_PATH,
+    map_name::FLOWS,
+    map_name::CANDIDATES,
 ];
 
 #[cfg(not(no_ebpf_object))]

@@ -71,6 +71,19 @@ impl Pins {
             .is_some_and(|stat| stat.filesystem_type() == BPF_FS_MAGIC)
     }
 
+    /// Names of pinned links that belong to interfaces, of these programs: `<program>-<index>`.
+    #[must_use]
+    pub fn links_named(&self, programs: &[&str]) -> Vec<String> {
+        let names = entries(&self.links()).into_iter();
+        let names = names.filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
+        names
+            .filter(|name| {
+                name.rsplit_once('-')
+                    .is_some_and(|(program, _)| programs.contains(&program))
+            })
+            .collect()
+    }
+
     /// Removes the pin of a program's link; says whether there was one.
     ///
     /// # Errors

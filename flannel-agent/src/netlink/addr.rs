@@ -33,6 +33,26 @@ impl Netlink {
         .await
     }
 
+    /// All IPv4 addresses, each with the index of its link.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn all_addresses(&self) -> Result<Vec<(u32, Ipv4Network)>, Error> {
+        let mut message = AddressMessage::default();
+        message.header.family = AddressFamily::Inet;
+        self.dump(
+            RouteNetlinkMessage::GetAddress(message),
+            || "list addresses".to_owned(),
+            |object| match object {
+                RouteNetlinkMessage::NewAddress(message) => {
+                    Some((message.header.index, parse_address(&message)?))
+                }
+                _ => None,
+            },
+        )
+        .await
+    }
+
     /// Gives the link the address as a /32, without broadcast address and on-link route.
     ///
     /// # Errors

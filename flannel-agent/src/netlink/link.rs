@@ -7,7 +7,7 @@ use rtnetlink::LinkVxlan;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
-    InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp,
 };
 
 use super::{Error, MacAddr, Netlink, errno, tolerate};
@@ -25,10 +25,20 @@ pub struct Link {
     pub mac: Option<MacAddr>,
     /// Kind such as `vxlan` or `veth`; hardware has none.
     pub kind: Option<String>,
+    /// Bus of the hardware, such as `pci` or `virtio`. The kernel says it since Linux 5.14.
+    pub bus: Option<String>,
     /// Whether it is administratively up.
     pub is_up: bool,
     /// Index of the link that it belongs to or is the peer of.
     pub lower: Option<u32>,
+    /// Index of the bridge, or other controller, whose port it is.
+    pub controller: Option<u32>,
+    /// Whether its other end, or lower link, is in another network namespace.
+    pub has_end_elsewhere: bool,
+    /// Kind of its root queueing discipline.
+    pub qdisc: Option<String>,
+    /// Whether an XDP program is attached.
+    pub has_xdp: bool,
     /// Parameters of a vxlan device.
     pub vxlan: Option<Vxlan>,
 }
@@ -77,6 +87,21 @@ pub struct VxlanSpec {
     pub learning: bool,
     /// Whether group policy ids are carried.
     pub gbp: bool,
+}
+
+impl Link {
+    /// Whether it completes the checksums that sockets leave to devices, also those of packets in a
+    /// tunnel, before a packet leaves the host.
+    ///
+    /// A NIC does, or has the kernel do it. A virtual link hands the packet over as it is, with the
+    /// note that something is missing. So does virtio where it has been told to take tunnels for
+    /// what they are (Linux 6.17 and what is backported from it): whether it has cannot be read from
+    /// rtnetlink, so virtio never counts. Nor do those on top of a NIC (VLAN, bond, bridge): what is
+    /// below may change any time.
+    #[must_use]
+    pub fn completes_checksums(&self) -> bool {
+        self.kind.is_none() && self.bus.as_deref() != Some("virtio")
+    }
 }
 
 impl Netlink {
@@ -276,8 +301,13 @@ pub(super) fn parse_link(message: &LinkMessage) -> Option<Link> {
         mtu: 0,
         mac: None,
         kind: None,
+        bus: None,
         is_up: message.header.flags.contains(LinkFlags::Up),
         lower: None,
+        controller: None,
+        has_end_elsewhere: false,
+        qdisc: None,
+        has_xdp: false,
         vxlan: None,
     };
     for attribute in &message.attributes {
@@ -286,6 +316,13 @@ pub(super) fn parse_link(message: &LinkMessage) -> Option<Link> {
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
             LinkAttribute::Address(bytes) => link.mac = MacAddr::from_slice(bytes),
             LinkAttribute::Link(index) => link.lower = Some(*index),
+            LinkAttribute::Controller(index) => link.controller = Some(*index),
+            LinkAttribute::LinkNetNsId(_) => link.has_end_elsewhere = true,
+            LinkAttribute::Qdisc(kind) => link.qdisc = Some(kind.clone()),
+            LinkAttribute::Xdp(facts) => {
+                link.has_xdp = facts.iter().any(|fact| matches!(fact, LinkXdp::ProgId(_)));
+            }
+            LinkAttribute::ParentDevBusName(bus) => link.bus = Some(bus.clone()),
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
                     match info {
@@ -357,6 +394,31 @@ mod tests {
         let vxlan = asked.vxlan.unwrap();
         assert_eq!(vxlan.lower, Some(7));
         assert!(!vxlan.has_extras && !vxlan.gbp);
+    }
+
+    #[test]
+    fn only_hardware_that_is_none_of_a_hypervisors_completes_checksums() {
+        let link = |bus: Option<&str>, kind: Option<InfoKind>| {
+            let mut message = LinkMessage::default();
+            let attributes = &mut message.attributes;
+            attributes.push(LinkAttribute::IfName("eth0".into()));
+            attributes.extend(bus.map(|bus| LinkAttribute::ParentDevBusName(bus.into())));
+            let kind = kind.map(|kind| LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]));
+            attributes.extend(kind);
+            parse_link(&message).unwrap()
+        };
+        for (bus, kind, expected) in [
+            (Some("pci"), None, true),
+            (Some("vmbus"), None, true),
+            // As before Linux 5.14.
+            (None, None, true),
+            (Some("virtio"), None, false),
+            (None, Some(InfoKind::Veth), false),
+            (None, Some(InfoKind::Vlan), false),
+        ] {
+            let link = link(bus, kind);
+            assert_eq!(link.completes_checksums(), expected, "{link:?}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The kernel's links, addresses, neighbours, FDB entries and routes, over rtnetlink.
 //!
-//! [`Netlink`] is one socket in the network namespace of the thread that opened it; its methods
+//! [`Netlink`] is a place in the network namespace of the thread that opened it; its methods
 //! are spread over the modules below by the object they are about. `ensure_*` ends in the state
 //! named and `remove_*` in its absence, whatever was there before; `replace_*` overwrites.
 //!
@@ -10,6 +10,7 @@
 //! answered with everything.
 
 pub mod addr;
+pub mod batch;
 pub mod blackhole;
 pub mod link;
 pub mod mac;
@@ -34,6 +35,7 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::sys::AsyncSocket as _;
 use tokio::task::JoinHandle;
 
+pub use batch::Change;
 pub use mac::MacAddr;
 
 /// Longest wait for one answer of the kernel.
@@ -102,11 +104,12 @@ pub(crate) fn tolerate(result: Result<(), Error>, expected: &[i32]) -> Result<()
     }
 }
 
-/// A netlink socket; clones share it.
+/// A netlink socket for questions and one for changes of many objects; clones share them.
 #[derive(Debug, Clone)]
 pub struct Netlink {
     handle: Handle,
     _connection: Arc<Connection>,
+    batch: Arc<batch::Batch>,
 }
 
 /// The task that reads and writes the socket; it ends with the last clone.
@@ -139,6 +142,7 @@ impl Netlink {
         Ok(Self {
             handle,
             _connection: Arc::new(Connection(tokio::spawn(connection))),
+            batch: Arc::new(batch::Batch::open().map_err(Error::Open)?),
         })
     }
 

@@ -1,38 +1,51 @@
 //! What changes in the kernel, as events.
 //!
-//! An event says where to look again, not what is there now: a reader that compares desired with
-//! actual state needs no more, and events of one object can then be folded into one. So a flood
-//! (ten thousand neighbours, a bridge that flaps) costs a bounded amount of memory and one look;
-//! beyond [`MAX_PENDING`], and whenever the kernel itself has dropped notifications, all there is
-//! to say is [`NetlinkEvent::Overrun`].
+//! An event says where to look again, and events of one object are folded into one. Of entries in
+//! flannel's shape it says what they are now, too: most of those are the agent's own doing, of
+//! which the kernel tells as of any other, and need no look. So a flood (a bridge that flaps) costs
+//! a bounded amount of memory and one look; beyond [`MAX_PENDING`], and whenever the kernel itself
+//! has dropped notifications, all there is to say is [`NetlinkEvent::Overrun`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use ipnetwork::Ipv4Network;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::RcvBufForce;
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::link::LinkMessage;
-use rtnetlink::packet_route::route::{RouteAttribute, RouteProtocol};
+use rtnetlink::packet_route::neighbour::NeighbourMessage;
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::AsyncSocket as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
-use super::route::DIRECT_PROTOCOL;
-use super::{Error, link, neigh};
+use super::route::{DIRECT_PROTOCOL, Via};
+use super::{Error, MacAddr, link, neigh, route};
 
-/// Neighbours with an event that nobody has fetched; one more, and it is an overrun.
-pub const MAX_PENDING: usize = 4096;
+/// Objects with an event that nobody has fetched; one more, and it is an overrun. Three for each of
+/// twenty thousand peers, some 4 MiB.
+pub const MAX_PENDING: usize = 1 << 16;
 
-/// Bytes of notifications that the kernel holds for us while we do not run; it doubles the figure
-/// and caps it at `net.core.rmem_max`. More than that is an overrun.
-const RECEIVE_BUFFER: i32 = 1 << 20;
+/// Bytes of notifications that the kernel holds for us while we do not run, each with 1 KiB of
+/// overhead; it doubles the figure. More than that is an overrun.
+const RECEIVE_BUFFER: usize = 8 << 20;
+
+/// Silence after which a socket that was overrun is taken for drained. Until it is, the kernel goes
+/// on dropping without a word (`netlink_overrun` in net/netlink/af_netlink.c), so that what is read
+/// at the first word may be out of date.
+const DRAINED: Duration = Duration::from_millis(20);
 
 /// Something changed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum NetlinkEvent {
-    /// Notifications were lost: everything may have changed.
+    /// Notifications were lost: everything may have changed. If the kernel has dropped them, this
+    /// comes again when it does not any more.
     Overrun,
     /// A link came, changed or went.
     Link {
@@ -54,6 +67,8 @@ pub enum NetlinkEvent {
         oif: Option<u32>,
         /// Whether it is one to a direct peer, by its protocol.
         is_direct: bool,
+        /// For a route in the shape of a peer's: its subnet, and where it leads, unless it went.
+        peer: Option<(Ipv4Network, Option<Via>)>,
     },
     /// An IPv4 policy rule came or went.
     Rule,
@@ -63,18 +78,26 @@ pub enum NetlinkEvent {
         ifindex: u32,
         /// Its address.
         ip: Ipv4Addr,
+        /// Its link-layer address if it is in the shape of a peer's: permanent and plain.
+        peer: Option<MacAddr>,
     },
     /// An FDB entry came, changed or went.
     Fdb {
         /// Index of the link that has the FDB.
         ifindex: u32,
+        /// Link-layer address inside the tunnel.
+        mac: MacAddr,
+        /// Where frames to it are sent, if it is in the shape of a peer's.
+        peer: Option<Ipv4Addr>,
     },
 }
 
 /// A subscription to the kernel's notifications, in the network namespace of its opener.
 #[derive(Debug)]
 pub struct Monitor {
-    events: mpsc::Receiver<NetlinkEvent>,
+    pending: mpsc::Receiver<Pending>,
+    /// Fetched, and not handed on yet.
+    fetched: Pending,
     _tasks: JoinSet<()>,
 }
 
@@ -95,43 +118,58 @@ impl Monitor {
             MulticastGroup::Ipv4Rule,
         ])
         .map_err(Error::Open)?;
-        connection
-            .socket_mut()
-            .socket_mut()
-            .set_rx_buf_sz(RECEIVE_BUFFER)
-            .map_err(Error::Open)?;
+        // Beyond `net.core.rmem_max`, which CAP_NET_ADMIN allows.
+        setsockopt(
+            connection.socket_mut().socket_mut(),
+            RcvBufForce,
+            &RECEIVE_BUFFER,
+        )
+        .map_err(|errno| Error::Open(errno.into()))?;
 
         // One place only: what waits, waits where it can be folded.
-        let (sender, events) = mpsc::channel(1);
+        let (sender, fetched) = mpsc::channel(1);
         let mut tasks = JoinSet::new();
         tasks.spawn(connection);
         tasks.spawn(async move {
             let mut pending = Pending::default();
+            let mut is_overrun = false;
             loop {
                 tokio::select! {
                     // In turn: the channel behind `messages` has no bound, and a flood must not keep
                     // the reader from hearing of it.
                     message = messages.next() => match message {
-                        Some((message, _)) => pending.note(message.payload),
+                        Some((message, _)) => {
+                            is_overrun |= matches!(message.payload, NetlinkPayload::Overrun(_));
+                            pending.note(message.payload);
+                        }
                         None => return,
                     },
-                    permit = sender.reserve(), if !pending.is_empty() => match (permit, pending.pop()) {
-                        (Ok(permit), Some(event)) => permit.send(event),
-                        (Ok(_), None) => {}
-                        (Err(_), _) => return,
+                    () = sleep(DRAINED), if is_overrun => {
+                        is_overrun = false;
+                        pending.overrun();
+                    }
+                    permit = sender.reserve(), if !pending.is_empty() => match permit {
+                        Ok(permit) => permit.send(std::mem::take(&mut pending)),
+                        Err(_) => return,
                     },
                 }
             }
         });
         Ok(Self {
-            events,
+            pending: fetched,
+            fetched: Pending::default(),
             _tasks: tasks,
         })
     }
 
     /// The next event; `None` once the socket is closed. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Option<NetlinkEvent> {
-        self.events.recv().await
+        loop {
+            if let Some(event) = self.fetched.pop() {
+                return Some(event);
+            }
+            self.fetched = self.pending.recv().await?;
+        }
     }
 }
 
@@ -139,12 +177,13 @@ impl Monitor {
 #[derive(Debug, Default)]
 struct Pending {
     has_overrun: bool,
-    routes: BTreeSet<(Option<u32>, bool)>,
+    /// By link, whether to a direct peer and, in the shape of a peer's, subnet.
+    routes: BTreeMap<(Option<u32>, bool, Option<Ipv4Network>), Option<Via>>,
     has_rule: bool,
     links: BTreeMap<u32, (String, bool)>,
     addresses: BTreeSet<u32>,
-    fdbs: BTreeSet<u32>,
-    neighs: BTreeSet<(u32, Ipv4Addr)>,
+    fdbs: BTreeMap<(u32, MacAddr), Option<Ipv4Addr>>,
+    neighs: BTreeMap<(u32, Ipv4Addr), Option<MacAddr>>,
 }
 
 impl Pending {
@@ -158,26 +197,11 @@ impl Pending {
                 Message::NewAddress(message) | Message::DelAddress(message) => {
                     self.addresses.insert(message.header.index);
                 }
-                Message::NewRoute(message) | Message::DelRoute(message) => {
-                    let oif = message
-                        .attributes
-                        .iter()
-                        .find_map(|attribute| match attribute {
-                            RouteAttribute::Oif(oif) => Some(*oif),
-                            _ => None,
-                        });
-                    let is_direct =
-                        message.header.protocol == RouteProtocol::Other(DIRECT_PROTOCOL);
-                    self.routes.insert((oif, is_direct));
-                }
+                Message::NewRoute(message) => self.note_route(&message, false),
+                Message::DelRoute(message) => self.note_route(&message, true),
                 Message::NewRule(_) | Message::DelRule(_) => self.has_rule = true,
-                Message::NewNeighbour(message) | Message::DelNeighbour(message) => {
-                    if message.header.family == AddressFamily::Bridge {
-                        self.fdbs.insert(message.header.ifindex);
-                    } else if let Some(found) = neigh::parse_neighbour(&message) {
-                        self.neighs.insert((found.ifindex, found.ip));
-                    }
-                }
+                Message::NewNeighbour(message) => self.note_neighbour(&message, false),
+                Message::DelNeighbour(message) => self.note_neighbour(&message, true),
                 _ => {}
             },
             _ => {}
@@ -189,6 +213,34 @@ impl Pending {
             + self.routes.len();
         if objects > MAX_PENDING {
             self.overrun();
+        }
+    }
+
+    fn note_route(&mut self, message: &RouteMessage, is_removed: bool) {
+        let oif = message
+            .attributes
+            .iter()
+            .find_map(|attribute| match attribute {
+                RouteAttribute::Oif(oif) => Some(*oif),
+                _ => None,
+            });
+        let is_direct = message.header.protocol == RouteProtocol::Other(DIRECT_PROTOCOL);
+        let peer = route::parse_peer_route(message);
+        let subnet = peer.map(|(subnet, _)| subnet);
+        let via = peer.map(|(_, via)| via).filter(|_| !is_removed);
+        self.routes.insert((oif, is_direct, subnet), via);
+    }
+
+    fn note_neighbour(&mut self, message: &NeighbourMessage, is_removed: bool) {
+        let ifindex = message.header.ifindex;
+        if message.header.family == AddressFamily::Bridge {
+            if let Some(entry) = neigh::parse_fdb(message) {
+                let peer = entry.peer_remote().filter(|_| !is_removed);
+                self.fdbs.insert((ifindex, entry.mac), peer);
+            }
+        } else if let Some(neighbour) = neigh::parse_neighbour(message) {
+            let peer = neighbour.peer_mac().filter(|_| !is_removed);
+            self.neighs.insert((ifindex, neighbour.ip), peer);
         }
     }
 
@@ -243,25 +295,29 @@ impl Pending {
         if let Some(ifindex) = self.addresses.pop_first() {
             return Some(NetlinkEvent::Address { ifindex });
         }
-        if let Some((oif, is_direct)) = self.routes.pop_first() {
-            return Some(NetlinkEvent::Route { oif, is_direct });
+        if let Some(((oif, is_direct, subnet), via)) = self.routes.pop_first() {
+            let peer = subnet.map(|subnet| (subnet, via));
+            return Some(NetlinkEvent::Route {
+                oif,
+                is_direct,
+                peer,
+            });
         }
         if std::mem::take(&mut self.has_rule) {
             return Some(NetlinkEvent::Rule);
         }
-        if let Some(ifindex) = self.fdbs.pop_first() {
-            return Some(NetlinkEvent::Fdb { ifindex });
+        if let Some(((ifindex, mac), peer)) = self.fdbs.pop_first() {
+            return Some(NetlinkEvent::Fdb { ifindex, mac, peer });
         }
-        let (ifindex, ip) = self.neighs.pop_first()?;
-        Some(NetlinkEvent::Neigh { ifindex, ip })
+        let ((ifindex, ip), peer) = self.neighs.pop_first()?;
+        Some(NetlinkEvent::Neigh { ifindex, ip, peer })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use rtnetlink::packet_route::link::LinkAttribute;
-    use rtnetlink::packet_route::neighbour::{NeighbourAttribute, NeighbourMessage};
-    use rtnetlink::packet_route::route::RouteMessage;
+    use rtnetlink::packet_route::neighbour::NeighbourAttribute;
 
     use super::*;
 
@@ -293,8 +349,13 @@ mod tests {
             NetlinkEvent::Route {
                 oif: None,
                 is_direct: false,
+                peer: None,
             },
-            NetlinkEvent::Neigh { ifindex: 3, ip },
+            NetlinkEvent::Neigh {
+                ifindex: 3,
+                ip,
+                peer: None,
+            },
         ];
         assert_eq!(drain(&mut pending), expected);
         assert!(pending.is_empty());
@@ -309,7 +370,11 @@ mod tests {
         let ip = Ipv4Addr::from(7);
         let expected = [
             NetlinkEvent::Overrun,
-            NetlinkEvent::Neigh { ifindex: 3, ip },
+            NetlinkEvent::Neigh {
+                ifindex: 3,
+                ip,
+                peer: None,
+            },
         ];
         assert_eq!(drain(&mut pending), expected);
     }

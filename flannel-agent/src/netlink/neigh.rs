@@ -12,7 +12,7 @@ use rtnetlink::packet_route::neighbour::{
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::{Error, MacAddr, Netlink, errno, tolerate};
+use super::{Change, Error, MacAddr, Netlink, errno};
 
 /// Bit of a permanent entry (`NUD_PERMANENT`). bridge(8) sets `NUD_NOARP` with it, flannel does not.
 const PERMANENT: u16 = 0x80;
@@ -48,6 +48,15 @@ impl Neighbour {
         }
     }
 
+    /// The link-layer address, if the entry is as flannel makes those of peers: permanent, without
+    /// flags.
+    #[must_use]
+    pub fn peer_mac(&self) -> Option<MacAddr> {
+        let is_plain =
+            self.state == NeighbourState::Permanent && self.flags == NeighbourFlags::empty();
+        self.mac.filter(|_| is_plain)
+    }
+
     /// Whether the kernel never verifies the entry: an administrator's word, or the link's nature.
     fn is_fixed(&self) -> bool {
         u16::from(self.state) & (PERMANENT | NOARP) != 0
@@ -64,6 +73,16 @@ pub struct FdbEntry {
     /// Whether it is as flannel makes them: permanent, with port, VNI and lower link of the
     /// device, set by an administrator and not by a control protocol.
     pub is_plain: bool,
+}
+
+impl FdbEntry {
+    /// Where frames are sent, if the entry is as flannel makes those of peers: plain, and not the
+    /// all-zero default or that of a group, which are for broadcast.
+    #[must_use]
+    pub fn peer_remote(&self) -> Option<Ipv4Addr> {
+        self.remote
+            .filter(|_| self.is_plain && self.mac.is_station())
+    }
 }
 
 impl Netlink {
@@ -155,45 +174,6 @@ impl Netlink {
         .await
     }
 
-    /// Sets the permanent neighbour `ip`.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub async fn replace_neighbour(
-        &self,
-        ifindex: u32,
-        ip: Ipv4Addr,
-        mac: MacAddr,
-    ) -> Result<(), Error> {
-        let mut message = neighbour_message(ifindex, ip);
-        message.header.state = NeighbourState::Permanent;
-        message
-            .attributes
-            .push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
-        self.change(
-            RouteNetlinkMessage::NewNeighbour(message),
-            NLM_F_CREATE | NLM_F_REPLACE,
-            || format!("set the neighbour {ip} of interface {ifindex} to {mac}"),
-        )
-        .await
-    }
-
-    /// Removes the neighbour `ip`.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub async fn remove_neighbour(&self, ifindex: u32, ip: Ipv4Addr) -> Result<(), Error> {
-        let removed = self
-            .change(
-                RouteNetlinkMessage::DelNeighbour(neighbour_message(ifindex, ip)),
-                0,
-                || format!("remove the neighbour {ip} of interface {ifindex}"),
-            )
-            .await;
-        // ENOENT: it is not there.
-        tolerate(removed, &[libc::ENOENT])
-    }
-
     /// Entries of the link's own FDB.
     ///
     /// # Errors
@@ -215,43 +195,62 @@ impl Netlink {
         )
         .await
     }
+}
+
+impl Change {
+    /// Sets the permanent neighbour `ip`.
+    #[must_use]
+    pub fn set_neighbour(ifindex: u32, ip: Ipv4Addr, mac: MacAddr) -> Self {
+        let mut message = neighbour_message(ifindex, ip);
+        message.header.state = NeighbourState::Permanent;
+        message
+            .attributes
+            .push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
+        Self {
+            message: RouteNetlinkMessage::NewNeighbour(message),
+            flags: NLM_F_CREATE | NLM_F_REPLACE,
+            tolerated: &[],
+            operation: format!("set the neighbour {ip} of interface {ifindex} to {mac}"),
+        }
+    }
+
+    /// Removes the neighbour `ip`.
+    #[must_use]
+    pub fn remove_neighbour(ifindex: u32, ip: Ipv4Addr) -> Self {
+        Self {
+            message: RouteNetlinkMessage::DelNeighbour(neighbour_message(ifindex, ip)),
+            flags: 0,
+            // It is not there.
+            tolerated: &[libc::ENOENT],
+            operation: format!("remove the neighbour {ip} of interface {ifindex}"),
+        }
+    }
 
     /// Sets the permanent FDB entry of `mac`.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub async fn replace_fdb(
-        &self,
-        ifindex: u32,
-        mac: MacAddr,
-        remote: Ipv4Addr,
-    ) -> Result<(), Error> {
+    #[must_use]
+    pub fn set_fdb(ifindex: u32, mac: MacAddr, remote: Ipv4Addr) -> Self {
         let mut message = fdb_message(ifindex, mac);
         message
             .attributes
             .push(NeighbourAttribute::Destination(remote.into()));
-        self.change(
-            RouteNetlinkMessage::NewNeighbour(message),
-            NLM_F_CREATE | NLM_F_REPLACE,
-            || format!("set the FDB entry {mac} of interface {ifindex} to {remote}"),
-        )
-        .await
+        Self {
+            message: RouteNetlinkMessage::NewNeighbour(message),
+            flags: NLM_F_CREATE | NLM_F_REPLACE,
+            tolerated: &[],
+            operation: format!("set the FDB entry {mac} of interface {ifindex} to {remote}"),
+        }
     }
 
     /// Removes the FDB entry of `mac`.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub async fn remove_fdb(&self, ifindex: u32, mac: MacAddr) -> Result<(), Error> {
-        let removed = self
-            .change(
-                RouteNetlinkMessage::DelNeighbour(fdb_message(ifindex, mac)),
-                0,
-                || format!("remove the FDB entry {mac} of interface {ifindex}"),
-            )
-            .await;
-        // ENOENT: it is not there.
-        tolerate(removed, &[libc::ENOENT])
+    #[must_use]
+    pub fn remove_fdb(ifindex: u32, mac: MacAddr) -> Self {
+        Self {
+            message: RouteNetlinkMessage::DelNeighbour(fdb_message(ifindex, mac)),
+            flags: 0,
+            // It is not there.
+            tolerated: &[libc::ENOENT],
+            operation: format!("remove the FDB entry {mac} of interface {ifindex}"),
+        }
     }
 }
 
@@ -298,7 +297,8 @@ pub(super) fn parse_neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
     })
 }
 
-fn parse_fdb(message: &NeighbourMessage) -> Option<FdbEntry> {
+/// The FDB entry in a message; also used for events.
+pub(super) fn parse_fdb(message: &NeighbourMessage) -> Option<FdbEntry> {
     let mut remote = None;
     // The kernel names port, VNI and link of an entry only where they differ from the device's.
     let mut is_plain = u16::from(message.header.state) & PERMANENT != 0

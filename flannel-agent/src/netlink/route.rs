@@ -11,7 +11,7 @@ use rtnetlink::packet_route::route::{
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::{Error, Netlink, errno, tolerate};
+use super::{Change, Error, Netlink, errno};
 
 /// Protocol number of UDP (RFC 768).
 const UDP: u8 = 17;
@@ -21,7 +21,7 @@ const UDP: u8 = 17;
 pub const DIRECT_PROTOCOL: u8 = 70;
 
 /// Where a route to a peer's subnet leads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Via {
     /// Link that packets leave through.
     pub oif: u32,
@@ -140,20 +140,6 @@ impl Netlink {
         }
     }
 
-    /// Sets the route to a peer's subnet.
-    ///
-    /// # Errors
-    /// See [`Error`]; `ENETDOWN` while the device is down, `ENETUNREACH` for a next hop that is not
-    /// on the link.
-    pub async fn replace_peer_route(&self, subnet: Ipv4Network, via: Via) -> Result<(), Error> {
-        self.change(
-            RouteNetlinkMessage::NewRoute(peer_route_message(subnet, via)),
-            NLM_F_CREATE | NLM_F_REPLACE,
-            || format!("set the route to {subnet} via {}", via.gateway),
-        )
-        .await
-    }
-
     /// Adds the route that leads all of `network` into the device, unless there is a route to it
     /// already, and says whether it leads into this device then. Another's route is not replaced.
     ///
@@ -179,22 +165,6 @@ impl Netlink {
             }
             other => other.map(|()| true),
         }
-    }
-
-    /// Removes the route to a peer's subnet; a route of another shape stays.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub async fn remove_peer_route(&self, subnet: Ipv4Network, via: Via) -> Result<(), Error> {
-        let removed = self
-            .change(
-                RouteNetlinkMessage::DelRoute(peer_route_message(subnet, via)),
-                0,
-                || format!("remove the route to {subnet} via {}", via.gateway),
-            )
-            .await;
-        // ESRCH: it is not there.
-        tolerate(removed, &[libc::ESRCH])
     }
 
     /// Asks where a host's own packet to `dst` goes: without source, link or ports.
@@ -261,6 +231,32 @@ impl Netlink {
     }
 }
 
+impl Change {
+    /// Sets the route to a peer's subnet. The kernel refuses with `ENETDOWN` while the link is down,
+    /// and with `ENETUNREACH` for a next hop that is not on it.
+    #[must_use]
+    pub fn set_peer_route(subnet: Ipv4Network, via: Via) -> Self {
+        Self {
+            message: RouteNetlinkMessage::NewRoute(peer_route_message(subnet, via)),
+            flags: NLM_F_CREATE | NLM_F_REPLACE,
+            tolerated: &[],
+            operation: format!("set the route to {subnet} via {}", via.gateway),
+        }
+    }
+
+    /// Removes the route to a peer's subnet; a route of another shape stays.
+    #[must_use]
+    pub fn remove_peer_route(subnet: Ipv4Network, via: Via) -> Self {
+        Self {
+            message: RouteNetlinkMessage::DelRoute(peer_route_message(subnet, via)),
+            flags: 0,
+            // It is not there.
+            tolerated: &[libc::ESRCH],
+            operation: format!("remove the route to {subnet} via {}", via.gateway),
+        }
+    }
+}
+
 fn peer_route_message(subnet: Ipv4Network, via: Via) -> RouteMessage {
     let Via {
         oif,
@@ -288,6 +284,26 @@ fn peer_route_message(subnet: Ipv4Network, via: Via) -> RouteMessage {
         RouteAttribute::Oif(oif),
     ];
     message
+}
+
+/// The route to a peer in a message, of either shape; also used for events.
+pub(super) fn parse_peer_route(message: &RouteMessage) -> Option<(Ipv4Network, Via)> {
+    let oif = message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Oif(oif) => Some(*oif),
+            _ => None,
+        })?;
+    let tunnelled = parse_device_route(message, oif).filter(|route| route.is_peer_route);
+    let via = |subnet: Ipv4Network| Via {
+        oif,
+        gateway: subnet.network(),
+        is_onlink: true,
+    };
+    tunnelled
+        .map(|route| (route.subnet, via(route.subnet)))
+        .or_else(|| parse_direct_route(message))
 }
 
 fn parse_direct_route(message: &RouteMessage) -> Option<(Ipv4Network, Via)> {

@@ -82,7 +82,7 @@ impl Backend {
         let kind: Option<String> = backend.typed("Type", "the name of a backend is expected")?;
         let kind = kind.unwrap_or_default().to_lowercase();
         match kind.as_str() {
-            "vxlan" => Vxlan::parse(&backend, warnings).map(Self::Vxlan),
+            "vxlan" => Vxlan::parse(&backend).map(Self::Vxlan),
             "host-gw" => Ok(Self::HostGw),
             "udp" => Udp::parse(&backend).map(Self::Udp),
             "alloc" => Ok(Self::Alloc),

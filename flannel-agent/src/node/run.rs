@@ -51,6 +51,8 @@ pub struct Inputs {
     pub subnet: watch::Receiver<Ipv4Network>,
     /// Told once, after the first pass with all leases.
     pub ready: oneshot::Sender<()>,
+    /// Told whether the node is ready and eBPF carries its packets.
+    pub is_ebpf: watch::Sender<bool>,
     /// Told whether the external interface is not what the node was made for.
     pub moved: watch::Sender<bool>,
 }
@@ -103,6 +105,7 @@ pub async fn run(
         mut subnet,
         ready,
         moved,
+        is_ebpf,
     } = inputs;
     // Gone once the first pass is done. Until then nothing is known of peers, and what an earlier
     // run left is left alone.
@@ -119,14 +122,15 @@ pub async fn run(
             () = stop.cancelled() => return Ok(()),
             change = leases.recv() => {
                 let Some(change) = change else { return Ok(()) };
-                let mut has_changed = node.leases().apply(change);
+                let mut has_changed = node.apply(change);
                 while let Ok(change) = leases.try_recv() {
-                    has_changed |= node.leases().apply(change);
+                    has_changed |= node.apply(change);
                 }
                 if let Some(ready) = ready.take() {
                     first_pass(node, fallback, &mut due).await?;
                     // At shutdown nobody waits any more.
                     let _ = ready.send(());
+                    is_ebpf.send_if_modified(|was| set(was, node.has_dataplane()));
                     continue;
                 }
                 if !has_changed {
@@ -150,7 +154,15 @@ pub async fn run(
                 }
                 Scope::ALL
             }
-            () = due.wait(), if is_started => std::mem::take(&mut due).scope,
+            () = due.wait(), if is_started => {
+                let mut scope = std::mem::take(&mut due).scope;
+                scope |= node.in_doubt();
+                // Doubts have been cleared up, and there is nothing to try again.
+                if scope == Scope::LEASES && !node.has_failures() {
+                    continue;
+                }
+                scope
+            }
             _ = resync.tick(), if is_started => Scope { routes: false, ..Scope::ALL },
             _ = keep.tick() => {
                 node.keep_neighbours().await;
@@ -169,6 +181,7 @@ pub async fn run(
                 Some(Request::Datapath(mode, answer)) => {
                     info!(%mode, "asked for another data path");
                     let result = node.set_datapath(mode).await;
+                    is_ebpf.send_if_modified(|was| set(was, node.has_dataplane()));
                     let _ = answer.send(result.map_err(|error| chain(&error)));
                     continue;
                 }
@@ -176,13 +189,19 @@ pub async fn run(
             },
         };
         let reconciled = node.reconcile(scope).await;
-        moved.send_if_modified(|moved| std::mem::replace(moved, node.has_moved()) != *moved);
+        moved.send_if_modified(|was| set(was, node.has_moved()));
+        is_ebpf.send_if_modified(|was| set(was, node.has_dataplane()));
         if reconciled.is_err() {
             due.after(RETRY, Scope::ALL);
         } else if node.has_failures() {
             due.after(RETRY_ENTRIES, Scope::LEASES);
         }
     }
+}
+
+/// Sets a flag; says whether it was another one.
+fn set(flag: &mut bool, value: bool) -> bool {
+    std::mem::replace(flag, value) != value
 }
 
 async fn first_pass(node: &mut Node, fallback: Fallback, due: &mut Due) -> Result<(), Error> {

@@ -44,7 +44,9 @@ impl Scope {
             NetlinkEvent::Link { index, .. } => is_ours(*index).then_some(Self::ALL),
             NetlinkEvent::Address { ifindex } => is_ours(*ifindex).then_some(Self::ALL),
             // Our own peer routes are among them; those say nothing of the underlay.
-            NetlinkEvent::Route { oif, is_direct } if *is_direct || oif.is_some_and(is_device) => {
+            NetlinkEvent::Route { oif, is_direct, .. }
+                if *is_direct || oif.is_some_and(is_device) =>
+            {
                 Some(Self {
                     entries: true,
                     ..none
@@ -64,7 +66,7 @@ impl Scope {
                 neighbours: true,
                 ..none
             }),
-            NetlinkEvent::Neigh { ifindex, .. } | NetlinkEvent::Fdb { ifindex } => {
+            NetlinkEvent::Neigh { ifindex, .. } | NetlinkEvent::Fdb { ifindex, .. } => {
                 is_device(*ifindex).then_some(Self {
                     entries: true,
                     ..none
@@ -92,6 +94,7 @@ impl BitOrAssign for Scope {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netlink::MacAddr;
 
     const DEVICE: u32 = 9;
     const EXTERNAL: u32 = 3;
@@ -100,24 +103,42 @@ mod tests {
         Scope::of(event, Some(DEVICE), EXTERNAL)
     }
 
+    fn fdb(ifindex: u32) -> NetlinkEvent {
+        NetlinkEvent::Fdb {
+            ifindex,
+            mac: MacAddr([2; 6]),
+            peer: None,
+        }
+    }
+
+    fn route(oif: u32, is_direct: bool) -> NetlinkEvent {
+        NetlinkEvent::Route {
+            oif: Some(oif),
+            is_direct,
+            peer: None,
+        }
+    }
+
     #[test]
     fn foreign_interfaces_ask_for_nothing() {
         let ip = [10, 0, 0, 1].into();
-        assert_eq!(of(&NetlinkEvent::Neigh { ifindex: 7, ip }), None);
-        assert_eq!(of(&NetlinkEvent::Fdb { ifindex: EXTERNAL }), None);
+        let neighbour = NetlinkEvent::Neigh {
+            ifindex: 7,
+            ip,
+            peer: None,
+        };
+        assert_eq!(of(&neighbour), None);
+        assert_eq!(of(&fdb(EXTERNAL)), None);
         assert_eq!(of(&NetlinkEvent::Address { ifindex: 7 }), None);
     }
 
     #[test]
     fn own_routes_do_not_touch_the_underlay() {
-        let route = |oif, is_direct| {
-            let oif = Some(oif);
-            of(&NetlinkEvent::Route { oif, is_direct }).unwrap()
-        };
         for own in [route(DEVICE, false), route(EXTERNAL, true)] {
+            let own = of(&own).unwrap();
             assert!(own.entries && !own.routes);
         }
-        let other = route(EXTERNAL, false);
+        let other = of(&route(EXTERNAL, false)).unwrap();
         assert!(other.routes && other.entries);
     }
 
@@ -125,7 +146,7 @@ mod tests {
     fn scopes_add_up() {
         let mut scope = Scope::LEASES;
         scope |= of(&NetlinkEvent::Rule).unwrap();
-        scope |= of(&NetlinkEvent::Fdb { ifindex: DEVICE }).unwrap();
+        scope |= of(&fdb(DEVICE)).unwrap();
         assert_eq!(
             scope,
             Scope {

@@ -166,6 +166,52 @@ fn a_subnet_is_routed_only_while_its_chain_is_complete() {
 }
 
 #[test]
+fn what_some_leases_change_is_the_same_beside_any_others() {
+    let mut rng = StdRng::seed_from_u64(6);
+    for _ in 0..1000 {
+        let others = random_leases(&mut rng);
+        // Other subnets, MACs and addresses.
+        let [before, after] = [(); 2].map(|()| shifted(&random_leases(&mut rng)));
+        let joined = |part: &KernelState| {
+            let mut all = others.clone();
+            all.replace(&KernelState::default(), part.clone());
+            all
+        };
+        let mut actual = joined(&before);
+        let actions = plan(&after, &actual.part([&before, &after]));
+        assert_eq!(actions, plan(&joined(&after), &actual));
+        actual.replace(&before, after.clone());
+        assert_eq!(actual, joined(&after));
+    }
+}
+
+/// The same entries under keys that [`random_leases`] never makes.
+fn shifted(state: &KernelState) -> KernelState {
+    let ip = |ip: Ipv4Addr| Ipv4Addr::from(u32::from(ip) ^ (1 << 31));
+    let mac = |mut mac: MacAddr| {
+        mac.0[1] ^= 1;
+        mac
+    };
+    let subnet = |it: Ipv4Network| Ipv4Network::new(ip(it.network()), it.prefix()).unwrap();
+    let KernelState {
+        routes,
+        neighbours,
+        fdb,
+    } = state;
+    KernelState {
+        routes: routes
+            .iter()
+            .map(|(key, via)| (subnet(*key), *via))
+            .collect(),
+        neighbours: neighbours
+            .iter()
+            .map(|(key, value)| (ip(*key), mac(*value)))
+            .collect(),
+        fdb: fdb.iter().map(|(key, value)| (mac(*key), *value)).collect(),
+    }
+}
+
+#[test]
 fn a_new_mac_is_in_the_fdb_before_the_neighbour_points_to_it() {
     let state = |mac| KernelState {
         routes: [(subnet(1), tunnel(subnet(1)))].into(),

@@ -46,6 +46,7 @@ pub(super) fn read(
 fn hook(direction: TcAttachType) -> Hook<'static> {
     Hook {
         program: PROGRAM,
+        pin: PROGRAM,
         interface: DEVICE,
         direction,
         handle: 1,

@@ -11,7 +11,7 @@ use crate::backend::udp;
 use crate::backend::vxlan::device::{self as vxlan, DEFAULT_PORT, DeviceSpec};
 use crate::error::chain;
 use crate::netlink::route::Via;
-use crate::netlink::{self, MacAddr, Netlink};
+use crate::netlink::{self, Change, MacAddr, Netlink};
 
 /// Payload of a segment, for the trial of the socket option; any would do.
 const SEGMENT: i32 = 1400;
@@ -81,19 +81,15 @@ async fn try_vxlan(netlink: &Netlink) -> Result<String> {
     vxlan::ensure_address(netlink, &device, own, network).await?;
     let gateway = Ipv4Addr::new(10, 5, 2, 0);
     let mac = MacAddr([2, 0, 0, 0, 0, 2]);
-    netlink
-        .replace_neighbour(device.index, gateway, mac)
-        .await?;
+    netlink.change_one(Change::set_neighbour(device.index, gateway, mac))?;
     let remote = Ipv4Addr::new(127, 0, 0, 2);
-    netlink.replace_fdb(device.index, mac, remote).await?;
+    netlink.change_one(Change::set_fdb(device.index, mac, remote))?;
     let via = Via {
         oif: device.index,
         gateway,
         is_onlink: true,
     };
-    netlink
-        .replace_peer_route("10.5.2.0/24".parse()?, via)
-        .await?;
+    netlink.change_one(Change::set_peer_route("10.5.2.0/24".parse()?, via))?;
     let port = device.port;
     Ok(format!(
         "made a device on UDP port {port}, with the entries of a peer"
@@ -108,9 +104,7 @@ async fn try_routes(netlink: &Netlink) -> Result<String> {
         // The namespace has no route to it: on a real link there is one.
         is_onlink: true,
     };
-    netlink
-        .replace_peer_route("10.6.2.0/24".parse()?, via)
-        .await?;
+    netlink.change_one(Change::set_peer_route("10.6.2.0/24".parse()?, via))?;
     Ok("set the route of a peer".into())
 }
 

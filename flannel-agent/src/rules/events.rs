@@ -13,10 +13,14 @@ use rtnetlink::sys::{AsyncSocket as _, SocketAddr, TokioSocket};
 const GROUP: u32 = 7;
 
 /// A subscription, in the network namespace of its opener.
-pub(super) struct Events(TokioSocket);
+pub struct Events(TokioSocket);
 
 impl Events {
-    pub(super) fn open() -> io::Result<Self> {
+    /// Subscribes.
+    ///
+    /// # Errors
+    /// The kernel has no nftables.
+    pub fn open() -> io::Result<Self> {
         let mut socket = TokioSocket::new(NETLINK_NETFILTER)?;
         socket.socket_mut().bind(&SocketAddr::new(0, 0))?;
         socket.socket_mut().add_membership(GROUP)?;
@@ -24,7 +28,10 @@ impl Events {
     }
 
     /// Waits for the next message.
-    pub(super) async fn next(&mut self) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// The socket has failed.
+    pub async fn next(&mut self) -> io::Result<()> {
         let mut buffer = Vec::with_capacity(1 << 16);
         match poll_fn(|cx| self.0.poll_recv(cx, &mut buffer)).await {
             // The kernel had more to tell than the socket holds: a change as well.

@@ -139,7 +139,10 @@ async fn acquire_once(
 
         if let Some((record, lease)) = find_own(&records, wish, network) {
             if fits(&lease.subnet, network) {
-                warn_of_another(&lease, &wish.attrs);
+                // A node that remembers the address has other data since it was set up anew.
+                if wish.former_ip != Some(lease.attrs.public_ip) {
+                    warn_of_another(&lease, &wish.attrs);
+                }
                 let key = format!("{prefix}{}", record.name);
                 let ttl = (record.lease != 0).then_some(timing.lease_ttl);
                 let write = replace(store, &key, &value, record.mod_revision, ttl).await?;

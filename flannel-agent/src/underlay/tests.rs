@@ -11,6 +11,7 @@ fn local() -> Local {
         port: Some(8_472),
         overhead: 50,
         subnet_len: 24,
+        completes_checksums: true,
     }
 }
 
@@ -182,10 +183,7 @@ fn a_resolved_peer_gets_its_way() {
     assert_eq!(entry.headers.ip.destination, PEER_IP.octets());
     assert_eq!(entry.headers.ip.source, local().address.octets());
     assert_eq!(entry.headers.ip.ttl, 64);
-    let remote = abi::Remote {
-        subnet: [10, 5, 2, 0],
-        prefix_len: 24,
-    };
+    let remote = abi::Remote::new([10, 5, 2, 0], 24);
     assert_eq!(desired.remotes, [(PEER_IP.octets(), remote)].into());
 }
 
@@ -205,7 +203,7 @@ fn an_unresolved_peer_is_left_to_the_kernel_but_may_send() {
         [(peer().subnet, NotPlain::Unresolved(PEER_IP))]
     );
     assert!(desired.remotes.contains_key(&PEER_IP.octets()));
-    assert_eq!(underlay.unresolved(), [PEER_IP].into());
+    assert_eq!(underlay.unresolved(&[peer()]), [PEER_IP].into());
 }
 
 #[test]

@@ -31,7 +31,7 @@ pub struct Config {
 /// How to reach a peer. Key: the address of its subnet.
 ///
 /// The agent writes it whole when lease, route or neighbour change; nothing in the packet's way
-/// learns or expires.
+/// learns or expires, but for one word of [`Remote`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C, align(8))]
 pub struct Peer {
@@ -48,6 +48,11 @@ pub struct Peer {
     /// How its packets travel: the number of an [`Encap`]. A program for another kind leaves them
     /// to the kernel path.
     pub encap: u32,
+    /// 1: packets are left to the kernel path while the peer is no kin, see [`Remote::is_kin`]. 0:
+    /// they need not be, since the interface towards it completes their checksums.
+    pub needs_kin: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 impl Peer {
@@ -62,6 +67,8 @@ impl Peer {
             mtu,
             ifindex,
             encap: encap as u32,
+            needs_kin: 0,
+            reserved: 0,
         }
     }
 }
@@ -115,6 +122,22 @@ pub struct Remote {
     pub subnet: [u8; 4],
     /// Length of its subnet's prefix, bits.
     pub prefix_len: u32,
+    /// 1 if its last datagram of the udp backend had no UDP checksum, which is how nodes with these
+    /// programs know each other: the socket of stock flannel always fills one in. The program that
+    /// receives writes it; the agent only ever sets it to 0.
+    pub is_kin: u32,
+}
+
+impl Remote {
+    /// A node of which nothing has been received.
+    #[must_use]
+    pub const fn new(subnet: [u8; 4], prefix_len: u32) -> Self {
+        Self {
+            subnet,
+            prefix_len,
+            is_kin: 0,
+        }
+    }
 }
 
 #[cfg(feature = "user")]
@@ -131,7 +154,7 @@ mod pod {
     unsafe impl aya::Pod for super::Traffic {}
 }
 
-const _: () = assert!(size_of::<Config>() == 32 && size_of::<Peer>() == 80);
-const _: () = assert!(size_of::<Remote>() == 8 && size_of::<Traffic>() == 32);
+const _: () = assert!(size_of::<Config>() == 32 && size_of::<Peer>() == 88);
+const _: () = assert!(size_of::<Remote>() == 12 && size_of::<Traffic>() == 32);
 const _: () = assert!(Encap::Direct as u32 == 14 && Encap::Udp as u32 == 42);
 const _: () = assert!(Encap::Vxlan as u32 == 64);

@@ -5,13 +5,15 @@
 //! own version, replaces the programs, and only then removes the old ones.
 
 mod counter;
+mod fast;
 mod map;
 
 pub use self::counter::{Counter, EgressCounters, EgressOutcome, IngressCounters, IngressOutcome};
+pub use self::fast::{Candidate, FastPath, Flow, FlowKey};
 pub use self::map::{Config, Encap, Peer, Remote, Traffic};
 
 /// Version of every layout in this module.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Names of the maps, in the object, in the kernel and in the pin directory. The kernel keeps 15
 /// characters.
@@ -24,6 +26,12 @@ pub mod map_name {
     pub const REMOTES: &str = "remotes";
     /// One [`EgressCounters`](super::EgressCounters) per CPU.
     pub const EGRESS: &str = "egress";
+    /// One [`FastPath`](super::FastPath).
+    pub const FAST_PATH: &str = "fast_path";
+    /// [`FlowKey`](super::FlowKey) → [`Flow`](super::Flow).
+    pub const FLOWS: &str = "flows";
+    /// [`FlowKey`](super::FlowKey) → [`Candidate`](super::Candidate).
+    pub const CANDIDATES: &str = "candidates";
     /// One [`IngressCounters`](super::IngressCounters) per CPU.
     pub const INGRESS: &str = "ingress";
     /// Subnet address of a direct peer → one [`Traffic`](super::Traffic) per CPU.
@@ -32,6 +40,12 @@ pub mod map_name {
 
 /// Peers, and remotes, that fit; 65 536 /24 subnets are all that a /8 network has.
 pub const MAX_PEERS: usize = 65_536;
+
+/// Flows that fit by default; further ones stay on the standard path.
+pub const MAX_FLOWS: usize = 262_144;
+
+/// Candidates that fit; the least recently used give way.
+pub const MAX_CANDIDATES: usize = 16_384;
 
 #[cfg(test)]
 pub(crate) mod tests {

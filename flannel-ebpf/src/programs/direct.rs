@@ -1,6 +1,7 @@
 //! Direct peers: those of host-gw, and those of vxlan with `DirectRouting`. The kernel's plain
-//! routes carry their packets, with nothing left to save without going around netfilter; these
-//! programs only count them, per peer. Every other packet passes after one look-up.
+//! routes carry their packets, with nothing left to save without going around netfilter: on the
+//! standard path these programs only count, per peer, and every other packet passes after one
+//! look-up. Packets of flows on the fast path are delivered.
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
@@ -8,16 +9,20 @@ use flannel_ebpf::abi::{EgressOutcome, IngressOutcome};
 use flannel_ebpf::wire::{Ethernet, Ipv4};
 
 use super::egress::subnet_of;
+use super::{fast, ingress};
 use crate::count::{self, Size};
 use crate::packet::{Packet, Verdict};
 
 #[classifier]
 pub(crate) fn direct_egress(context: TcContext) -> i32 {
     let packet = Packet::new(context);
-    if let Some(subnet) = header(&packet).and_then(|ip| subnet_of(ip.destination)) {
+    if let Some(ip) = header(&packet)
+        && let Some(subnet) = subnet_of(ip.destination)
+    {
         let size = Size::of(&packet);
         if count::sent(subnet, size) {
             count::egress(EgressOutcome::Direct, size);
+            let _ = fast::admit_sent(&packet, ip, Ethernet::LEN);
         }
     }
     Verdict::Kernel as i32
@@ -26,13 +31,27 @@ pub(crate) fn direct_egress(context: TcContext) -> i32 {
 #[classifier]
 pub(crate) fn direct_ingress(context: TcContext) -> i32 {
     let packet = Packet::new(context);
-    if let Some(subnet) = header(&packet).and_then(|ip| subnet_of(ip.source)) {
-        let size = Size::of(&packet);
-        if count::received(subnet, size) {
-            count::ingress(IngressOutcome::Direct, size);
-        }
+    let Some(ip) = header(&packet) else {
+        return Verdict::Kernel as i32;
+    };
+    let size = Size::of(&packet);
+    if !subnet_of(ip.source).is_some_and(|subnet| count::received(subnet, size)) {
+        return Verdict::Kernel as i32;
     }
-    Verdict::Kernel as i32
+    let (outcome, verdict) = match receive(&packet, ip) {
+        Some(verdict) => (IngressOutcome::Fast, verdict),
+        None => (IngressOutcome::Direct, Verdict::Kernel),
+    };
+    count::ingress(outcome, size);
+    verdict as i32
+}
+
+/// Delivers a packet of an admitted flow; all others go on as they are.
+#[inline(always)]
+fn receive(packet: &Packet, ip: &Ipv4) -> Option<Verdict> {
+    ingress::check_arrival(packet).ok()?;
+    let delivery = fast::delivery(packet, ip, Ethernet::LEN)?;
+    Some(fast::deliver(packet, &delivery).unwrap_or(Verdict::Dropped))
 }
 
 /// The IPv4 header of a frame, if that is what it holds. One outside the linear part is not worth

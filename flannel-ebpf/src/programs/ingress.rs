@@ -16,7 +16,7 @@ use crate::packet::{Packet, Verdict};
 #[inline(always)]
 pub(super) fn run(
     packet: &Packet,
-    receive: impl FnOnce(&Packet, &Config) -> Result<Verdict, IngressOutcome>,
+    receive: impl FnOnce(&Packet, &Config) -> Result<(IngressOutcome, Verdict), IngressOutcome>,
 ) -> i32 {
     let Some(config) = maps::config.get(0) else {
         return Verdict::Kernel as i32;
@@ -26,9 +26,9 @@ pub(super) fn run(
     }
     let size = Size::of(packet);
     let (outcome, verdict) = match receive(packet, config) {
-        Ok(verdict) => {
+        Ok(done) => {
             trace!(packet.context(), "decapsulated");
-            (IngressOutcome::Decapsulated, verdict)
+            done
         }
         Err(IngressOutcome::Failed) => (IngressOutcome::Failed, Verdict::Dropped),
         Err(reason) => {
@@ -102,9 +102,21 @@ pub(super) fn frame<T: AnyBitPattern>(packet: &Packet) -> Result<&T, IngressOutc
 /// Checks that the sender is in the lease table.
 #[inline(always)]
 pub(super) fn check_sender(outer: &Datagram) -> Result<(), IngressOutcome> {
-    // SAFETY: an entry that is replaced or removed meanwhile is freed after an RCU grace period.
-    let sender = unsafe { maps::remotes.get(outer.ip.source) };
-    sender.map(drop).ok_or(IngressOutcome::UnknownSender)
+    maps::remote(outer.ip.source)
+        .map(drop)
+        .ok_or(IngressOutcome::UnknownSender)
+}
+
+/// The same, and notes whether the sender is kin. That is written when it changes only: all CPUs
+/// read it.
+#[inline(always)]
+pub(super) fn meet_sender(outer: &Datagram) -> Result<(), IngressOutcome> {
+    let sender = maps::remote(outer.ip.source).ok_or(IngressOutcome::UnknownSender)?;
+    let is_kin = u32::from(decap::is_from_kin(outer));
+    if sender.is_kin() != is_kin {
+        sender.set_kin(is_kin);
+    }
+    Ok(())
 }
 
 /// Checks that there is no UDP checksum, or that the device has verified it, or that the headers

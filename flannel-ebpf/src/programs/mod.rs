@@ -16,6 +16,7 @@
 
 mod direct;
 mod egress;
+mod fast;
 mod ingress;
 mod probe;
 mod udp;

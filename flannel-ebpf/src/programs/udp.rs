@@ -3,22 +3,25 @@
 //! of its own at each end, and the datagram holds the packet between pods and nothing else.
 //!
 //! One difference shows on virtual wires (veth): a checksum that a socket has left to a device stays
-//! left, also inside the tunnel. The kernel and `udp_decap` know such a packet for what it is; a
-//! proxy sees a wrong checksum. A peer that has but a proxy should get no way here over such a wire.
+//! left, also inside the tunnel. The kernel, `udp_decap` and our proxy know such a packet for what
+//! it is; stock's proxy passes it on, and the pod finds a wrong checksum. So over such a wire a peer
+//! has to show first that it is kin: its datagrams have no UDP checksum, where those of stock's
+//! socket have one. Until then its packets are the proxy's, which completes checksums.
 //!
 //! The TUN device has no link-layer header. On its egress the packet starts with the inner IPv4
 //! header, and a packet that is redirected into it loses its link-layer header on the way.
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use flannel_ebpf::abi::{Config, EgressOutcome, Encap, IngressOutcome};
+use flannel_ebpf::abi::{Config, EgressOutcome, Encap, IngressOutcome, Peer};
 use flannel_ebpf::decap::{self, UdpFrame};
 use flannel_ebpf::encap::{self, complete};
 use flannel_ebpf::ttl::{self, Hop};
-use flannel_ebpf::wire::{Datagram, Ethernet, Ipv4};
+use flannel_ebpf::wire::{Datagram, Ethernet, Ipv4, PROTOCOL_SCTP};
 
 use super::{egress, ingress};
 use crate::count::Size;
+use crate::maps;
 use crate::packet::{Packet, Side, Verdict, random};
 
 #[classifier]
@@ -45,6 +48,7 @@ fn send(packet: &Packet) -> Result<Verdict, EgressOutcome> {
     }
     let peer = egress::peer(ip.destination, Encap::Udp)?;
     egress::check_way(packet, peer, ip, 0, packet.len())?;
+    check_kinship(peer, ip)?;
     let hop = ttl::next_hop(ip).ok_or(EgressOutcome::Ttl)?;
     let [id @ .., _, _] = random().to_ne_bytes();
     let headers = complete(
@@ -70,14 +74,30 @@ fn send(packet: &Packet) -> Result<Verdict, EgressOutcome> {
     Ok(packet.redirect(peer.ifindex, Side::Egress))
 }
 
+/// Checks that what may still be missing in the packet will not be missed at the other end. SCTP's
+/// checksum is none that a proxy of ours could complete, if the peer's programs leave it to one.
 #[inline(always)]
-fn receive(packet: &Packet, config: &Config) -> Result<Verdict, IngressOutcome> {
+fn check_kinship(peer: &Peer, ip: &Ipv4) -> Result<(), EgressOutcome> {
+    if peer.needs_kin == 0 {
+        return Ok(());
+    }
+    let is_kin = maps::remote(peer.headers.ip.destination).is_some_and(|it| it.is_kin() != 0);
+    if is_kin && ip.protocol != PROTOCOL_SCTP {
+        Ok(())
+    } else {
+        Err(EgressOutcome::Unproven)
+    }
+}
+
+#[inline(always)]
+fn receive(packet: &Packet, config: &Config) -> Result<(IngressOutcome, Verdict), IngressOutcome> {
     ingress::check_arrival(packet)?;
     let frame: &UdpFrame = ingress::frame(packet)?;
     let UdpFrame { outer, inner } = frame;
     decap::check(outer, packet.len(), config)?;
+    // Also by a datagram that is left to the socket.
+    ingress::meet_sender(outer)?;
     decap::check_bare(frame).map_err(|reason| merged(packet, reason))?;
-    ingress::check_sender(outer)?;
     ingress::check_checksum(packet, outer, &[], inner)?;
     let hop = ttl::next_hop(inner).ok_or(IngressOutcome::Ttl)?;
 
@@ -88,7 +108,8 @@ fn receive(packet: &Packet, config: &Config) -> Result<Verdict, IngressOutcome> 
     if !packet.write(Ethernet::LEN + Hop::OFFSET, &hop) {
         return Err(IngressOutcome::Failed);
     }
-    Ok(packet.redirect(config.device_ifindex, Side::Ingress))
+    let verdict = packet.redirect(config.device_ifindex, Side::Ingress);
+    Ok((IngressOutcome::Decapsulated, verdict))
 }
 
 /// An aggregate that is one packet between pods, not split yet, can be taken as it is. One whose

@@ -9,9 +9,9 @@ use flannel_ebpf::abi::{Config, EgressOutcome, Encap, IngressOutcome};
 use flannel_ebpf::decap::{self, Mark, VxlanFrame};
 use flannel_ebpf::encap::{self, complete};
 use flannel_ebpf::flow;
-use flannel_ebpf::wire::{ETHERTYPE_IPV4, Ethernet, Ipv4};
+use flannel_ebpf::wire::{ETHERTYPE_IPV4, Ethernet, Headers, Ipv4};
 
-use super::{egress, ingress};
+use super::{egress, fast, ingress};
 use crate::count::Size;
 use crate::packet::{Packet, Side, Verdict, random};
 
@@ -52,6 +52,7 @@ fn send(packet: &Packet) -> Result<Verdict, EgressOutcome> {
     }
     let inner_len = packet.len() - Ethernet::LEN as u32;
     egress::check_way(packet, peer, ip, Ethernet::LEN, inner_len)?;
+    let _ = fast::admit_sent(packet, ip, Ethernet::LEN);
     let [id @ .., _, _] = random().to_ne_bytes();
     let headers = complete(
         peer,
@@ -73,10 +74,7 @@ fn send(packet: &Packet) -> Result<Verdict, EgressOutcome> {
 }
 
 #[inline(always)]
-fn receive(packet: &Packet, config: &Config) -> Result<Verdict, IngressOutcome> {
-    if packet.gso_size() != 0 {
-        return Err(IngressOutcome::Aggregate);
-    }
+fn receive(packet: &Packet, config: &Config) -> Result<(IngressOutcome, Verdict), IngressOutcome> {
     ingress::check_arrival(packet)?;
     let VxlanFrame { outer, shim, inner } = ingress::frame(packet)?;
     decap::check(outer, packet.len(), config)?;
@@ -84,18 +82,31 @@ fn receive(packet: &Packet, config: &Config) -> Result<Verdict, IngressOutcome> 
     ingress::check_sender(outer)?;
     ingress::check_checksum(packet, outer, bytemuck::bytes_of(shim), inner)?;
     let mark = decap::inner_mark(&outer.ip, inner)?;
+    // A mark to be carried over is for the standard path.
+    let delivery = match mark {
+        None => fast::delivery(packet, inner, Headers::LEN),
+        Some(_) => None,
+    };
+    if delivery.is_none() && packet.gso_size() != 0 {
+        return Err(IngressOutcome::Aggregate);
+    }
     let addresses = shim.inner.addresses();
 
     if !packet.remove_room(Encap::Vxlan) {
         return Err(IngressOutcome::NoRoom);
     }
     packet.drop_checksum_level();
+    if let Some(delivery) = delivery {
+        let verdict = fast::deliver(packet, &delivery).ok_or(IngressOutcome::Failed)?;
+        return Ok((IngressOutcome::Fast, verdict));
+    }
     // The outer link-layer header is in front of the inner packet now: make it the inner one (the
     // EtherType is the same).
     if !packet.store(0, &addresses) || !mark.is_none_or(|mark| write_mark(packet, mark)) {
         return Err(IngressOutcome::Failed);
     }
-    Ok(packet.redirect(config.device_ifindex, Side::Ingress))
+    let verdict = packet.redirect(config.device_ifindex, Side::Ingress);
+    Ok((IngressOutcome::Decapsulated, verdict))
 }
 
 /// Writes the changed octets of the inner header. Its sum stays the same (the checksum makes up for

@@ -8,6 +8,8 @@ pub const PROTOCOL_ICMP: u8 = 1;
 pub const PROTOCOL_TCP: u8 = 6;
 /// Protocol number of UDP.
 pub const PROTOCOL_UDP: u8 = 17;
+/// Protocol number of SCTP.
+pub const PROTOCOL_SCTP: u8 = 132;
 /// "More fragments" in the flags and fragment offset field.
 pub const MORE_FRAGMENTS: u16 = 0x2000;
 

@@ -14,7 +14,9 @@ use bytemuck::{Pod, Zeroable};
 
 pub use self::checksum::{checksum, fold, sum};
 pub use self::ethernet::{Addresses, ETHERTYPE_IPV4, Ethernet};
-pub use self::ipv4::{Ipv4, MORE_FRAGMENTS, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP};
+pub use self::ipv4::{
+    Ipv4, MORE_FRAGMENTS, PROTOCOL_ICMP, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP,
+};
 pub use self::udp::Udp;
 pub use self::vxlan::{VXLAN_FLAG_VNI, Vxlan};
 

@@ -91,6 +91,12 @@ impl Flow {
         self.sent.load(Ordering::Relaxed)
     }
 
+    /// Datagrams received so far.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
     /// Stops sending, waits for what is on its way and counts.
     ///
     /// # Errors

@@ -1,3 +1,5 @@
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
 use serde_json::value::RawValue;
 
 use super::*;
@@ -153,4 +155,94 @@ fn a_node_with_two_leases_keeps_both() {
         (state.routes.len(), state.neighbours.len(), state.fdb.len()),
         (2, 2, 1)
     );
+}
+
+/// Leases of few subnets, MACs and addresses, so that they often have something in common.
+fn random_lease(rng: &mut StdRng) -> Lease {
+    let subnet = match rng.random_range(0..8) {
+        0 => "10.5.0.0/20".to_owned(),
+        1 => "10.5.200.0/24".to_owned(),
+        _ => format!("10.5.{}.0/24", rng.random_range(0..24)),
+    };
+    let mut few = |many: u8| match rng.random_range(0..4) {
+        0 => rng.random_range(0..4),
+        _ => rng.random_range(4..many),
+    };
+    let data = format!(r#"{{"VtepMAC":"02:00:00:00:00:{:02x}"}}"#, few(220));
+    lease(&subnet, [192, 168, 7, few(220)], &data)
+}
+
+#[test]
+fn changes_come_out_as_if_all_leases_were_looked_at() {
+    let mut rng = StdRng::seed_from_u64(7);
+    let accept = |lease: &Lease| Ok(Some(vtep_mac(lease.attrs.backend_data.as_deref())?));
+    let (mut followed, mut left) = (0, 0);
+    for _ in 0..300 {
+        let mut leases: BTreeMap<Ipv4Network, Lease> = BTreeMap::new();
+        let (mut peers, mut ignored) = (Vec::new(), Vec::new());
+        for _ in 0..12 {
+            let mut changed = BTreeSet::new();
+            for _ in 0..rng.random_range(1..3) {
+                let lease = random_lease(&mut rng);
+                let subnet = lease.subnet.v4;
+                changed.insert(subnet);
+                if rng.random_bool(0.3) {
+                    leases.remove(&subnet);
+                } else {
+                    leases.insert(subnet, lease);
+                }
+            }
+            let all = usable_peers(leases.values(), &own(), accept);
+            let before = (peers.as_slice(), ignored.as_slice());
+            let changed = changed.iter().map(|subnet| (*subnet, leases.get(subnet)));
+            if let Some(change) = changed_peers(before, changed, &own(), accept) {
+                peers.retain(|peer: &Peer| !change.subnets.contains(&peer.subnet));
+                peers.extend(&change.come);
+                ignored.retain(|it: &Ignored| !change.subnets.contains(&it.subnet));
+                ignored.extend(change.ignored);
+                let mut expected = all.clone();
+                expected.0.sort_by_key(|peer| peer.subnet);
+                peers.sort_by_key(|peer| peer.subnet);
+                expected.1.sort_by_key(|it| it.subnet);
+                ignored.sort_by_key(|it| it.subnet);
+                assert_eq!((&peers, &ignored), (&expected.0, &expected.1));
+                followed += 1;
+            } else {
+                left += 1;
+            }
+            (peers, ignored) = all;
+        }
+    }
+    assert!(followed > 300 && left > 300, "{followed} and {left}");
+}
+
+#[test]
+fn a_lease_that_shares_with_no_other_is_followed_alone() {
+    let (peers, ignored) = usable([&peer(1), &peer(2), &peer(3)]);
+    let accept = |lease: &Lease| Ok(Some(vtep_mac(lease.attrs.backend_data.as_deref())?));
+    let change = |subnet: &Lease, lease: Option<&Lease>| {
+        let changed = [(subnet.subnet.v4, lease)];
+        changed_peers((&peers, &ignored), changed, &own(), accept)
+    };
+    let gone = change(&peer(2), None).unwrap();
+    assert_eq!((gone.gone.as_slice(), gone.come.len()), (&peers[1..2], 0));
+    let come = change(&peer(4), Some(&peer(4))).unwrap();
+    assert_eq!((come.gone.len(), come.come.len()), (0, 1));
+    // The MAC of peer 1, its address, and its subnet.
+    let data = peer(1).attrs.backend_data.unwrap();
+    for shared in [
+        lease("10.5.4.0/24", [192, 168, 7, 4], data.get()),
+        lease(
+            "10.5.4.0/24",
+            [192, 168, 7, 1],
+            r#"{"VtepMAC":"02:00:00:00:00:04"}"#,
+        ),
+        lease(
+            "10.5.0.0/22",
+            [192, 168, 7, 4],
+            r#"{"VtepMAC":"02:00:00:00:00:04"}"#,
+        ),
+    ] {
+        assert_eq!(change(&shared, Some(&shared)), None, "{shared:?}");
+    }
 }

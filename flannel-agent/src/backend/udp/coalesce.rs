@@ -67,6 +67,14 @@ impl<'a> Coalescer<'a> {
         }
     }
 
+    /// Gives what must not be overtaken by this packet to `write`.
+    pub(super) fn give_way(&mut self, packet: &[u8], write: &mut impl FnMut(Piece<'_>)) {
+        if let Ok((ip, ip_len)) = packet::ipv4(packet) {
+            let flow = Flow::of(ip, &packet[ip_len..]);
+            self.flush(|run| run.flow.is_related(&flow), write);
+        }
+    }
+
     /// Takes the next packet, and gives what cannot wait to `write`.
     pub(super) fn push(&mut self, packet: &'a [u8], write: &mut impl FnMut(Piece<'_>)) {
         let Ok((ip, ip_len)) = packet::ipv4(packet) else {

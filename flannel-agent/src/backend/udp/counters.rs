@@ -39,6 +39,9 @@ counters! {
     received_packets,
     /// Their bytes, from the inner IP header on.
     received_bytes,
+    /// Packets received whose checksum was still to be filled in, before they were cut if they had
+    /// to be.
+    unfilled,
     /// Packets from the device for which there is no peer.
     no_peer,
     /// Answers to those that said so.

@@ -10,7 +10,7 @@ use super::icmp;
 use super::packet::{self, Reject};
 use super::segment::{Headers, MAX_HEADERS, Segments};
 use super::socket::Answers;
-use super::sys::{Message, SENT, Sender};
+use super::sys::{self, Message, SENT, Sender};
 use super::table::{Found, Table};
 use super::vnet::{Kind, VnetHeader};
 
@@ -48,6 +48,8 @@ pub(super) struct Egress<'a> {
     pub(super) answers: &'a Answers,
     /// Their source.
     pub(super) address: Ipv4Addr,
+    /// Whether peers are to know us for kin, see [`Output::send`].
+    pub(super) is_kin: bool,
     pub(super) counters: &'a Live,
 }
 
@@ -76,6 +78,8 @@ struct Output {
     /// Peers, by index in the table, that datagrams are sent to one by one since the kernel did
     /// not take an aggregate: their path has a smaller MTU, or a device without checksums.
     one_by_one: Vec<bool>,
+    /// Whether the socket fills UDP checksums in.
+    has_checksums: bool,
 }
 
 impl Buffers {
@@ -89,6 +93,7 @@ impl Buffers {
             output: Output {
                 sender: Sender::new(),
                 one_by_one: Vec::new(),
+                has_checksums: true,
             },
             found: Found::NOTHING,
         }
@@ -191,7 +196,7 @@ impl Buffers {
             let Some(to) = egress.table.peer(first.peer) else {
                 break;
             };
-            let count = if self.output.is_one_by_one(first.peer) {
+            let count = if egress.is_kin || self.output.is_one_by_one(first.peer) {
                 1
             } else {
                 same_message(&waiting[start..])
@@ -341,6 +346,11 @@ impl Output {
         }
     }
 
+    /// Sends a batch.
+    ///
+    /// Kin know each other by datagrams without UDP checksum (`abi::Remote::is_kin`). The kernel
+    /// does not cut a message into such (`EINVAL`), so they are those that go alone: for kin, all but
+    /// what came as an aggregate.
     fn send(&mut self, batch: &Batch<'_>) {
         let Egress {
             socket, counters, ..
@@ -348,6 +358,7 @@ impl Output {
         let mut start = 0;
         while start < batch.count {
             let messages = &batch.messages[start..batch.count];
+            let messages = self.set_checksums(batch.egress, messages);
             match self.sender.send(socket, messages) {
                 Ok(sent) => {
                     for message in &messages[..sent] {
@@ -369,6 +380,23 @@ impl Output {
                 }
             }
         }
+    }
+
+    /// Prepares the socket for the first of these messages, and gives those that it is right for.
+    fn set_checksums<'m, 'a>(
+        &mut self,
+        egress: Egress<'_>,
+        messages: &'m [Message<'a>],
+    ) -> &'m [Message<'a>] {
+        let needs = |message: &Message<'_>| !egress.is_kin || message.segment != 0;
+        let needs_first = messages.first().is_none_or(needs);
+        if self.has_checksums != needs_first
+            && sys::set_checksums(egress.socket, needs_first).is_ok()
+        {
+            self.has_checksums = needs_first;
+        }
+        let count = messages.iter().take_while(|it| needs(it) == needs_first);
+        &messages[..count.count()]
     }
 
     /// Sends what the kernel does not take as an aggregate.

@@ -12,6 +12,7 @@ use super::counters::Live;
 use super::egress::Turn;
 use super::packet::{self, Reject};
 use super::sys::Receiver;
+use super::unfilled::Unfilled;
 
 /// Bytes of one call from which on there is probably more: a stream, not a request.
 const STREAM: usize = 16 << 10;
@@ -22,6 +23,8 @@ pub(super) struct Ingress<'a> {
     pub(super) socket: &'a OwnedFd,
     pub(super) queue: &'a File,
     pub(super) datagrams: Datagrams,
+    /// Of the device, bytes.
+    pub(super) mtu: usize,
     pub(super) counters: &'a Live,
 }
 
@@ -42,11 +45,21 @@ pub(super) fn turn(receiver: &mut Receiver, ingress: Ingress<'_>) -> Turn {
             ingress.counters.reject(Reject::TooShort, 1);
             continue;
         }
-        let segment = segment.unwrap_or(message.len());
-        for datagram in message.chunks_mut(segment) {
-            match packet::hop(datagram) {
-                Ok(()) => coalescer.push(datagram, &mut write),
-                Err(reason) => ingress.counters.reject(reason, 1),
+        // An aggregate is of datagrams, or it is one packet between pods.
+        let is_packet = packet::is_whole(message);
+        let datagram = segment.filter(|_| !is_packet).unwrap_or(message.len());
+        for datagram in message.chunks_mut(datagram) {
+            if let Err(reason) = packet::hop(datagram) {
+                ingress.counters.reject(reason, 1);
+                continue;
+            }
+            match Unfilled::of(datagram, segment.filter(|_| is_packet), ingress.mtu) {
+                None => coalescer.push(datagram, &mut write),
+                Some(unfilled) => {
+                    ingress.counters.unfilled.add(1);
+                    coalescer.give_way(datagram, &mut write);
+                    unfilled.write(datagram, &mut write);
+                }
             }
         }
     }

@@ -40,6 +40,11 @@ pub(super) fn ipv4(packet: &[u8]) -> Result<(&Ipv4, usize), Reject> {
     Ok((header, length))
 }
 
+/// Whether the octets are one IPv4 packet and nothing else, by its length.
+pub(super) fn is_whole(octets: &[u8]) -> bool {
+    ipv4(octets).is_ok_and(|(ip, _)| usize::from(u16::from_be_bytes(ip.total_len)) == octets.len())
+}
+
 /// Takes one from the hop count and brings the header's checksum along (RFC 1624, equation 3). A
 /// checksum that was wrong stays wrong.
 pub(super) fn hop(packet: &mut [u8]) -> Result<(), Reject> {

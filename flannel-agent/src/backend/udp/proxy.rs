@@ -81,7 +81,10 @@ struct PerThread {
 struct Settings {
     peers: Arc<Table>,
     queues: Arc<Queues>,
+    /// Of the device, bytes.
+    mtu: u32,
     address: Ipv4Addr,
+    is_kin: bool,
 }
 
 impl Proxy {
@@ -112,7 +115,9 @@ impl Proxy {
             settings: Mutex::new(Settings {
                 peers: Arc::new(peers),
                 queues: Arc::clone(&device.queues),
+                mtu: device.mtu,
                 address,
+                is_kin: false,
             }),
             version: AtomicU64::new(1),
             is_ending: AtomicBool::new(false),
@@ -144,14 +149,26 @@ impl Proxy {
     pub fn set_device(&self, device: &Device, address: Ipv4Addr) {
         let is_same = {
             let settings = self.shared.lock();
-            Arc::ptr_eq(&settings.queues, &device.queues) && settings.address == address
+            Arc::ptr_eq(&settings.queues, &device.queues)
+                && settings.mtu == device.mtu
+                && settings.address == address
         };
         if !is_same {
             let queues = Arc::clone(&device.queues);
             self.change(|settings| {
                 settings.queues = queues;
+                settings.mtu = device.mtu;
                 settings.address = address;
             });
+        }
+    }
+
+    /// Whether peers are to know from now on that this node takes what their programs send, also
+    /// packets whose checksums are left to a device: so it is while our own programs are attached.
+    /// At the start it is not, and the proxy sends as stock's.
+    pub fn set_kin(&self, is_kin: bool) {
+        if self.shared.lock().is_kin != is_kin {
+            self.change(|settings| settings.is_kin = is_kin);
         }
     }
 
@@ -295,6 +312,7 @@ impl<'a> Worker<'a> {
             table: &self.settings.peers,
             answers: &self.shared.answers,
             address: self.settings.address,
+            is_kin: self.settings.is_kin,
             counters: &self.own.counters,
         });
         self.has_device = turn != Turn::Gone;
@@ -311,6 +329,7 @@ impl<'a> Worker<'a> {
             socket: &self.socket,
             queue,
             datagrams: *datagrams,
+            mtu: self.settings.mtu as usize,
             counters: &self.own.counters,
         };
         ingress::turn(&mut self.receiver, ingress) == Turn::More

@@ -321,6 +321,24 @@ pub(super) fn allow_fragments(socket: impl AsFd) -> io::Result<()> {
     })
 }
 
+/// Whether datagrams that the socket sends have a UDP checksum, from the next one on.
+///
+/// # Errors
+/// None that are known.
+pub(super) fn set_checksums(socket: impl AsFd, are_sent: bool) -> io::Result<()> {
+    let value = libc::c_int::from(!are_sent);
+    // SAFETY: the pointer is to a live number of the length given.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NO_CHECK,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
+        )
+    })
+}
+
 /// Lets the calling thread go before ordinary work, unless it does already. Best effort.
 pub(super) fn raise_priority(nice: libc::c_int) {
     // SAFETY: no pointer is involved; 0 is the calling thread.

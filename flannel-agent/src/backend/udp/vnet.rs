@@ -81,6 +81,17 @@ impl VnetHeader {
         }
     }
 
+    /// For a packet whose checksum is still the sum of its pseudo-header: `ip_len` is the length of
+    /// its IP header, `field` the offset of the checksum behind that, bytes.
+    pub(super) fn of_partial(ip_len: u16, field: usize) -> Self {
+        Self {
+            flags: NEEDS_CSUM,
+            csum_start: ip_len,
+            csum_offset: field as u16,
+            ..Self::default()
+        }
+    }
+
     /// Finishes the checksum of a single packet, where the kernel has left that to the device.
     pub(super) fn complete_checksum(&self, packet: &mut [u8]) -> Result<(), Reject> {
         if self.flags & NEEDS_CSUM == 0 {

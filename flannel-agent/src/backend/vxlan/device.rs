@@ -79,6 +79,17 @@ pub enum DeviceError {
         /// Port of both.
         port: u16,
     },
+    /// A socket has the port.
+    #[error(
+        "UDP port {port} is in use, so {name} cannot be set up: end its holder (`ss -lunp 'sport = \
+         :{port}'` names it), or set another Port in the network config"
+    )]
+    PortTaken {
+        /// Name of the device.
+        name: String,
+        /// Its port.
+        port: u16,
+    },
     /// It was there a moment ago.
     #[error("{name} vanished while it was set up")]
     Vanished {
@@ -259,13 +270,13 @@ fn default_port() -> u16 {
 /// `network`, and sets it up.
 ///
 /// # Errors
-/// See [`netlink::Error`].
+/// See [`DeviceError`].
 pub async fn ensure_address(
     netlink: &Netlink,
     device: &Device,
     own: Ipv4Network,
     network: Ipv4Network,
-) -> Result<(), netlink::Error> {
+) -> Result<(), DeviceError> {
     refuse_router_advertisements(&device.name);
     let address = own.network();
     // The right one first: a device that loses its last address loses its routes.
@@ -275,7 +286,16 @@ pub async fn ensure_address(
             netlink.remove_address(device.index, other).await?;
         }
     }
-    netlink.set_up(device.index).await
+    match netlink.set_up(device.index).await {
+        // The device opens its socket when it is set up.
+        Err(error) if netlink::errno(&error) == Some(libc::EADDRINUSE) => {
+            Err(DeviceError::PortTaken {
+                name: device.name.clone(),
+                port: device.port,
+            })
+        }
+        other => Ok(other?),
+    }
 }
 
 fn is_stale(found: Ipv4Network, wanted: Ipv4Addr, network: Ipv4Network) -> bool {
@@ -337,8 +357,13 @@ mod tests {
             mtu: 1450,
             mac: Some(OLD_MAC),
             kind: Some("vxlan".into()),
+            bus: None,
             is_up: true,
             lower: Some(7),
+            controller: None,
+            has_end_elsewhere: false,
+            qdisc: None,
+            has_xdp: false,
             vxlan: Some(Vxlan {
                 vni: 1,
                 lower: Some(7),

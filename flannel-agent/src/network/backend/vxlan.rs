@@ -26,18 +26,7 @@ pub struct Vxlan {
 }
 
 impl Vxlan {
-    pub(super) fn parse(
-        backend: &Document<'_>,
-        warnings: &mut Vec<String>,
-    ) -> Result<Self, NetworkError> {
-        let direct_routing = backend.flag("DirectRouting")?.unwrap_or(false);
-        if direct_routing {
-            warnings.push(
-                "DirectRouting is not there yet: peers on the same link are reached through the \
-                 tunnel, too"
-                    .into(),
-            );
-        }
+    pub(super) fn parse(backend: &Document<'_>) -> Result<Self, NetworkError> {
         let port = backend.number_or_zero("Port", 1..=u16::MAX.into())?;
         Ok(Self {
             vni: backend.number("VNI", 0..=(1 << 24) - 1)?.unwrap_or(1),
@@ -45,7 +34,7 @@ impl Vxlan {
             mtu: backend.number_or_zero("MTU", SMALLEST_MTU + OVERHEAD..=65535)?,
             gbp: backend.flag("GBP")?.unwrap_or(false),
             learning: backend.flag("Learning")?.unwrap_or(false),
-            direct_routing,
+            direct_routing: backend.flag("DirectRouting")?.unwrap_or(false),
         })
     }
 }

@@ -1,5 +1,7 @@
 //! Ratios between data paths, and what they are to be.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::report::SideReport;
@@ -9,47 +11,81 @@ use crate::report::Spread;
 use crate::wire::Wire;
 
 /// Pairs whose ratios are shown: the first by the second.
-pub(super) const PAIRS: [(Kind, Kind); 8] = [
+pub(super) const PAIRS: [(Kind, Kind); 13] = [
     (Kind::VxlanEbpf, Kind::VxlanKernel),
+    (Kind::VxlanFast, Kind::VxlanKernel),
+    (Kind::VxlanFast, Kind::HostGwKernel),
     (Kind::HostGwEbpf, Kind::HostGwKernel),
+    (Kind::HostGwFast, Kind::HostGwKernel),
     (Kind::HostGwKernel, Kind::VxlanKernel),
     (Kind::UdpEbpf, Kind::VxlanEbpf),
     (Kind::UdpEbpf, Kind::UdpKernel),
     (Kind::UdpEbpf, Kind::UdpLoop),
     (Kind::UdpKernel, Kind::UdpLoop),
     (Kind::VxlanKernel, Kind::Host),
+    (Kind::VxlanFast, Kind::Host),
+    (Kind::HostGwKernel, Kind::Host),
 ];
 
-/// What a ratio is to be at least, over wire-1500.
+/// What a ratio is to be.
 struct Goal {
+    wire: Wire,
     side: Kind,
     base: Kind,
     figure: Figure,
-    least: f64,
+    bound: Bound,
 }
 
-const fn goal(side: Kind, base: Kind, figure: Figure, least: f64) -> Goal {
+/// Where a ratio is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Bound {
+    /// Of rates.
+    AtLeast(f64),
+    /// Of times.
+    AtMost(f64),
+}
+
+const fn at_least(least: f64, figure: Figure, side: Kind, base: Kind) -> Goal {
     Goal {
+        wire: Wire::Mtu1500,
         side,
         base,
         figure,
-        least,
+        bound: Bound::AtLeast(least),
     }
 }
 
-const GOALS: [Goal; 7] = [
-    goal(Kind::VxlanEbpf, Kind::VxlanKernel, Figure::Small, 1.18),
-    goal(Kind::UdpEbpf, Kind::VxlanEbpf, Figure::Small, 0.95),
-    goal(Kind::UdpEbpf, Kind::UdpLoop, Figure::Tcp, 5.0),
-    goal(Kind::UdpKernel, Kind::UdpLoop, Figure::Tcp, 2.0),
-    goal(Kind::HostGwEbpf, Kind::HostGwKernel, Figure::Small, 1.0),
-    goal(Kind::HostGwEbpf, Kind::HostGwKernel, Figure::Tcp, 1.0),
-    goal(
+const GOALS: [Goal; 15] = [
+    at_least(1.18, Figure::Small, Kind::VxlanEbpf, Kind::VxlanKernel),
+    at_least(3.0, Figure::Small, Kind::VxlanFast, Kind::VxlanKernel),
+    at_least(2.1, Figure::Small, Kind::VxlanFast, Kind::HostGwKernel),
+    at_least(1.0, Figure::Tcp, Kind::VxlanFast, Kind::VxlanKernel),
+    at_least(1.15, Figure::TcpOneCore, Kind::VxlanFast, Kind::VxlanKernel),
+    at_least(1.0, Figure::TcpOneCore, Kind::VxlanFast, Kind::HostGwKernel),
+    Goal {
+        bound: Bound::AtMost(1.2),
+        ..at_least(0.0, Figure::ResponseP50, Kind::VxlanFast, Kind::Host)
+    },
+    at_least(0.95, Figure::Small, Kind::UdpEbpf, Kind::VxlanEbpf),
+    at_least(5.0, Figure::Tcp, Kind::UdpEbpf, Kind::UdpLoop),
+    at_least(2.0, Figure::Tcp, Kind::UdpKernel, Kind::UdpLoop),
+    at_least(1.0, Figure::Small, Kind::HostGwEbpf, Kind::HostGwKernel),
+    at_least(1.0, Figure::Tcp, Kind::HostGwEbpf, Kind::HostGwKernel),
+    at_least(
+        1.0,
+        Figure::TcpOneCore,
         Kind::HostGwEbpf,
         Kind::HostGwKernel,
-        Figure::TcpOneCore,
-        1.0,
     ),
+    Goal {
+        wire: Wire::SuperPacket,
+        ..at_least(1.0, Figure::Tcp, Kind::VxlanFast, Kind::VxlanKernel)
+    },
+    Goal {
+        wire: Wire::SuperPacket,
+        ..at_least(1.0, Figure::Tcp, Kind::VxlanEbpf, Kind::VxlanKernel)
+    },
 ];
 
 /// A ratio of two figures of the same rounds.
@@ -67,11 +103,11 @@ pub struct Ratio {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
-    /// The whole interval is at or above it.
+    /// The whole interval is within the bound.
     Met,
-    /// The whole interval is below it.
+    /// The whole interval is beyond it.
     NotMet,
-    /// It lies within the interval: more rounds, or a quieter machine.
+    /// The bound lies within the interval: more rounds, or a quieter machine.
     WithinSpread,
 }
 
@@ -84,8 +120,8 @@ pub struct Judged {
     pub base: Kind,
     /// Of which figure.
     pub figure: Figure,
-    /// What the ratio is to be at least.
-    pub least: f64,
+    /// What the ratio is to be.
+    pub bound: Bound,
     /// What it is.
     pub ratio: Ratio,
     /// What follows.
@@ -112,38 +148,48 @@ impl Ratio {
         self.low > 1.0 || self.high < 1.0
     }
 
-    fn judge(&self, least: f64) -> Verdict {
-        if self.low >= least {
-            Verdict::Met
-        } else if self.high < least {
-            Verdict::NotMet
-        } else {
-            Verdict::WithinSpread
+    fn judge(&self, bound: Bound) -> Verdict {
+        let (all, none) = match bound {
+            Bound::AtLeast(least) => (self.low >= least, self.high < least),
+            Bound::AtMost(most) => (self.high <= most, self.low > most),
+        };
+        match (all, none) {
+            (true, _) => Verdict::Met,
+            (false, true) => Verdict::NotMet,
+            (false, false) => Verdict::WithinSpread,
+        }
+    }
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AtLeast(least) => write!(f, "≥ {least:.2}"),
+            Self::AtMost(most) => write!(f, "≤ {most:.2}"),
         }
     }
 }
 
 /// Every goal whose two sides were measured often enough.
 pub(super) fn judge(wire: Wire, sides: &[SideReport]) -> Vec<Judged> {
-    if wire != Wire::Mtu1500 {
-        return Vec::new();
-    }
     let find = |kind| sides.iter().find(|side| side.side == kind);
-    let judged = GOALS.iter().filter_map(|goal| {
+    let goals = GOALS.iter().filter(|goal| goal.wire == wire);
+    let judged = goals.filter_map(|goal| {
         let Goal {
+            wire: _,
             side,
             base,
             figure,
-            least,
+            bound,
         } = *goal;
         let ratio = Ratio::between(find(side)?, find(base)?, figure)?;
         Some(Judged {
             side,
             base,
             figure,
-            least,
+            bound,
             ratio,
-            verdict: ratio.judge(least),
+            verdict: ratio.judge(bound),
         })
     });
     judged.collect()
@@ -192,5 +238,7 @@ mod tests {
         };
         assert!(ratio(1.01, 1.2).is_clear() && ratio(0.8, 0.99).is_clear());
         assert!(!ratio(0.99, 1.3).is_clear());
+        assert_eq!(ratio(1.0, 1.2).judge(Bound::AtMost(1.2)), Verdict::Met);
+        assert_eq!(ratio(1.3, 1.4).judge(Bound::AtMost(1.2)), Verdict::NotMet);
     }
 }

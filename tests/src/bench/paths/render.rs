@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 
 use super::goal::{Judged, PAIRS, Ratio, Verdict};
 use super::report::{Idle, Report, SideReport, WireReport};
+use super::side::Kind;
 use crate::measure::figure::{Figure, Load};
-use crate::report::{BUSY, Spread};
+use crate::report::{BUSY, Share, Spread};
 
 /// Columns of a row's name and of a figure.
 const NAME: usize = 31;
@@ -93,7 +94,11 @@ fn cell(figure: Figure, spread: &Spread) -> String {
     let mut text = format!("{:.digits$}", spread.median);
     if let Some((low, high)) = spread.interval() {
         let percent = (high - low) / 2.0 / spread.median * 100.0;
-        let _ = write!(text, " ±{percent:.0}%");
+        let _ = if percent > 99.0 {
+            write!(text, " ±>99%")
+        } else {
+            write!(text, " ±{percent:.0}%")
+        };
     }
     text
 }
@@ -111,7 +116,7 @@ fn push_goal(text: &mut String, goal: &Judged) {
         side,
         base,
         figure,
-        least,
+        bound,
         ratio,
         verdict,
     } = goal;
@@ -123,7 +128,7 @@ fn push_goal(text: &mut String, goal: &Judged) {
         Verdict::WithinSpread => format!("{low:.2}–{high:.2}, spread larger than the difference"),
     };
     // Writing into a String cannot fail.
-    let _ = writeln!(text, "    {what:<46} ≥ {least:.2}   {found}");
+    let _ = writeln!(text, "    {what:<46} {bound}   {found}");
 }
 
 /// Says how a side came to its figures, and where one is not what it seems.
@@ -134,50 +139,48 @@ fn push_notes(text: &mut String, report: &SideReport) {
         load,
         shares,
     } = report;
-    for share in shares {
-        let reasons = share.rest.iter().take(3);
-        let reasons: Vec<String> = reasons
-            .map(|rest| format!("{} {}", rest.packets, rest.reason))
-            .collect();
-        let _ = writeln!(
-            text,
-            "  {side}: {} by eBPF {:.2} %{}{}",
-            share.direction,
-            share.part() * 100.0,
-            if reasons.is_empty() { "" } else { "; left: " },
-            reasons.join(", ")
-        );
+    let mut notes: Vec<String> = shares.iter().map(share_note).collect();
+    if figures.contains_key(&Figure::Small) {
+        push_load_notes(&mut notes, *side, *load);
     }
+    if !notes.is_empty() {
+        let _ = writeln!(text, "  {side}: {}", notes.join("; "));
+    }
+}
+
+fn share_note(share: &Share) -> String {
+    let mut note = format!("{} {:.1} % by eBPF", share.direction, share.part() * 100.0);
+    if let Some(most) = share.rest.first() {
+        let _ = write!(note, ", most of the rest: {}", most.reason);
+    }
+    note
+}
+
+fn push_load_notes(notes: &mut Vec<String>, side: Kind, load: Load) {
+    let arrived = load.arrived_share();
     let Load {
         core_busy,
         flows,
         disturbed,
         ..
-    } = *load;
-    if !figures.contains_key(&Figure::Small) {
+    } = load;
+    if core_busy < BUSY {
+        let percent = core_busy * 100.0;
+        notes.push(format!("64 B doubtful: the core only {percent:.0} % busy"));
+    }
+    // A proxy runs on other cores, and what it cannot take is lost.
+    if side.is_proxy() {
+        notes.push(format!("64 B: {:.0} % arrived", arrived * 100.0));
         return;
     }
-    let mut note = |what: &str, share: f64| {
-        let _ = writeln!(text, "  {side}: 64 B: {what} {:.1} %", share * 100.0);
-    };
-    if core_busy < BUSY {
-        note("doubtful: the core was busy only", core_busy);
+    if disturbed > 0 {
+        notes.push(format!(
+            "64 B disturbed by other work: {disturbed} of {flows}"
+        ));
     }
-    if side.is_proxy() {
-        note(
-            "packets through the proxy on any core; of all sent",
-            load.arrived_share(),
-        );
-    } else {
-        if disturbed > 0 {
-            note(
-                "other work kept another core busy in this share of the samples:",
-                f64::from(disturbed) / f64::from(flows),
-            );
-        }
-        if load.arrived_share() < ALL {
-            note("doubtful: of the packets arrived", load.arrived_share());
-        }
+    if arrived < ALL {
+        let percent = arrived * 100.0;
+        notes.push(format!("64 B doubtful: {percent:.1} % arrived"));
     }
 }
 
@@ -192,7 +195,6 @@ fn push_row(text: &mut String, name: &str, cells: impl Iterator<Item = String>) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::paths::Kind;
     use crate::measure::figure::Samples;
     use crate::wire::Wire;
 
@@ -228,7 +230,7 @@ mod tests {
             [500.0, 490.0, 510.0, 500.0, 500.0],
             [650.0, 637.0, 663.0, 650.0, 650.0],
         ));
-        for part in ["500 ±2%", "1.30 (1.30–1.30)  met", "busy only 50.0 %"] {
+        for part in ["500 ±2%", "1.30 (1.30–1.30)  met", "only 50 % busy"] {
             assert!(text.contains(part), "{part} is not in:\n{text}");
         }
         let width = NAME + 8 * CELL;

@@ -1,6 +1,7 @@
 //! The data paths that are compared, and how two hosts get each.
 
 use std::fmt;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,11 @@ use crate::measure::probe::Ends;
 use crate::traffic::ping;
 use crate::udp::Pair;
 use crate::udp::reference::Reference;
+use crate::wait;
 use crate::wire::Wire;
+
+/// How long an agent may take to find the pods.
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// A data path.
 #[derive(
@@ -34,12 +39,16 @@ pub enum Kind {
     Host,
     /// The kernel's vxlan device.
     VxlanKernel,
-    /// vxlan in eBPF.
+    /// vxlan in eBPF, through routing and netfilter.
     VxlanEbpf,
+    /// vxlan in eBPF, around both.
+    VxlanFast,
     /// The kernel's routes.
     HostGwKernel,
     /// The same, with the packets of each peer counted in eBPF.
     HostGwEbpf,
+    /// Around routing and netfilter.
+    HostGwFast,
     /// The agent's TUN proxy.
     UdpKernel,
     /// udp in eBPF.
@@ -58,19 +67,28 @@ enum Recipe {
     Agents {
         /// `Type` of the network configuration.
         backend: &'static str,
-        datapath: Datapath,
-        flags: &'static [&'static str],
+        path: Path,
     },
+}
+
+/// How an agent is to carry packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Path {
+    Kernel,
+    Standard,
+    Fast,
 }
 
 impl Kind {
     /// All of them, in the order of the rows.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Host,
         Self::VxlanKernel,
         Self::VxlanEbpf,
+        Self::VxlanFast,
         Self::HostGwKernel,
         Self::HostGwEbpf,
+        Self::HostGwFast,
         Self::UdpKernel,
         Self::UdpEbpf,
         Self::UdpLoop,
@@ -83,8 +101,10 @@ impl Kind {
             Self::Host => "host to host",
             Self::VxlanKernel => "vxlan kernel",
             Self::VxlanEbpf => "vxlan eBPF",
+            Self::VxlanFast => "vxlan fast",
             Self::HostGwKernel => "host-gw kernel",
             Self::HostGwEbpf => "host-gw eBPF",
+            Self::HostGwFast => "host-gw fast",
             Self::UdpKernel => "udp proxy",
             Self::UdpEbpf => "udp eBPF",
             Self::UdpLoop => "udp loop",
@@ -99,20 +119,34 @@ impl Kind {
     }
 
     fn recipe(self) -> Recipe {
-        let agents = |backend, datapath| Recipe::Agents {
-            backend,
-            datapath,
-            flags: &[],
-        };
+        let agents = |backend, path| Recipe::Agents { backend, path };
         match self {
             Self::Host => Recipe::Wire,
-            Self::VxlanKernel => agents("vxlan", Datapath::Kernel),
-            Self::VxlanEbpf => agents("vxlan", Datapath::Ebpf),
-            Self::HostGwKernel => agents("host-gw", Datapath::Kernel),
-            Self::HostGwEbpf => agents("host-gw", Datapath::Ebpf),
-            Self::UdpKernel => agents("udp", Datapath::Kernel),
-            Self::UdpEbpf => agents("udp", Datapath::Ebpf),
+            Self::VxlanKernel => agents("vxlan", Path::Kernel),
+            Self::VxlanEbpf => agents("vxlan", Path::Standard),
+            Self::VxlanFast => agents("vxlan", Path::Fast),
+            Self::HostGwKernel => agents("host-gw", Path::Kernel),
+            Self::HostGwEbpf => agents("host-gw", Path::Standard),
+            Self::HostGwFast => agents("host-gw", Path::Fast),
+            Self::UdpKernel => agents("udp", Path::Kernel),
+            Self::UdpEbpf => agents("udp", Path::Standard),
             Self::UdpLoop => Recipe::Loop,
+        }
+    }
+}
+
+impl Path {
+    fn datapath(self) -> Datapath {
+        match self {
+            Self::Kernel => Datapath::Kernel,
+            Self::Standard | Self::Fast => Datapath::Ebpf,
+        }
+    }
+
+    fn flags(self) -> &'static [&'static str] {
+        match self {
+            Self::Kernel | Self::Standard => &["--fast-path=off"],
+            Self::Fast => &["--fast-path=auto"],
         }
     }
 }
@@ -159,16 +193,14 @@ impl Side {
                 let ends = Ends::of_pods(&hosts.hosts)?;
                 (Place::Pair { _proxies, hosts }, ends)
             }
-            Recipe::Agents {
-                backend,
-                datapath,
-                flags,
-            } => {
+            Recipe::Agents { backend, path } => {
                 let config = cluster::config(&format!(r#"{{"Type":"{backend}"}}"#));
-                let datapaths = [datapath; 2];
+                let datapaths = [path.datapath(); 2];
                 let bed = BedOptions::default();
-                let cluster = Cluster::with_flags(&config, bed, &datapaths, flags)?;
-                check_datapath(&cluster, datapath)?;
+                let cluster = Cluster::with_flags(&config, bed, &datapaths, path.flags())?;
+                for agent in &cluster.agents {
+                    wait_for_path(agent, path)?;
+                }
                 let ends = Ends::of_pods(&cluster.bed.hosts)?;
                 (Place::Cluster(cluster), ends)
             }
@@ -203,13 +235,17 @@ impl Side {
 }
 
 /// A figure of one data path under the name of another would be worse than none.
-fn check_datapath(cluster: &Cluster, asked: Datapath) -> Result<()> {
-    for agent in &cluster.agents {
-        let active = agent.status().context("status")?.datapath.active;
+fn wait_for_path(agent: &Agent, path: Path) -> Result<()> {
+    let asked = path.datapath().to_string();
+    wait::until(&format!("the {path:?} path"), LIMIT, || {
+        let status = agent.status().context("status")?;
+        let (active, fast) = (&status.datapath.active, &status.fast_path);
         ensure!(
-            active == asked.to_string(),
+            *active == asked,
             "--datapath={asked}, but {active} is in use"
         );
-    }
-    Ok(())
+        let is_fast = fast.active && fast.pods > 0;
+        ensure!(is_fast == (path == Path::Fast), "fast path: {fast:?}");
+        Ok(Some(()))
+    })
 }

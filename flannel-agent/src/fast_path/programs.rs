@@ -1,0 +1,279 @@
+//! The programs and maps of the fast path: on each pod's interface what it sends is looked at on
+//! ingress, and what it gets by the standard path on egress.
+
+use std::collections::BTreeSet;
+
+use aya::Ebpf;
+use aya::maps::{Array, HashMap, MapData, MapError};
+use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
+use flannel_ebpf::abi::{self, FlowKey, map_name};
+use nix::time::{ClockId, clock_gettime};
+
+use super::endpoints::Endpoint;
+use crate::cli::TcAttach;
+use crate::dataplane::attach::{self, Hook};
+use crate::dataplane::object;
+use crate::dataplane::pin::Pins;
+use crate::dataplane::{self, compat};
+
+/// What hangs on each pod's interface.
+const PROGRAMS: [(&str, TcAttachType); 2] = [
+    ("to_pod", TcAttachType::Egress),
+    ("from_pod", TcAttachType::Ingress),
+];
+
+/// Names of all programs of ours, as the kernel keeps them.
+const OURS: [&str; 8] = [
+    "to_pod",
+    "from_pod",
+    "vxlan_encap",
+    "vxlan_decap",
+    "udp_encap",
+    "udp_decap",
+    "direct_egress",
+    "direct_ingress",
+];
+
+/// Handle of the filters where they hang on clsact.
+const HANDLE: u16 = 4;
+
+/// How long an entry stays after its admission has ended: the next packet of a flow that only
+/// paused then finds room without making it.
+const LINGER_NS: u64 = 10_000_000_000;
+
+/// Why the fast path cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The object could not be loaded, or a pin is not ours.
+    #[error(transparent)]
+    Dataplane(#[from] dataplane::Error),
+    /// A program was refused.
+    #[error("load program {program}")]
+    Program {
+        /// Which one.
+        program: &'static str,
+        /// The verifier's last words.
+        #[source]
+        source: ProgramError,
+    },
+    /// The object lacks something.
+    #[error("the BPF object has no {0}")]
+    Absent(&'static str),
+    /// A map failed.
+    #[error("map {map}")]
+    Map {
+        /// Which one.
+        map: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: MapError,
+    },
+    /// A program could not be attached or detached.
+    #[error("attach {program} to {interface}")]
+    Attach {
+        /// Which one.
+        program: &'static str,
+        /// Where to.
+        interface: String,
+        /// What the kernel said.
+        #[source]
+        source: attach::Error,
+    },
+}
+
+/// The loaded programs.
+pub struct Programs {
+    ebpf: Ebpf,
+    pins: Pins,
+    tc_attach: TcAttach,
+    settings: Array<MapData, abi::FastPath>,
+    flows: HashMap<MapData, FlowKey, abi::Flow>,
+}
+
+impl Programs {
+    /// Loads them over the maps that the dataplane has pinned.
+    ///
+    /// # Errors
+    /// What is missing or refused.
+    pub fn load(options: &dataplane::Options) -> Result<Self, Error> {
+        let pins = Pins::new(&options.pin_path);
+        let bytes = object::embedded().ok_or(Error::Absent("programs at all"))?;
+        compat::check(bytes, &pins).map_err(dataplane::Error::from)?;
+        let mut ebpf =
+            object::load(bytes, &pins, options.log_level).map_err(dataplane::Error::from)?;
+        for (program, _) in PROGRAMS {
+            classifier(&mut ebpf, program)?
+                .load()
+                .map_err(|source| Error::Program { program, source })?;
+        }
+        let settings = take(&mut ebpf, map_name::FAST_PATH)?;
+        let flows = take(&mut ebpf, map_name::FLOWS)?;
+        Ok(Self {
+            ebpf,
+            pins,
+            tc_attach: options.tc_attach,
+            settings,
+            flows,
+        })
+    }
+
+    /// Says whether and for how long flows are admitted.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn set(&mut self, settings: abi::FastPath) -> Result<(), Error> {
+        let written = self.settings.set(0, settings, 0);
+        written.map_err(at(map_name::FAST_PATH))
+    }
+
+    /// What an earlier run has set.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn get(&self) -> Result<abi::FastPath, Error> {
+        self.settings.get(&0, 0).map_err(at(map_name::FAST_PATH))
+    }
+
+    /// Attaches both programs to a pod's interface, or replaces those of an earlier run.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn attach(&mut self, endpoint: &Endpoint) -> Result<(), Error> {
+        for (program, direction) in PROGRAMS {
+            let pin = pin_name(program, endpoint.index);
+            let hook = hook(program, &pin, &endpoint.name, direction);
+            let classifier = classifier(&mut self.ebpf, program)?;
+            attach::attach(classifier, hook, self.tc_attach, &self.pins).map_err(|source| {
+                Error::Attach {
+                    program,
+                    interface: endpoint.name.clone(),
+                    source,
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Takes both programs off.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn detach(&mut self, endpoint: &Endpoint) -> Result<(), Error> {
+        for (program, direction) in PROGRAMS {
+            let pin = pin_name(program, endpoint.index);
+            let fail = |source| Error::Attach {
+                program,
+                interface: endpoint.name.clone(),
+                source,
+            };
+            self.pins
+                .remove_link(&pin)
+                .map_err(|error| fail(attach::Error::Pin(error)))?;
+            attach::detach_clsact(hook(program, &pin, &endpoint.name, direction)).map_err(fail)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a TC program of somebody else hangs on an interface: it wants to see packets that
+    /// the fast path would take around it. `interface` is a pod's, or the external one.
+    #[must_use]
+    pub fn has_foreign(interface: &str, directions: &[TcAttachType]) -> bool {
+        directions.iter().any(|direction| {
+            // Without tcx (Linux 6.6) nothing hangs there that this could tell.
+            let Ok((_, programs)) = SchedClassifier::query_tcx(interface, *direction) else {
+                return false;
+            };
+            programs.iter().any(|program| {
+                let name = program.name_as_str().unwrap_or_default();
+                !OURS.contains(&name)
+            })
+        })
+    }
+
+    /// Removes pins of interfaces that are not among `indices`: the kernel keeps the link of a
+    /// deleted interface as long as its pin.
+    pub fn forget_all_but(&self, indices: &BTreeSet<u32>) {
+        for pin in self.pins.links_named(&PROGRAMS.map(|(program, _)| program)) {
+            let index = pin
+                .rsplit_once('-')
+                .and_then(|(_, index)| index.parse().ok());
+            if index.is_none_or(|index| !indices.contains(&index))
+                && let Err(error) = self.pins.remove_link(&pin)
+            {
+                tracing::warn!(pin, %error, "a pin of a pod that is gone stays");
+            }
+        }
+    }
+
+    /// Removes flows whose admission has long ended; returns how many there are left.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn sweep(&mut self) -> Result<usize, Error> {
+        let now = coarse_now();
+        let mut count = 0;
+        let mut stale = Vec::new();
+        for entry in self.flows.iter() {
+            let (key, flow) = entry.map_err(at(map_name::FLOWS))?;
+            count += 1;
+            if flow.expires + LINGER_NS < now {
+                stale.push(key);
+            }
+        }
+        for key in &stale {
+            // It may have been removed with its interface.
+            let _ = self.flows.remove(key);
+        }
+        Ok(count - stale.len())
+    }
+}
+
+fn hook<'a>(
+    program: &'a str,
+    pin: &'a str,
+    interface: &'a str,
+    direction: TcAttachType,
+) -> Hook<'a> {
+    Hook {
+        program,
+        pin,
+        interface,
+        direction,
+        handle: HANDLE,
+    }
+}
+
+fn pin_name(program: &str, index: u32) -> String {
+    format!("{program}-{index}")
+}
+
+fn at(map: &'static str) -> impl Fn(MapError) -> Error {
+    move |source| Error::Map { map, source }
+}
+
+fn take<T>(ebpf: &mut Ebpf, map: &'static str) -> Result<T, Error>
+where
+    T: TryFrom<aya::maps::Map, Error = MapError>,
+{
+    let taken = ebpf.take_map(map).ok_or(Error::Absent(map))?;
+    taken.try_into().map_err(at(map))
+}
+
+fn classifier<'a>(
+    ebpf: &'a mut Ebpf,
+    program: &'static str,
+) -> Result<&'a mut SchedClassifier, Error> {
+    let found = ebpf.program_mut(program).ok_or(Error::Absent(program))?;
+    found
+        .try_into()
+        .map_err(|source| Error::Program { program, source })
+}
+
+/// The clock that the programs go by, nanoseconds.
+fn coarse_now() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE);
+    // The clock is there since Linux 2.6.32.
+    now.map_or(0, |now| {
+        now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
+    })
+}

@@ -1,0 +1,75 @@
+//! Which packets a flow on the fast path may consist of, and what proves that the rules in force
+//! let one through unchanged.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::abi::{Candidate, FlowKey};
+use crate::wire::{Ipv4, PROTOCOL_TCP, PROTOCOL_UDP};
+
+/// The start of a transport header, which TCP and UDP have in common as far as the ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Transport {
+    /// Source and destination port, network order.
+    pub ports: [u8; 4],
+    /// TCP: sequence number. UDP: length and checksum.
+    pub rest: [u8; 4],
+}
+
+/// Where TCP's flags stand in its header, bytes.
+pub const TCP_FLAGS: usize = 13;
+
+/// Flags of packets that begin or end a connection, and that the stack should therefore see: FIN,
+/// SYN and RST (RFC 9293, section 3.1).
+const TCP_CONTROL: u8 = 0b0000_0111;
+
+/// The flow of a packet, if packets of its kind may be on the fast path at all: whole datagrams of
+/// TCP and UDP, without options, that have hops left for the way. `tcp_flags` is asked for of TCP.
+#[inline(always)]
+#[must_use]
+pub fn flow_of(
+    ip: &Ipv4,
+    transport: &Transport,
+    tcp_flags: impl FnOnce() -> Option<u8>,
+) -> Option<FlowKey> {
+    if ip.version_ihl != Ipv4::VERSION_IHL || ip.is_fragment() || ip.ttl <= 2 {
+        return None;
+    }
+    match ip.protocol {
+        PROTOCOL_UDP => {}
+        PROTOCOL_TCP if tcp_flags()? & TCP_CONTROL == 0 => {}
+        _ => return None,
+    }
+    Some(FlowKey {
+        source: ip.source,
+        destination: ip.destination,
+        ports: transport.ports,
+        protocol: ip.protocol.into(),
+    })
+}
+
+/// Whether a packet that has come through routing and netfilter is the candidate that went in, with
+/// nothing changed but one hop.
+#[inline(always)]
+#[must_use]
+pub fn is_unchanged(candidate: &Candidate, ip: &Ipv4, transport: &Transport) -> bool {
+    let before = &candidate.ip;
+    before.tos == ip.tos
+        && before.total_len == ip.total_len
+        && before.id == ip.id
+        && before.fragment == ip.fragment
+        && before.ttl == ip.ttl.wrapping_add(1)
+        && distinctive(before, candidate.transport) == distinctive(ip, transport.rest)
+}
+
+/// What tells packets of a flow apart, of octets 4 to 7 of the transport header: TCP's sequence
+/// number, UDP's length. A UDP checksum may be filled in on the way, where the sender has left that
+/// to a device.
+#[inline(always)]
+fn distinctive(ip: &Ipv4, rest: [u8; 4]) -> u32 {
+    let word = u32::from_be_bytes(rest);
+    match ip.protocol {
+        PROTOCOL_UDP => word >> 16,
+        _ => word,
+    }
+}
