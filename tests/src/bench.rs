@@ -5,4 +5,5 @@
 //! of the machine that took it.
 
 pub mod leases;
+pub mod paths;
 pub mod progress;

@@ -39,6 +39,19 @@ impl Cluster {
     /// # Errors
     /// As there.
     pub fn with_config(config: &str, options: BedOptions, datapaths: &[Datapath]) -> Result<Self> {
+        Self::with_flags(config, options, datapaths, &[])
+    }
+
+    /// As [`with_config`](Self::with_config), of agents with these flags, too.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn with_flags(
+        config: &str,
+        options: BedOptions,
+        datapaths: &[Datapath],
+        flags: &[&str],
+    ) -> Result<Self> {
         let bed = Bed::new(options)?;
         bed.etcd.put(&format!("{PREFIX}/config"), config)?;
         let mut cluster = Self {
@@ -47,6 +60,7 @@ impl Cluster {
         };
         for (host, datapath) in cluster.bed.hosts.iter().zip(datapaths) {
             let mut agent = Agent::new(host, *datapath)?;
+            agent.flags = flags.iter().map(|&flag| flag.to_owned()).collect();
             agent.start()?;
             cluster.agents.push(agent);
         }

@@ -32,7 +32,7 @@ pub struct Host {
 }
 
 /// A network namespace that plays a pod.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Pod {
     /// Its namespace; the device inside is `eth0`.
     pub ns: NetNs,
@@ -131,6 +131,18 @@ impl Pod {
     pub fn mac(&self) -> Result<[u8; 6]> {
         mac(&self.ns, "eth0")
     }
+
+    /// Octets of the largest packet that it sends.
+    ///
+    /// # Errors
+    /// The device is gone.
+    pub fn mtu(&self) -> Result<usize> {
+        let link = show(&self.ns, "eth0")?;
+        let mtu = link["mtu"].as_u64();
+        Ok(mtu
+            .with_context(|| format!("no MTU in {link}"))?
+            .try_into()?)
+    }
 }
 
 /// Link-layer address of a device in a namespace.
@@ -138,12 +150,18 @@ impl Pod {
 /// # Errors
 /// There is no such device.
 pub fn mac(ns: &NetNs, device: &str) -> Result<[u8; 6]> {
-    let text = ns.run("ip", &["-json", "link", "show", "dev", device])?;
-    let links: serde_json::Value = serde_json::from_str(&text)?;
-    let address = links[0]["address"]
+    let link = show(ns, device)?;
+    let address = link["address"]
         .as_str()
-        .with_context(|| format!("no MAC in {text}"))?;
+        .with_context(|| format!("no MAC in {link}"))?;
     parse_mac(address)
+}
+
+/// What `ip` says of a device.
+fn show(ns: &NetNs, device: &str) -> Result<serde_json::Value> {
+    let text = ns.run("ip", &["-json", "link", "show", "dev", device])?;
+    let mut links: serde_json::Value = serde_json::from_str(&text)?;
+    Ok(links[0].take())
 }
 
 /// Reads colon notation.

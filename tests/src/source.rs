@@ -1,4 +1,4 @@
-//! A packet source inside the kernel: the rate of small packets without any system call per packet.
+//! A packet source inside the kernel: the rate of packets without any system call per packet.
 //!
 //! An XDP program is run on live frames as if they came in on the host side of a pod's veth, and
 //! passes them. From there they take the way of a packet that the pod has sent: bridge, routing,
@@ -17,18 +17,19 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use crate::bpf::{self, Instruction, Width, XdpProgram};
 use crate::command;
 use crate::cpu::{self, Times};
 use crate::host::{self, BRIDGE, Host, Pod};
+use crate::netns::NetNs;
 
 /// Octets of Ethernet, IPv4 and UDP header.
 const HEADERS: usize = 42;
-/// Octets of a frame, without the checksum that a wire adds.
-const FRAME: usize = 64;
+/// Octets of a small frame, without the checksum that a wire adds.
+pub const SMALL: usize = 64;
 /// Source port.
 const FROM_PORT: u16 = 40_000;
 /// Port "discard", RFC 863.
@@ -58,23 +59,33 @@ struct Injected {
     arrived: u64,
 }
 
-/// A flow of 64-octet frames from a pod of one host to a pod of another.
+/// A flow of frames of one size from a pod of one host to a pod of another.
 #[derive(Debug)]
-pub struct Source<'bed> {
-    host: &'bed Host,
-    target: &'bed Pod,
+pub struct Source {
+    host: NetNs,
+    target: NetNs,
     program: XdpProgram,
-    frame: [u8; FRAME],
+    frame: Vec<u8>,
     ifindex: u32,
 }
 
-impl<'bed> Source<'bed> {
-    /// Loads the program and sets up the counter in the target.
+impl Source {
+    /// A flow of frames of 64 octets.
     ///
     /// # Errors
     /// The kernel lacks something, or a device is not there.
-    pub fn new(host: &'bed Host, pod: &Pod, target: &'bed Pod) -> Result<Self> {
-        let frame = build_frame(pod, host::mac(&host.ns, BRIDGE)?, target.address)?;
+    pub fn new(host: &Host, pod: &Pod, target: &Pod) -> Result<Self> {
+        Self::with_size(host, pod, target, SMALL)
+    }
+
+    /// A flow of frames of `octets`, without the checksum that a wire adds; 64 to some 3500, which
+    /// is what a page has room for.
+    ///
+    /// # Errors
+    /// The kernel lacks something, or a device is not there.
+    pub fn with_size(host: &Host, pod: &Pod, target: &Pod, octets: usize) -> Result<Self> {
+        ensure!(octets >= SMALL, "a frame of {octets} octets");
+        let frame = build_frame(pod, host::mac(&host.ns, BRIDGE)?, target.address, octets)?;
         let program = XdpProgram::load(&rewrite_headers(&frame))?;
         let rules = format!(
             "table netdev sink\n\
@@ -90,8 +101,8 @@ impl<'bed> Source<'bed> {
         nft.args(["-f", "-"]);
         command::output(nft, Some(&rules))?;
         Ok(Self {
-            host,
-            target,
+            host: host.ns.clone(),
+            target: target.ns.clone(),
             program,
             frame,
             ifindex: host.device_index(&pod.veth)?,
@@ -108,7 +119,7 @@ impl<'bed> Source<'bed> {
             elapsed,
             times,
             arrived,
-        } = self.host.ns.enter(|| self.inject(core, time))??;
+        } = self.host.enter(|| self.inject(core, time))??;
         let after = Times::now()?;
         let others = (0..cpu::count()).filter(|&other| other != core);
         Ok(Rate {
@@ -143,7 +154,6 @@ impl<'bed> Source<'bed> {
     fn arrived(&self) -> Result<u64> {
         let text = self
             .target
-            .ns
             .run("nft", &["-j", "list", "table", "netdev", "sink"])?;
         let ruleset: Value = serde_json::from_str(&text)?;
         let objects = ruleset["nftables"].as_array().into_iter().flatten();
@@ -156,12 +166,12 @@ impl<'bed> Source<'bed> {
 }
 
 /// A UDP frame from `pod` by way of its bridge.
-fn build_frame(pod: &Pod, bridge: [u8; 6], to: Ipv4Addr) -> Result<[u8; FRAME]> {
-    let mut frame = [0; FRAME];
+fn build_frame(pod: &Pod, bridge: [u8; 6], to: Ipv4Addr, octets: usize) -> Result<Vec<u8>> {
+    let mut frame = vec![0; octets];
     frame[0..6].copy_from_slice(&bridge);
     frame[6..12].copy_from_slice(&pod.mac()?);
     frame[12..14].copy_from_slice(&[0x08, 0x00]);
-    let length = (FRAME - 14) as u16;
+    let length = u16::try_from(octets - 14)?;
     frame[14] = 0x45;
     frame[16..18].copy_from_slice(&length.to_be_bytes());
     // Don't fragment, TTL 64, UDP.
@@ -191,7 +201,7 @@ fn header_checksum(header: &[u8]) -> u16 {
 }
 
 /// A program that writes the headers of `frame` into every frame and passes it.
-fn rewrite_headers(frame: &[u8; FRAME]) -> Vec<Instruction> {
+fn rewrite_headers(frame: &[u8]) -> Vec<Instruction> {
     let mut stores = Vec::new();
     for (place, word) in (0..).step_by(4).zip(frame[..HEADERS - 2].chunks_exact(4)) {
         let value = i32::from_ne_bytes([word[0], word[1], word[2], word[3]]);
@@ -228,6 +238,6 @@ mod tests {
     #[test]
     fn every_header_octet_is_written_once() {
         // 5 instructions before, 10 words and a half, 2 after.
-        assert_eq!(rewrite_headers(&[0; FRAME]).len(), 5 + 11 + 2);
+        assert_eq!(rewrite_headers(&[0; SMALL]).len(), 5 + 11 + 2);
     }
 }

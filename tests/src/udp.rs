@@ -1,11 +1,10 @@
 //! Two hosts with flannel's udp overlay between them, and no agents: the proxy alone.
 //!
 //! - [`Pair`]: hosts, wire and pods; [`Node`]: what the agent does about udp on one of them.
-//! - [`reference`]: the proxy that sends and receives one packet per system call, as flannel's.
+//! - [`mod@reference`]: the proxy that sends and receives one packet per system call, as flannel's;
+//!   `cargo xtask bench paths` has both in one run.
 //! - [`programs`]: the backend's programs beside it.
-//! - [`compare`]: both in one run.
 
-pub mod compare;
 pub mod programs;
 pub mod reference;
 

@@ -18,7 +18,8 @@ use crate::{env, progress};
 #[derive(Debug, clap::Args)]
 #[command(
     override_usage = "cargo xtask bench <BENCH> [OPTIONS]",
-    after_help = "Benches:\n  leases  start with many leases, follow them, reach the next one\n\n\
+    after_help = "Benches:\n  leases  start with many leases, follow them, reach the next one\n  \
+                  paths   all data paths side by side: packets, TCP, request-response\n\n\
                   `cargo xtask bench <BENCH> --help` names the options of one."
 )]
 pub(crate) struct Options {

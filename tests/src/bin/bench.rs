@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
 use flannel_tests::agent::Datapath;
 use flannel_tests::bench::leases::{self, Subject};
+use flannel_tests::bench::paths::{self, Kind};
 use serde::Serialize;
 
 /// Measure agents on this machine.
@@ -26,6 +27,8 @@ struct Cli {
 enum Bench {
     /// Start with many leases, follow their changes, and reach the next one
     Leases(Leases),
+    /// All data paths side by side: packets per second, TCP, request-response
+    Paths(Paths),
 }
 
 #[derive(Debug, clap::Args)]
@@ -37,6 +40,18 @@ struct Leases {
     #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=16_000))]
     leases: Option<Vec<u32>>,
     /// Starts of each agent
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: Option<u32>,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Debug, clap::Args)]
+struct Paths {
+    /// Measure only these data paths
+    #[arg(long, value_name = "SIDE", value_delimiter = ',')]
+    only: Option<Vec<Kind>>,
+    /// Samples behind each median
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
     #[command(flatten)]
@@ -70,6 +85,7 @@ fn run(bench: Bench) -> Result<()> {
     }
     match bench {
         Bench::Leases(options) => run_leases(options),
+        Bench::Paths(options) => run_paths(options),
     }
 }
 
@@ -94,6 +110,25 @@ fn run_leases(options: Leases) -> Result<()> {
     options.rounds = rounds.map_or(options.rounds, |rounds| rounds as usize);
     let report = leases::run(&options)?;
     show(&report, &leases::render::table(&report), &output)
+}
+
+fn run_paths(options: Paths) -> Result<()> {
+    let Paths {
+        only,
+        rounds,
+        output,
+    } = options;
+    let mut sides = only.unwrap_or_else(|| Kind::ALL.to_vec());
+    sides.sort_unstable();
+    sides.dedup();
+    let mut options = if output.quick {
+        paths::Options::quick(sides)
+    } else {
+        paths::Options::full(sides)
+    };
+    options.rounds = rounds.map_or(options.rounds, |rounds| rounds as usize);
+    let report = paths::run(&options)?;
+    show(&report, &paths::render::table(&report), &output)
 }
 
 fn show(report: &impl Serialize, table: &str, output: &Output) -> Result<()> {

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 use crate::command::{self, Running};
+use crate::cpu;
 use crate::host::Pod;
 use crate::wait;
 
@@ -16,6 +17,19 @@ pub enum Placement {
     Free,
     /// Both on one core, which then does the whole path of two hosts.
     OneCore(usize),
+}
+
+impl Placement {
+    /// Puts the calling thread there, before ordinary work where it is one core.
+    ///
+    /// # Errors
+    /// There is no such core, or not root.
+    pub(super) fn claim(self) -> Result<()> {
+        match self {
+            Self::Free => Ok(()),
+            Self::OneCore(core) => cpu::claim(core),
+        }
+    }
 }
 
 /// An iperf3 server in a pod.

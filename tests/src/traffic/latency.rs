@@ -17,6 +17,8 @@ use crate::host::Pod;
 const WARM_UP: usize = 100;
 /// Fewer round trips than this make no 99th percentile.
 const ENOUGH: usize = 1000;
+/// How long a path that is too slow for enough of them is given.
+const LONGEST: Duration = Duration::from_secs(2);
 /// A round trip that takes this long has failed.
 const STALL: Duration = Duration::from_secs(5);
 
@@ -33,7 +35,8 @@ pub struct RoundTrips {
     pub p999_us: f64,
 }
 
-/// Goes back and forth between two pods for `time`, all on `core`.
+/// Goes back and forth between two pods for `time`, or until there are enough round trips, all on
+/// `core`.
 ///
 /// # Errors
 /// The connection fails.
@@ -76,9 +79,10 @@ fn ask(mut socket: TcpStream, core: usize, time: Duration) -> Result<Vec<Duratio
     cpu::claim(core)?;
     let mut times = Vec::new();
     let mut octet = [0];
-    let end = Instant::now() + time;
-    let mut before = Instant::now();
-    while before < end {
+    let start = Instant::now();
+    let (end, latest) = (start + time, start + time.max(LONGEST));
+    let mut before = start;
+    while before < end || (before < latest && times.len() <= WARM_UP + ENOUGH) {
         socket.write_all(&octet)?;
         socket.read_exact(&mut octet)?;
         let after = Instant::now();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::cpu;
+use super::iperf::Placement;
 use crate::host::Pod;
 
 /// A stream that makes no progress for this long has failed.
@@ -50,11 +50,11 @@ pub fn check(from: &Pod, to: &Pod, streams: usize, bytes: usize) -> Result<()> {
     })
 }
 
-/// Gbit/s of one stream whose two ends, and so all that lies between, share `core`.
+/// Gbit/s of one stream. On one core its two ends, and so all that lies between, share it.
 ///
 /// # Errors
 /// The connection fails.
-pub fn throughput(from: &Pod, to: &Pod, core: usize, time: Duration) -> Result<f64> {
+pub fn throughput(from: &Pod, to: &Pod, placement: Placement, time: Duration) -> Result<f64> {
     let listener = to
         .ns
         .enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)))??;
@@ -68,7 +68,7 @@ pub fn throughput(from: &Pod, to: &Pod, core: usize, time: Duration) -> Result<f
     server.set_read_timeout(Some(STALL))?;
     thread::scope(|scope| {
         let sending = scope.spawn(move || -> Result<()> {
-            cpu::claim(core)?;
+            placement.claim()?;
             let (buffer, end) = (vec![0; 2 * CHUNK], Instant::now() + time);
             while Instant::now() < end {
                 client.write_all(&buffer)?;
@@ -76,7 +76,7 @@ pub fn throughput(from: &Pod, to: &Pod, core: usize, time: Duration) -> Result<f
             Ok(())
         });
         let receiving = scope.spawn(move || -> Result<f64> {
-            cpu::claim(core)?;
+            placement.claim()?;
             let (mut buffer, mut bytes) = (vec![0; 2 * CHUNK], 0_u64);
             let start = Instant::now();
             loop {
