@@ -11,6 +11,7 @@ pub mod ip_tables;
 pub mod judge;
 mod liberal;
 pub mod programs;
+pub mod rules;
 pub mod ruleset;
 pub mod run;
 
