@@ -7,8 +7,12 @@
 //! within the bound: it only makes them do so earlier.
 
 pub mod endpoints;
+pub mod ip_tables;
+pub mod judge;
 mod liberal;
 pub mod programs;
+pub mod rules;
+pub mod ruleset;
 pub mod run;
 
 use std::collections::BTreeSet;

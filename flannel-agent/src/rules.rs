@@ -40,6 +40,12 @@ pub use self::plan::desired_table;
 pub use self::remove::{list_ours, remove_ours};
 pub use self::tool::Error;
 
+/// Names of the tables of legacy iptables, IPv4, that the kernel has in the network namespace of the
+/// calling thread.
+pub(crate) fn legacy_tables() -> std::collections::BTreeSet<String> {
+    legacy::tables_in_use(plan::Family::V4)
+}
+
 /// What the rules are made from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Spec {

@@ -20,8 +20,12 @@ pub struct Transport {
 pub const TCP_FLAGS: usize = 13;
 
 /// Flags of packets that begin or end a connection, and that the stack should therefore see: FIN,
-/// SYN and RST (RFC 9293, section 3.1).
-const TCP_CONTROL: u8 = 0b0000_0111;
+/// SYN and RST (RFC 9293, section 3.1). No TCP packet on the fast path has them.
+pub const TCP_CLEAR: u8 = 0b0000_0111;
+/// The flag that every TCP packet on the fast path has: ACK, as all others of a connection.
+/// Conntrack calls packets with none of the four invalid, and rules against port scans look for them:
+/// both decide by the packet, not by the flow.
+pub const TCP_SET: u8 = 0b0001_0000;
 
 /// The flow of a packet, if packets of its kind may be on the fast path at all: whole datagrams of
 /// TCP and UDP, without options, that have hops left for the way. `tcp_flags` is asked for of TCP.
@@ -37,7 +41,7 @@ pub fn flow_of(
     }
     match ip.protocol {
         PROTOCOL_UDP => {}
-        PROTOCOL_TCP if tcp_flags()? & TCP_CONTROL == 0 => {}
+        PROTOCOL_TCP if tcp_flags()? & (TCP_CLEAR | TCP_SET) == TCP_SET => {}
         _ => return None,
     }
     Some(FlowKey {
@@ -71,5 +75,30 @@ fn distinctive(ip: &Ipv4, rest: [u8; 4]) -> u32 {
     match ip.protocol {
         PROTOCOL_UDP => word >> 16,
         _ => word,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_tcp_packets_within_a_connection_may_be_on_the_fast_path() {
+        let ip = Ipv4 {
+            version_ihl: Ipv4::VERSION_IHL,
+            ttl: 64,
+            protocol: PROTOCOL_TCP,
+            ..Zeroable::zeroed()
+        };
+        let transport = Zeroable::zeroed();
+        let may_be = |flags: u8| flow_of(&ip, &transport, || Some(flags)).is_some();
+        // ACK, with push, urgent or congestion flags.
+        for flags in [0x10, 0x18, 0x30, 0xd0] {
+            assert!(may_be(flags), "{flags:#x}");
+        }
+        // SYN, SYN and ACK, FIN and ACK, RST, RST and ACK; none; push and urgent alone.
+        for flags in [0x02, 0x12, 0x11, 0x04, 0x14, 0x00, 0x28] {
+            assert!(!may_be(flags), "{flags:#x}");
+        }
     }
 }

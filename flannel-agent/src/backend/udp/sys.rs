@@ -1,5 +1,5 @@
 //! The system calls that neither std nor nix has in a form that neither copies nor allocates: TUN
-//! control, and many datagrams per call. All `unsafe` of the agent is here.
+//! control, and many datagrams per call.
 
 #![expect(
     unsafe_code,
