@@ -34,14 +34,23 @@ impl Content {
 pub(super) struct Registers(BTreeMap<Slot, Content>);
 
 impl Registers {
-    /// What is loaded: known values, or nothing to know.
-    pub(super) fn load(&mut self, register: Register, len: u32, content: Option<Content>) {
+    /// Loads a field that can have these values.
+    pub(super) fn load(&mut self, register: Register, content: Content) {
+        self.forget(register, content.len());
+        self.0.insert(slot(register), content);
+    }
+
+    /// `len` octets are loaded with what is the same in all packets of a flow.
+    pub(super) fn forget(&mut self, register: Register, len: u32) {
         let slot = slot(register);
         self.0
             .retain(|start, held| slot + len <= *start || start + held.len() <= slot);
-        if let Some(content) = content {
-            self.0.insert(slot, content);
-        }
+    }
+
+    /// The same for a number of octets that is not known.
+    pub(super) fn forget_some(&mut self, register: Register) {
+        let slot = slot(register);
+        self.0.retain(|start, held| *start != slot && held.varies);
     }
 
     /// Some register is loaded with what is the same in all packets of a flow.
@@ -101,24 +110,27 @@ mod tests {
     #[test]
     fn both_numbers_of_a_register_are_one() {
         let mut registers = Registers::default();
-        registers.load(Register(1), 1, Some(flags()));
+        registers.load(Register(1), flags());
         assert!(registers.get(Register(8)).is_some());
-        registers.load(Register(9), 1, Some(flags()));
+        registers.load(Register(9), flags());
         assert_eq!(registers.varying(Register(1), 16), Some("tcp flags"));
-        // Sixteen octets overwrite both.
-        registers.load(Register(1), 16, None);
+        // A number of octets that is not known may spare the second, sixteen do not.
+        registers.forget_some(Register(1));
+        assert_eq!(registers.varying(Register(1), 4), None);
+        assert_eq!(registers.varying(Register(1), 16), Some("tcp flags"));
+        registers.forget(Register(1), 16);
         assert_eq!(registers.all_varying().count(), 0);
     }
 
     #[test]
     fn a_load_into_an_unknown_register_forgets_only_what_a_flow_has_in_common() {
         let mut registers = Registers::default();
-        registers.load(Register(1), 1, Some(flags()));
+        registers.load(Register(1), flags());
         let constant = Content {
             varies: false,
             ..flags()
         };
-        registers.load(Register(2), 1, Some(constant));
+        registers.load(Register(2), constant);
         registers.load_somewhere();
         assert!(registers.get(Register(1)).is_some());
         assert!(registers.get(Register(2)).is_none());

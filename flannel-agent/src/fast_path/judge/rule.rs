@@ -71,7 +71,7 @@ impl<S: Surroundings> Run<'_, S> {
             Expression::Meta { key, access } => match access {
                 Access::Load(to) => {
                     let content = field::meta(*key, &self.protocols);
-                    self.load(*to, MAX_LEN, content);
+                    self.load(*to, None, content);
                 }
                 Access::Store => self.store(field::set_meta(*key)),
             },
@@ -83,7 +83,7 @@ impl<S: Surroundings> Run<'_, S> {
             } => match access {
                 Access::Load(to) => {
                     let content = field::payload(*base, *offset, *len, &self.protocols);
-                    self.load(*to, *len, content);
+                    self.load(*to, Some(*len), content);
                 }
                 // Another flow's packet afterwards, which admits neither.
                 Access::Store if field::is_flow_identity(*base, *offset, *len) => {
@@ -94,14 +94,14 @@ impl<S: Surroundings> Run<'_, S> {
             Expression::Conntrack { key, access } => match access {
                 Access::Load(to) => {
                     let content = field::conntrack(*key).map(|()| None);
-                    self.load(*to, MAX_LEN, content);
+                    self.load(*to, None, content);
                 }
                 Access::Store => self.store(Ok(())),
             },
             Expression::Option { kind, access } => match access {
                 Access::Load(to) => {
                     let content = field::option(*kind).map(|()| None);
-                    self.load(*to, MAX_LEN, content);
+                    self.load(*to, None, content);
                 }
                 Access::Store => self.store(Err(Finding::new("tcp option set", Why::Rewrites))),
             },
@@ -127,7 +127,7 @@ impl<S: Surroundings> Run<'_, S> {
                 timeout_ms,
                 expressions,
             } => self.update(set, *timeout_ms, expressions),
-            Expression::Constant { to } => self.registers.load(*to, 4, None),
+            Expression::Constant { to } => self.registers.forget_some(*to),
             Expression::Verdict(verdict) => self.verdict(verdict),
             Expression::Log { group: None } => {}
             Expression::Log { group: Some(group) } => self.tally.copy(format!("log group {group}")),
@@ -151,15 +151,17 @@ impl<S: Surroundings> Run<'_, S> {
         Some(())
     }
 
-    fn load(&mut self, to: Register, len: u32, content: Result<Option<Content>, Finding>) {
-        let content = content.unwrap_or_else(|finding| {
+    /// Loads a field of `len` octets, if that is known.
+    fn load(&mut self, to: Register, len: Option<u32>, field: Result<Option<Content>, Finding>) {
+        let content = field.unwrap_or_else(|finding| {
             self.tally.test(finding);
             None
         });
-        // Its own length where values are known.
-        let value = content.as_ref().and_then(|it| it.values.first());
-        let len = value.map_or(len, |value| value.len() as u32);
-        self.registers.load(to, len, content);
+        match (content, len) {
+            (Some(content), _) => self.registers.load(to, content),
+            (None, Some(len)) => self.registers.forget(to, len),
+            (None, None) => self.registers.forget_some(to),
+        }
     }
 
     fn store(&mut self, outcome: Result<(), Finding>) {
@@ -174,7 +176,7 @@ impl<S: Surroundings> Run<'_, S> {
             if let Some(name) = self.registers.varying(from, MAX_LEN) {
                 self.tally.test(Finding::new(name, Why::Field));
             }
-            return self.registers.load(to, MAX_LEN, None);
+            return self.registers.forget_some(to);
         };
         let len = content.values.first().map_or(0, Vec::len);
         let is_known = mask.len() == len && xor.len() == len;
@@ -182,7 +184,7 @@ impl<S: Surroundings> Run<'_, S> {
             if content.varies {
                 self.tally.test(Finding::new(content.name, Why::Field));
             }
-            return self.registers.load(to, MAX_LEN, None);
+            return self.registers.forget_some(to);
         }
         let apply = |value: &Vec<u8>| {
             let octets = value.iter().zip(mask).zip(xor);
@@ -196,7 +198,7 @@ impl<S: Surroundings> Run<'_, S> {
             is_protocol: false,
             ..content
         };
-        self.registers.load(to, len as u32, Some(content));
+        self.registers.load(to, content);
     }
 
     fn compare(&mut self, register: Register, operator: u32, value: &[u8]) -> Option<()> {
