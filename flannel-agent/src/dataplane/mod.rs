@@ -8,6 +8,7 @@ pub mod compat;
 pub mod logs;
 pub mod maps;
 pub mod object;
+mod patience;
 pub mod pin;
 pub mod probe;
 
