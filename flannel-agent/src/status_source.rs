@@ -153,6 +153,7 @@ impl StatusSource {
             },
             device: report.device,
             datapath: report.datapath,
+            proxy: report.proxy,
             fast_path: fast_path.borrow().clone(),
             peers: report.peers,
             store,

@@ -163,6 +163,11 @@ pub trait Backend: Send + Sync {
     /// Takes notice of whether the programs take part, for backends with a data path of their own.
     fn set_ebpf(&mut self, _is_used: bool) {}
 
+    /// What a proxy has carried and refused, for backends with one.
+    fn proxy(&self) -> Option<udp::counters::Counters> {
+        None
+    }
+
     /// What is not as it should be, a sentence each.
     fn problems(&self) -> Vec<String> {
         Vec::new()

@@ -7,6 +7,7 @@ use tracing::{info, warn};
 
 use super::Node;
 use crate::backend::peer::{Ignored, IgnoredReason, Peer};
+use crate::backend::udp::counters::Counters as Proxy;
 use crate::dataplane::maps::Key;
 use crate::status::{Datapath, Device, DirectPeer, Interface, KernelPeer, PeerCounts, Traffic};
 
@@ -23,6 +24,8 @@ pub struct Report {
     pub peers: PeerCounts,
     /// Attached programs and counters, as far as there is a dataplane.
     pub datapath: Datapath,
+    /// What the backend's proxy has carried, for backends with one.
+    pub proxy: Option<Proxy>,
     /// What is not as it should be.
     pub problems: Vec<String>,
 }
@@ -96,6 +99,7 @@ impl Node {
                 ignored: ignored.collect(),
             },
             datapath,
+            proxy: self.backend.proxy(),
             problems,
         }
     }
