@@ -48,7 +48,8 @@ const STEPS: [Step; 14] = [
         &["dstport 8472 ttl", "mtu 1350", " gbp"],
     ),
     vxlan(
-        r#"{"Type":"vxlan","VNI":7}"#,
+        // The last is for Windows, and nothing here.
+        r#"{"Type":"vxlan","VNI":7,"MacPrefix":"0E-2A"}"#,
         "flannel.7",
         &["mtu 1450", "nolearning"],
     ),

@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
+use flannel_agent::status::{KernelPeer, Status};
 use flannel_tests::agent::{Agent, Datapath, PREFIX};
 use flannel_tests::bed::{Bed, BedOptions};
 use flannel_tests::bpf::{XDP_PASS, XdpProgram, exit, set};
 use flannel_tests::cluster::{Cluster, config};
 use flannel_tests::traffic::ping::{Options, ping};
+use flannel_tests::traffic::sequence::Flow;
 use flannel_tests::wait;
 
-use crate::exercise::{self, packets};
+use crate::exercise::{self, packets, run_for};
 use crate::look;
 
 const VXLAN: &str = r#"{"Type":"vxlan"}"#;
@@ -134,6 +136,96 @@ fn a_lease_that_cannot_be_used_is_named_and_costs_nobody_else() {
                 Options::default(),
             );
             assert!(answer.expect("ping").is_complete(), "{backend}, {datapath}");
+        }
+    }
+}
+
+/// Leases that are right, but of nodes that are not to be had: nobody answers on the link; and there
+/// is no way at all.
+const SILENT: Absent = Absent {
+    subnet: "10.5.201.0/24",
+    address: "192.168.7.77",
+    mac: "02:00:00:00:00:05",
+    said: "no link-layer address",
+};
+const UNREACHABLE: Absent = Absent {
+    subnet: "10.5.202.0/24",
+    address: "203.0.113.5",
+    mac: "02:00:00:00:00:06",
+    said: "no route",
+};
+
+/// A node that is not there.
+struct Absent {
+    subnet: &'static str,
+    address: &'static str,
+    mac: &'static str,
+    /// Words of what eBPF says of it where there is a tunnel.
+    said: &'static str,
+}
+
+impl Absent {
+    /// Its lease, with what the backend `named` adds.
+    fn value(&self, named: &str) -> String {
+        let Self { address, mac, .. } = self;
+        let data = match named {
+            VXLAN => format!(r#","BackendType":"vxlan","BackendData":{{"VtepMAC":"{mac}"}}"#),
+            HOST_GW => r#","BackendType":"host-gw""#.to_owned(),
+            _ => String::new(),
+        };
+        format!(r#"{{"PublicIP":"{address}"{data}}}"#)
+    }
+
+    /// Whether a reason says what it is.
+    fn is_told(&self, peers: &[KernelPeer]) -> bool {
+        let mut of = peers.iter().filter(|peer| peer.subnet == self.subnet);
+        of.any(|peer| peer.reason.contains(self.said))
+    }
+}
+
+#[test]
+fn a_peer_that_cannot_be_reached_is_told_and_costs_nobody_else() {
+    for backend in [VXLAN, HOST_GW, UDP] {
+        for datapath in [Datapath::Kernel, Datapath::Ebpf] {
+            let options = BedOptions::default();
+            let cluster =
+                Cluster::with_config(&config(backend), options, &[datapath; 2]).expect("cluster");
+            let [a, b] = [cluster.pod(0), cluster.pod(1)];
+            let flow = Flow::start(a, b, 200, 1000).expect("flow");
+            for absent in [SILENT, UNREACHABLE] {
+                let key = format!("{PREFIX}/subnets/{}", absent.subnet.replace('/', "-"));
+                let value = absent.value(backend);
+                cluster.bed.etcd.put(&key, &value).expect("put");
+            }
+            let told = || {
+                let Status {
+                    peers, problems, ..
+                } = cluster.agents[0].status()?;
+                let is_told = match (backend, datapath) {
+                    // The kernel takes no route over a gateway to which there is none.
+                    (HOST_GW, _) => problems.iter().any(|p| p.contains(UNREACHABLE.subnet)),
+                    // Left to the kernel, as all peers are.
+                    (_, Datapath::Kernel) => true,
+                    _ => [SILENT, UNREACHABLE]
+                        .iter()
+                        .all(|a| a.is_told(&peers.kernel)),
+                };
+                anyhow::ensure!(is_told && peers.total == 3, "{peers:?}, {problems:?}");
+                Ok(Some(()))
+            };
+            wait::until("what is said of them", Duration::from_secs(10), told)
+                .unwrap_or_else(|error| panic!("{backend}, {datapath}: {error:#}"));
+            // Packets to them disturb nobody.
+            let options = Options {
+                interval_ms: 50,
+                ..Options::default()
+            };
+            for address in [[10, 5, 201, 2], [10, 5, 202, 2]] {
+                let answer = ping(&a.ns, address.into(), options).expect("ping");
+                assert_eq!(answer.received, 0, "{}", answer.text);
+            }
+            let tally = run_for(flow, 200);
+            assert!(tally.is_lossless(), "{backend}, {datapath}: {tally:?}");
         }
     }
 }
