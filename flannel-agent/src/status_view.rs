@@ -216,7 +216,9 @@ impl View {
                 counted.map(|counter| counter.packets).sum::<u64>()
             };
             let share = match share(sum(true), sum(false)) {
-                Some(share) if direction == "fast" => format!("{share} of the packets around the stack"),
+                Some(share) if direction == "fast" => {
+                    format!("{share} of the packets around the stack")
+                }
                 Some(share) => format!("{share} of the packets by eBPF"),
                 None => "no packets".into(),
             };

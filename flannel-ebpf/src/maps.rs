@@ -10,8 +10,8 @@ use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap};
 use aya_ebpf::macros::btf_map;
 use flannel_ebpf::abi::{
-    Candidate, Config, EgressCounters, FastCounters, FastPath, Flow, FlowKey, IngressCounters, MAX_CANDIDATES,
-    MAX_FLOWS, MAX_PEERS, Peer, Remote, Traffic,
+    Candidate, Config, EgressCounters, FastCounters, FastPath, Flow, FlowKey, IngressCounters,
+    MAX_CANDIDATES, MAX_FLOWS, MAX_PEERS, Peer, Remote, Traffic,
 };
 use flannel_ebpf::wire::Addresses;
 
@@ -148,11 +148,24 @@ impl Admission {
     /// all of them have come out again.
     #[inline(always)]
     pub(crate) fn is_drained(self) -> bool {
+        let (queued, dequeued) = self.counts();
+        queued != 0 && queued == dequeued
+    }
+
+    /// Whether some that have been queued have not come out yet.
+    #[inline(always)]
+    pub(crate) fn is_queued(self) -> bool {
+        let (queued, dequeued) = self.counts();
+        queued != dequeued
+    }
+
+    #[inline(always)]
+    fn counts(self) -> (u64, u64) {
         // SAFETY: the entry is there, and any value of the word is one.
         let queued = unsafe { (&raw const (*self.0).queued).read_volatile() };
         // SAFETY: as above.
         let dequeued = unsafe { (&raw const (*self.0).dequeued).read_volatile() };
-        queued != 0 && queued == dequeued
+        (queued, dequeued)
     }
 
     /// One more has been queued. What another CPU adds at that moment may be lost: a backlog is
@@ -180,3 +193,31 @@ impl Admission {
 /// Packets on the standard path that may admit their flow. Written by the programs at its start.
 #[btf_map]
 pub(crate) static candidates: LruHashMap<FlowKey, Candidate, MAX_CANDIDATES> = LruHashMap::new();
+
+/// The candidate of a flow.
+#[inline(always)]
+pub(crate) fn noted(key: FlowKey) -> Option<Noted> {
+    candidates.get_ptr_mut(key).map(Noted)
+}
+
+/// An entry of `candidates`. One that gives way meanwhile may be another flow's at once: what is
+/// read then is not the packet that is compared with it, or if it is, proves the same.
+#[derive(Clone, Copy)]
+pub(crate) struct Noted(*mut Candidate);
+
+impl Noted {
+    /// The entry.
+    #[inline(always)]
+    pub(crate) fn read(&self) -> &Candidate {
+        // SAFETY: the memory is the map's as long as the program runs, and any bytes are a candidate.
+        unsafe { &*self.0 }
+    }
+
+    /// Its outcome is not waited for any more.
+    #[inline(always)]
+    pub(crate) fn settle(self) {
+        // SAFETY: as above; an aligned word is written whole. Of another flow's candidate it costs
+        // a little time.
+        unsafe { (&raw mut (*self.0).noted).write_volatile(0) }
+    }
+}

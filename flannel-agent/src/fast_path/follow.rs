@@ -21,10 +21,7 @@ enum State {
     /// Nobody wants to know.
     Idle,
     /// They are followed.
-    Followed {
-        watch: Box<Watch>,
-        verdict: Verdict,
-    },
+    Followed { watch: Box<Watch>, verdict: Verdict },
     /// They cannot be, for this reason, until they are tried again.
     Unknown { why: String, retry: Instant },
 }

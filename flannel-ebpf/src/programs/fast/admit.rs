@@ -4,7 +4,7 @@ use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use flannel_ebpf::abi::{Candidate, FastOutcome, FastPath, Flow, FlowKey};
-use flannel_ebpf::fast::{Transport, is_awaited, is_unchanged};
+use flannel_ebpf::fast::{PATIENCE, Transport, is_awaited, is_unchanged};
 use flannel_ebpf::wire::{Addresses, Ethernet, Ipv4};
 
 use super::{Frame, key, settings};
@@ -36,10 +36,8 @@ pub(super) struct Start {
 pub(super) fn note(packet: &Packet, key: FlowKey, start: Start) {
     let now = now();
     let is_aggregate = packet.gso_size() != 0;
-    // SAFETY: an entry that gives way meanwhile may be used for another flow at once, so what is
-    // read may belong to that one: a packet more or less is noted then.
-    let earlier = unsafe { maps::candidates.get(key) };
-    if earlier.is_some_and(|earlier| is_awaited(earlier, now) && !is_aggregate) {
+    let earlier = maps::noted(key);
+    if earlier.is_some_and(|earlier| is_awaited(earlier.read(), now) && !is_aggregate) {
         return;
     }
     let Start {
@@ -68,10 +66,10 @@ pub(in super::super) fn admit_sent(packet: &Packet, ip: &Ipv4, offset: usize) ->
     let transport: &Transport = packet.header(offset + Ipv4::LEN)?;
     let len = packet.len() - offset as u32;
     let key = key(packet, ip, len, transport, offset + Ipv4::LEN)?;
-    // SAFETY: as in `note`; what belongs to another flow is not unchanged, or if it is, proves the
-    // same.
-    let candidate = unsafe { maps::candidates.get(key) }?;
-    if candidate.ifindex != 0 && is_unchanged(candidate, ip, transport) {
+    let noted = maps::noted(key)?;
+    let candidate = *noted.read();
+    if candidate.ifindex != 0 && is_unchanged(&candidate, ip, transport) {
+        noted.settle();
         let flow = Flow {
             is_received: 0,
             ..flow(settings, candidate.ifindex, candidate.addresses)
@@ -100,9 +98,10 @@ fn arrived(packet: &Packet) -> Option<()> {
     } = Frame::of(packet)?;
     let len = packet.len() - Ethernet::LEN as u32;
     let key = key(packet, ip, len, transport, Frame::TRANSPORT)?;
-    // SAFETY: as in `admit_sent`.
-    let candidate = unsafe { maps::candidates.get(key) }?;
-    if candidate.ifindex == 0 && is_unchanged(candidate, ip, transport) {
+    let noted = maps::noted(key)?;
+    let candidate = *noted.read();
+    if candidate.ifindex == 0 && is_unchanged(&candidate, ip, transport) {
+        noted.settle();
         let flow = Flow {
             is_received: 1,
             ..flow(settings, packet.ifindex(), ethernet.addresses())
@@ -127,6 +126,14 @@ fn flow(settings: &FastPath, ifindex: u32, addresses: Addresses) -> Flow {
 
 #[inline(always)]
 fn admit(packet: &Packet, key: FlowKey, flow: Flow) {
+    // What was queued under the admission before, and has not come out yet, would be counted under
+    // this one. Should it have been lost, the wait has an end.
+    if let Some(before) = maps::admission(key)
+        && before.is_queued()
+        && now() < before.expires() + PATIENCE
+    {
+        return;
+    }
     if maps::flows.insert(key, flow, BPF_ANY.into()).is_err() {
         count::fast(FastOutcome::TableFull, Size::of(packet));
     }
