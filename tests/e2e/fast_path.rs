@@ -89,7 +89,7 @@ fn a_thousand_transitions_keep_order() {
             let before = [queued, delivered].map(|outcome| made_of(receiver, outcome));
             let flow = Flow::start_full(cluster.pod(0), cluster.pod(1), 100, segments, 0);
             let flow = flow.expect("flow");
-            thread::sleep(Duration::from_secs(15));
+            thread::sleep(Duration::from_secs(12));
             let tally = flow.finish().expect("count datagrams");
             let after = [queued, delivered].map(|outcome| made_of(receiver, outcome));
             let [queued, delivered] = [after[0] - before[0], after[1] - before[1]];
