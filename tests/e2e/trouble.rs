@@ -17,6 +17,8 @@ use crate::look;
 const VXLAN: &str = r#"{"Type":"vxlan"}"#;
 const HOST_GW: &str = r#"{"Type":"host-gw"}"#;
 const UDP: &str = r#"{"Type":"udp"}"#;
+const EXTENSION: &str = r#"{"Type":"extension",
+    "SubnetAddCommand":"ip route replace $SUBNET via $PUBLIC_IP"}"#;
 
 /// A lease that cannot be used, and words of the reason.
 struct Lease {
@@ -96,12 +98,31 @@ const OF_UDP: [Lease; 1] = [lease(
     "not the address of a host",
 )];
 
+const OF_EXTENSION: [Lease; 3] = [
+    lease(
+        "10.5.201.0-24",
+        r#"{"PublicIP":"0.0.0.0","BackendType":"extension"}"#,
+        "not the address of a host",
+    ),
+    lease(
+        "10.5.202.0-24",
+        r#"{"PublicIP":"192.168.7.62","BackendType":"extension","BackendData":{"no":"text"}}"#,
+        "BackendData",
+    ),
+    lease(
+        "10.5.203.0-24",
+        r#"{"PublicIP":"192.168.7.63","BackendType":"udp"}"#,
+        r#""udp", not extension"#,
+    ),
+];
+
 #[test]
 fn a_lease_that_cannot_be_used_is_named_and_costs_nobody_else() {
     for (backend, leases) in [
         (VXLAN, &OF_VXLAN[..]),
         (HOST_GW, &OF_HOST_GW),
         (UDP, &OF_UDP),
+        (EXTENSION, &OF_EXTENSION),
     ] {
         for datapath in [Datapath::Kernel, Datapath::Ebpf] {
             let options = BedOptions::default();
@@ -130,12 +151,14 @@ fn a_lease_that_cannot_be_used_is_named_and_costs_nobody_else() {
                 );
             }
             cluster.wait_for_peers(1).expect("the real peer");
-            let answer = ping(
-                &cluster.pod(0).ns,
-                cluster.pod(1).address,
-                Options::default(),
-            );
-            assert!(answer.expect("ping").is_complete(), "{backend}, {datapath}");
+            let [a, b] = [cluster.pod(0), cluster.pod(1)];
+            // The commands of an extension are still under way.
+            let reached = || {
+                let answer = ping(&a.ns, b.address, Options::default())?;
+                Ok(answer.is_complete().then_some(()))
+            };
+            wait::until("an answer", Duration::from_secs(5), reached)
+                .unwrap_or_else(|error| panic!("{backend}, {datapath}: {error}"));
         }
     }
 }
@@ -387,6 +410,7 @@ fn programs_of_others_on_the_same_hooks_stay_and_see_packets() {
             let mut programs = look::programs(cluster.host(0));
             programs.retain(|line| before.contains(line));
             assert_eq!(programs, before, "{backend}, {datapath}");
+            assert_told(&status);
             exercise::everything(&cluster);
             if datapath == Datapath::Ebpf && backend == VXLAN {
                 let status = cluster.agents[0].status().expect("status");
@@ -396,4 +420,64 @@ fn programs_of_others_on_the_same_hooks_stay_and_see_packets() {
         }
         drop(link);
     }
+}
+
+/// With eBPF an operator is told of all three.
+fn assert_told(status: &Status) {
+    let notices = status.notices.join("; ");
+    for words in [
+        "programs of others see packets before",
+        "eth0: generic XDP",
+        "eth0: clsact ingress bpf",
+        "eth0: clsact egress bpf",
+    ] {
+        let is_told = status.datapath.active == "ebpf";
+        assert_eq!(notices.contains(words), is_told, "{words:?}: {notices}");
+    }
+}
+
+/// A filter that takes every packet, and so lets none through to filters behind it, shows who is
+/// first: what it has taken goes by the kernel path.
+#[test]
+fn filters_of_others_have_the_first_look() {
+    let cluster = Cluster::new(BedOptions::default(), &[Datapath::Ebpf; 2]).expect("cluster");
+    let host = cluster.host(0);
+    let way = |status: &Status| {
+        let mut programs = status.datapath.programs.iter();
+        let decap = programs.find(|program| program.name == "vxlan_decap");
+        decap.expect("vxlan_decap").attach.clone()
+    };
+    let status = || cluster.agents[0].status().expect("status");
+    let carried = || {
+        let before = packets(&status(), "ingress").0;
+        let [a, b] = [cluster.pod(0), cluster.pod(1)];
+        let answer = ping(&a.ns, b.address, Options::default()).expect("ping");
+        assert!(answer.is_complete(), "{}", answer.text);
+        packets(&status(), "ingress").0 - before
+    };
+    let tc = |words: &str| {
+        let words: Vec<&str> = words.split(' ').collect();
+        host.ns.run("tc", &words).expect("tc");
+    };
+    // The agent looks when something about its interfaces changes, and once a minute.
+    let look = || {
+        let lines = "link set eth0 txqueuelen 999\nlink set eth0 txqueuelen 1000";
+        host.ns.ip(lines).expect("change");
+    };
+    let first = way(&status());
+    assert!(carried() > 0);
+    tc("qdisc replace dev eth0 clsact");
+    let filter = [
+        "filter", "add", "dev", "eth0", "ingress", "prio", "3", "bpf", "bytecode",
+    ];
+    let filter = [&filter[..], &["1,6 0 0 4294967295"]].concat();
+    host.ns.run("tc", &filter).expect("filter");
+    look();
+    look::until_equal("ours behind it", &"clsact".to_owned(), || way(&status()));
+    assert_eq!(carried(), 0, "the filter is first");
+    tc("filter del dev eth0 ingress prio 3");
+    look();
+    look::until_equal("ours as before", &first, || way(&status()));
+    assert!(carried() > 0);
+    assert_eq!(status().notices, [""; 0]);
 }

@@ -55,7 +55,9 @@ impl Direction {
         }
     }
 
-    const fn attach_type(self) -> TcAttachType {
+    /// As the kernel's interface has it.
+    #[must_use]
+    pub const fn attach_type(self) -> TcAttachType {
         match self {
             Self::Ingress => TcAttachType::Ingress,
             Self::Egress => TcAttachType::Egress,
@@ -172,6 +174,8 @@ pub struct Dataplane {
     tc_attach: TcAttach,
     attachments: &'static [Attachment],
     attached: Vec<Attached>,
+    /// Hooks where somebody else has filters on clsact, see [`yield_to`](Self::yield_to).
+    filtered: Vec<(Interface, Direction)>,
 }
 
 /// A program where it was attached.
@@ -211,12 +215,20 @@ impl Dataplane {
             tc_attach: options.tc_attach,
             attachments,
             attached: Vec::new(),
+            filtered: Vec::new(),
         })
     }
 
     /// The maps.
     pub fn maps(&mut self) -> &mut Maps {
         &mut self.maps
+    }
+
+    /// Takes notice of the hooks where somebody else has filters on clsact. Programs that are
+    /// attached from then on go there, behind those filters, which from tcx would see nothing of
+    /// what ours take; if the way to attach is not prescribed.
+    pub fn yield_to(&mut self, filtered: &[(Interface, Direction)]) {
+        self.filtered = filtered.to_vec();
     }
 
     /// Attaches all programs, or replaces those of an earlier agent. The maps should have been
@@ -239,8 +251,12 @@ impl Dataplane {
             };
             // Read first: an interface that is made anew meanwhile is then found to be another one.
             let index = attach::index(hook.interface);
-            let mechanism =
-                attach::attach(classifier, hook, self.tc_attach, &self.pins).map_err(fail)?;
+            let place = (attachment.interface, attachment.direction);
+            let how = match self.tc_attach {
+                TcAttach::Auto if self.filtered.contains(&place) => TcAttach::Clsact,
+                how => how,
+            };
+            let mechanism = attach::attach(classifier, hook, how, &self.pins).map_err(fail)?;
             let info = classifier.info().map_err(|error| fail(error.into()))?;
             self.attached.push(Attached {
                 attachment: *attachment,

@@ -26,6 +26,8 @@ pub struct Report {
     pub datapath: Datapath,
     /// What the backend's proxy has carried, for backends with one.
     pub proxy: Option<Proxy>,
+    /// What an operator should know although nothing is wrong.
+    pub notices: Vec<String>,
     /// What is not as it should be.
     pub problems: Vec<String>,
 }
@@ -100,8 +102,19 @@ impl Node {
             },
             datapath,
             proxy: self.backend.proxy(),
+            notices: self.notices(),
             problems,
         }
+    }
+}
+
+impl Node {
+    fn notices(&self) -> Vec<String> {
+        let is_told = self.has_dataplane() && !self.others.is_empty();
+        is_told
+            .then(|| self.others.to_string())
+            .into_iter()
+            .collect()
     }
 }
 
