@@ -424,31 +424,6 @@ impl Node {
         Ok(())
     }
 
-    /// Attaches what is not attached, and elsewhere where others have come or gone.
-    async fn attach(&mut self, scope: Scope) -> Result<(), Error> {
-        let Some(dataplane) = self.datapath.dataplane() else {
-            return Ok(());
-        };
-        if !scope.device && dataplane.was_attached() {
-            return Ok(());
-        }
-        let interfaces = Interfaces {
-            external: &self.spec.external,
-            device: self.device.as_ref().map(|device| device.name.as_str()),
-        };
-        let others = Others::find(&self.netlink, interfaces).await;
-        let has_moved = others.filtered() != self.others.filtered();
-        if others != self.others && !others.is_empty() {
-            info!("{others}");
-        }
-        self.others = others;
-        if has_moved || !dataplane.is_attached() {
-            dataplane.yield_to(self.others.filtered());
-            dataplane.attach(interfaces)?;
-        }
-        Ok(())
-    }
-
     /// Makes the maps, or the part of them that is about some peers, what these peers ask for. Says
     /// which peers are left to the kernel, and which next hops have to be resolved.
     async fn sync_maps(

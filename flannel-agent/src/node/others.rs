@@ -7,8 +7,10 @@
 use std::fmt::{self, Display, Formatter};
 
 use aya::programs::SchedClassifier;
-use tracing::debug;
+use tracing::{debug, info};
 
+use super::scope::Scope;
+use super::{Error, Node};
 use crate::backend::is_own_program;
 use crate::dataplane::{Direction, Interface, Interfaces, attach};
 use crate::error::chain;
@@ -26,7 +28,7 @@ pub(super) struct Others {
 
 impl Others {
     /// Looks at the node's interfaces. What cannot be asked is taken for nothing.
-    pub(super) async fn find(netlink: &Netlink, interfaces: Interfaces<'_>) -> Self {
+    async fn find(netlink: &Netlink, interfaces: Interfaces<'_>) -> Self {
         let Interfaces { external, device } = interfaces;
         let mut found = Self::default();
         let external = [(Interface::External, external)];
@@ -46,7 +48,7 @@ impl Others {
     }
 
     /// Hooks where somebody has filters on clsact.
-    pub(super) fn filtered(&self) -> &[(Interface, Direction)] {
+    fn filtered(&self) -> &[(Interface, Direction)] {
         &self.filtered
     }
 
@@ -99,6 +101,33 @@ impl Others {
                     self.filtered.push((interface, direction));
                 }
             }
+        }
+        Ok(())
+    }
+}
+
+impl Node {
+    /// Attaches what is not attached, and elsewhere where others have come or gone.
+    pub(super) async fn attach(&mut self, scope: Scope) -> Result<(), Error> {
+        let Some(dataplane) = self.datapath.dataplane() else {
+            return Ok(());
+        };
+        if !scope.device && dataplane.was_attached() {
+            return Ok(());
+        }
+        let interfaces = Interfaces {
+            external: &self.spec.external,
+            device: self.device.as_ref().map(|device| device.name.as_str()),
+        };
+        let others = Others::find(&self.netlink, interfaces).await;
+        let has_moved = others.filtered() != self.others.filtered();
+        if others != self.others && !others.is_empty() {
+            info!("{others}");
+        }
+        self.others = others;
+        if has_moved || !dataplane.is_attached() {
+            dataplane.yield_to(self.others.filtered());
+            dataplane.attach(interfaces)?;
         }
         Ok(())
     }
