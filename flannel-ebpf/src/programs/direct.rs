@@ -16,6 +16,9 @@ use crate::packet::{Packet, Verdict};
 #[classifier]
 pub(crate) fn direct_egress(context: TcContext) -> i32 {
     let packet = Packet::new(context);
+    if packet.is_counted() {
+        return Verdict::Kernel as i32;
+    }
     if let Some(ip) = header(&packet)
         && let Some(subnet) = subnet_of(ip.destination)
     {
