@@ -113,7 +113,7 @@ fn transmit_direct(
     subnet: [u8; 4],
     ip: &Ipv4,
 ) -> Result<Verdict, FastOutcome> {
-    let hop = enter::hops(Encap::Direct, ip)?;
+    let hop = enter::hops(Encap::Direct, ip).ok_or(FastOutcome::Unfit)?;
     let addresses = peer.headers.outer.addresses();
     if !packet.write(0, &addresses) || !packet.write(Ethernet::LEN + Hop::OFFSET, &hop) {
         return Err(FastOutcome::Failed);
@@ -133,7 +133,7 @@ fn transmit_in(
     ip: &Ipv4,
     inner_len: u32,
 ) -> Result<Verdict, FastOutcome> {
-    let hop = enter::hops(encap, ip)?;
+    let hop = enter::hops(encap, ip).ok_or(FastOutcome::Unfit)?;
     let source_port = match encap {
         Encap::Vxlan => flow::source_port(egress::flow_hash(packet, ip, Ethernet::LEN)),
         Encap::Udp | Encap::Direct => peer.headers.udp.source,
