@@ -102,8 +102,8 @@ fn a_thousand_transitions_keep_order() {
 
 fn carries_everything(cluster: &Cluster, least: f64) {
     exercise::everything(cluster);
-    let flow = Flow::start(cluster.pod(0), cluster.pod(1), 100, RATE).expect("flow");
     let before = [fast(&cluster.agents[0])[0], fast(&cluster.agents[1])[1]];
+    let flow = Flow::start(cluster.pod(0), cluster.pod(1), 100, RATE).expect("flow");
     let tally = exercise::run_for(flow, 4_000);
     let after = [fast(&cluster.agents[0])[0], fast(&cluster.agents[1])[1]];
     assert!(tally.is_lossless() && tally.reordered == 0, "{tally:?}");
