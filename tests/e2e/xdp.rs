@@ -17,8 +17,8 @@ const OFF: &str = "--xdp=off";
 
 /// Two agents, each with its word on XDP, and the same on the fast path.
 fn cluster(config: &str, xdp: [&str; 2], fast_path: &str) -> Cluster {
-    let mut cluster = Cluster::with_config(config, BedOptions::default(), &[Datapath::Ebpf; 2])
-        .expect("cluster");
+    let mut cluster =
+        Cluster::with_config(config, BedOptions::default(), &[Datapath::Ebpf; 2]).expect("cluster");
     for (agent, xdp) in cluster.agents.iter_mut().zip(xdp) {
         restart(agent, &[xdp, fast_path]);
     }
@@ -95,7 +95,7 @@ fn coming_and_going_loses_nothing() {
         restarts += 1;
         wait_sent(&flow, 500);
     }
-    let printed = cluster.agents[1].datapath(&["kernel"]).expect("switch");
+    let printed = cluster.agents[1].switch(&["kernel"]).expect("switch");
     println!("{printed}");
     wait_sent(&flow, 500);
     let tally = flow.finish().expect("count datagrams");

@@ -55,7 +55,12 @@ pub fn remove_but(pins: &Pins, kept: Option<&str>) -> Vec<String> {
 /// Why there must be none on this interface, if so. `links` are all of the host, `own` is the kernel
 /// id of our program if it is attached.
 #[must_use]
-pub fn obstacle(mode: XdpMode, external: &Link, links: &[Link], own: Option<u32>) -> Option<String> {
+pub fn obstacle(
+    mode: XdpMode,
+    external: &Link,
+    links: &[Link],
+    own: Option<u32>,
+) -> Option<String> {
     let name = &external.name;
     match (mode, &external.kind, &external.bus) {
         (XdpMode::Off, ..) => return Some("asked for".into()),
@@ -70,9 +75,9 @@ pub fn obstacle(mode: XdpMode, external: &Link, links: &[Link], own: Option<u32>
     if external.xdp_id.is_some() && external.xdp_id != own {
         return Some(format!("{name} has an XDP program of somebody else"));
     }
-    let mut vlans = links.iter().filter(|link| {
-        link.kind.as_deref() == Some("vlan") && link.lower == Some(external.index)
-    });
+    let mut vlans = links
+        .iter()
+        .filter(|link| link.kind.as_deref() == Some("vlan") && link.lower == Some(external.index));
     vlans.next().map(|vlan| {
         format!(
             "{name} has the VLAN device {}: the NIC may take tags off before XDP sees the frames",
@@ -136,7 +141,9 @@ impl Stripper {
             return;
         }
         let link = open_pin(pins, program);
-        let own = link.as_ref().and_then(|link| Some(link.info().ok()?.program_id()));
+        let own = link
+            .as_ref()
+            .and_then(|link| Some(link.info().ok()?.program_id()));
         let reason = match obstacle(self.mode, external, links, own) {
             Some(reason) => {
                 drop(link);
@@ -177,7 +184,9 @@ impl Stripper {
 
 /// The link that an earlier run has left.
 fn open_pin(pins: &Pins, program: &str) -> Option<FdLink> {
-    PinnedLink::from_pin(pins.link(program)).ok().map(FdLink::from)
+    PinnedLink::from_pin(pins.link(program))
+        .ok()
+        .map(FdLink::from)
 }
 
 /// Attaches the program, in the place of the one behind `there`; its kernel id.
@@ -241,10 +250,7 @@ mod tests {
         let reason = why(XdpMode::Auto, &veth).unwrap();
         assert!(reason.contains("eth0 is a device of kind veth"), "{reason}");
         assert_eq!(why(XdpMode::Native, &veth), None);
-        let unknown = Link {
-            bus: None,
-            ..nic()
-        };
+        let unknown = Link { bus: None, ..nic() };
         assert!(why(XdpMode::Auto, &unknown).is_some());
         assert_eq!(why(XdpMode::Native, &unknown), None);
     }
@@ -254,7 +260,11 @@ mod tests {
         let with = |xdp_id| Link { xdp_id, ..nic() };
         let native = |link: &Link, links: &[Link]| obstacle(XdpMode::Native, link, links, Some(7));
         assert_eq!(native(&with(Some(7)), &[]), None);
-        assert!(native(&with(Some(8)), &[]).unwrap().contains("somebody else"));
+        assert!(
+            native(&with(Some(8)), &[])
+                .unwrap()
+                .contains("somebody else")
+        );
         let vlan = Link {
             index: 3,
             name: "eth0.5".into(),
