@@ -133,11 +133,17 @@ impl View {
             reason,
             programs,
             counters: _,
+            xdp,
         } = datapath;
         self.row(
             "data path",
             format!("{active} ({requested} asked for): {reason}"),
         );
+        if let Some(xdp) = xdp {
+            let active = if xdp.active { "on" } else { "off" };
+            let (requested, reason) = (&xdp.requested, &xdp.reason);
+            self.row("XDP", format!("{active} ({requested} asked for): {reason}"));
+        }
         let program = |program: &crate::status::Program| {
             let crate::status::Program {
                 name,
@@ -384,6 +390,7 @@ pub(crate) fn example() -> Status {
                 counter("egress", "oversize", false, 0),
                 counter("ingress", "decapsulated", true, 0),
             ],
+            xdp: None,
         },
         proxy: Some(Proxy {
             sent_packets: 12,

@@ -12,7 +12,7 @@ use tracing::{debug, info};
 use super::scope::Scope;
 use super::{Error, Node};
 use crate::backend::is_own_program;
-use crate::dataplane::{Direction, Interface, Interfaces, attach};
+use crate::dataplane::{Direction, Interface, Interfaces, attach, xdp};
 use crate::error::chain;
 use crate::netlink::nic::{ClsactSide, Filter, XdpMode};
 use crate::netlink::{self, Netlink};
@@ -63,7 +63,9 @@ impl Others {
         name: &str,
     ) -> Result<(), netlink::Error> {
         let index = attach::index(name);
-        for (mode, id) in netlink.nic(index).await?.xdp {
+        let mut programs = netlink.nic(index).await?.xdp;
+        programs.retain(|(_, id)| !xdp::is_own(*id));
+        for (mode, id) in programs {
             let mode = match mode {
                 XdpMode::Native => "native",
                 XdpMode::Generic => "generic",
