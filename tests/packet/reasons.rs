@@ -18,6 +18,9 @@ const DIRECT: (&str, &str) = ("direct", "another program's");
 /// Needs a flow that has come through the rules: the ring e2e.
 const FAST: (&str, &str) = ("fast", "no single packet is admitted");
 
+/// Needs the driver's XDP in front: the ring e2e.
+const STRIPPED: (&str, &str) = ("stripped", "no test run has been through XDP");
+
 const ALL: [Tables; 6] = [
     Tables {
         program: "vxlan_encap",
@@ -61,6 +64,7 @@ const ALL: [Tables; 6] = [
             FAILED,
             DIRECT,
             FAST,
+            STRIPPED,
         ],
     },
     Tables {
@@ -79,6 +83,7 @@ const ALL: [Tables; 6] = [
             FAILED,
             DIRECT,
             FAST,
+            STRIPPED,
         ],
     },
     Tables {
