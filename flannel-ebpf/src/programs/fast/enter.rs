@@ -56,7 +56,8 @@ pub(in super::super) fn delivery(
         count::fast(FastOutcome::Unfit, Size::of(packet));
         return None;
     };
-    let flow = admitted(settings, maps::admission(key));
+    // A flow that a pod of this host sends is not received, whoever uses its addresses.
+    let flow = admitted(settings, maps::admission(key)).filter(|flow| flow.is_received());
     if flow.is_none() {
         let start = Start {
             ip: Ipv4 {
