@@ -40,6 +40,7 @@ fn packets_of_a_direct_peer_count_for_it() {
     let aggregate = Context {
         gso_size: 2,
         gso_segs: 3,
+        ..Context::default()
     };
     run(&mut programs, "direct_egress", &to, aggregate);
     assert_eq!(programs.traffic(), [(4, 2 * len), (1, len)]);

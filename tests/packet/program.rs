@@ -20,7 +20,7 @@ pub(crate) const REDIRECT: i32 = 7;
 pub(crate) const PEER_SUBNET: [u8; 4] = [10, 5, 1, 0];
 
 /// Index of the interface towards the peer; the test run only records it.
-const EXTERNAL: u32 = 1;
+pub(crate) const EXTERNAL: u32 = 1;
 /// Index of the tunnel device.
 const DEVICE: u32 = 1;
 
@@ -29,6 +29,8 @@ const DEVICE: u32 = 1;
 pub(crate) struct Context {
     pub gso_size: u32,
     pub gso_segs: u32,
+    /// What programs before have left in the second word of the control block.
+    pub note: u32,
 }
 
 /// What came out.
@@ -38,11 +40,13 @@ pub(crate) struct Run {
     pub frame: Vec<u8>,
     /// Counters that moved: outcome → (packets, bytes).
     pub counted: Counted,
+    /// Second word of the control block.
+    pub note: u32,
 }
 
 /// The programs of node B.
 pub(crate) struct Programs {
-    programs: programs::Programs,
+    pub(super) programs: programs::Programs,
 }
 
 impl Programs {
@@ -56,7 +60,7 @@ impl Programs {
         Self::over(&udp_config(), &udp_peer())
     }
 
-    fn over(config: &Config, peer: &Peer) -> Self {
+    pub(crate) fn over(config: &Config, peer: &Peer) -> Self {
         let mut programs = programs::Programs::load(config).unwrap();
         programs.set_peer(PEER_SUBNET, peer).unwrap();
         programs.set_remote(PEER_IP, sender()).unwrap();
@@ -123,11 +127,13 @@ impl Programs {
     ) -> Result<Run, ProgramError> {
         let ctx_in = context.bytes();
         let mut out = vec![0; frame.len() + 256];
+        let mut ctx_out = [0; Context::LEN];
         let test_run = |programs: &mut programs::Programs| {
             programs.program(program).unwrap().test_run(TestRunOptions {
                 data_in: Some(frame),
                 data_out: Some(&mut out),
                 ctx_in: ctx_in.as_deref(),
+                ctx_out: Some(&mut ctx_out),
                 ..TestRunOptions::new()
             })
         };
@@ -138,6 +144,7 @@ impl Programs {
             verdict: result.return_value as i32,
             frame: out,
             counted,
+            note: Context::word(&ctx_out, Context::CB_1),
         })
     }
 
@@ -160,22 +167,33 @@ pub(crate) fn assert_left(
     assert_eq!(run.counted, expected, "{name}: counters");
 }
 
+/// The kernel's `struct __sk_buff` (uapi/linux/bpf.h), as far as a test run may set it.
 impl Context {
-    /// The kernel's `struct __sk_buff` (uapi/linux/bpf.h), as far as a test run may set it.
+    const LEN: usize = 192;
+    const CB_1: usize = 52;
+    const GSO_SEGS: usize = 164;
+    const GSO_SIZE: usize = 176;
+
     fn bytes(self) -> Option<Vec<u8>> {
-        const LEN: usize = 192;
-        const GSO_SEGS: usize = 164;
-        const GSO_SIZE: usize = 176;
-        let Self { gso_size, gso_segs } = self;
-        if (gso_size, gso_segs) == (0, 0) {
+        let Self {
+            gso_size,
+            gso_segs,
+            note,
+        } = self;
+        if (gso_size, gso_segs, note) == (0, 0, 0) {
             return None;
         }
-        let mut bytes = vec![0; LEN];
+        let mut bytes = vec![0; Self::LEN];
         let mut put =
             |at: usize, value: u32| bytes[at..at + 4].copy_from_slice(&value.to_ne_bytes());
-        put(GSO_SEGS, gso_segs);
-        put(GSO_SIZE, gso_size);
+        put(Self::CB_1, note);
+        put(Self::GSO_SEGS, gso_segs);
+        put(Self::GSO_SIZE, gso_size);
         Some(bytes)
+    }
+
+    fn word(bytes: &[u8], at: usize) -> u32 {
+        bytemuck::pod_read_unaligned(&bytes[at..at + 4])
     }
 }
 

@@ -88,54 +88,64 @@ fn the_mark_of_the_outer_header_is_nobodys() {
     }
 }
 
+type Edit = fn(&mut Tunnel);
+
+const CHECKSUM: [u8; 2] = [0x12, 0x34];
+
+/// Whether the sender is kin before a datagram, and after.
+const KIN: [(&str, bool, Edit, bool); 10] = [
+    ("without checksum", false, |_| {}, true),
+    ("again", true, |_| {}, true),
+    ("with one", true, |t| t.udp_checksum = CHECKSUM, false),
+    (
+        "with one, again",
+        false,
+        |t| t.udp_checksum = CHECKSUM,
+        false,
+    ),
+    // Left to the socket, and told by all the same.
+    ("last hop", false, |t| t.inner[8] = 1, true),
+    ("IPv6", false, |t| t.inner[0] = 0x60, true),
+    (
+        "merged by GRO, which merges none without checksum",
+        true,
+        |t| {
+            t.inner = [t.inner.clone(), t.inner.clone()].concat();
+            t.udp_checksum = CHECKSUM;
+        },
+        false,
+    ),
+    // Not known to be from the sender, or to be a datagram.
+    ("fragment", false, |t| t.ip.fragment = [0x20, 0], false),
+    (
+        "to another address",
+        false,
+        |t| t.ip.destination = [192, 168, 7, 99],
+        false,
+    ),
+    (
+        "from somebody else",
+        false,
+        |t| t.ip.source = [192, 168, 7, 99],
+        false,
+    ),
+];
+
 #[test]
 fn a_datagram_tells_whether_its_sender_is_kin() {
-    type Edit = fn(&mut Tunnel);
-    const CHECKSUM: [u8; 2] = [0x12, 0x34];
-    // Before, the datagram, after.
-    let rows: [(&str, bool, Edit, bool); 10] = [
-        ("without checksum", false, |_| {}, true),
-        ("again", true, |_| {}, true),
-        ("with one", true, |t| t.udp_checksum = CHECKSUM, false),
-        (
-            "with one, again",
-            false,
-            |t| t.udp_checksum = CHECKSUM,
-            false,
-        ),
-        // Left to the socket, and told by all the same.
-        ("last hop", false, |t| t.inner[8] = 1, true),
-        ("IPv6", false, |t| t.inner[0] = 0x60, true),
-        (
-            "merged by GRO, which merges none without checksum",
-            true,
-            |t| {
-                t.inner = [t.inner.clone(), t.inner.clone()].concat();
-                t.udp_checksum = CHECKSUM;
-            },
-            false,
-        ),
-        // Not known to be from the sender, or to be a datagram.
-        ("fragment", false, |t| t.ip.fragment = [0x20, 0], false),
-        (
-            "to another address",
-            false,
-            |t| t.ip.destination = [192, 168, 7, 99],
-            false,
-        ),
-        (
-            "from somebody else",
-            false,
-            |t| t.ip.source = [192, 168, 7, 99],
-            false,
-        ),
-    ];
+    assert_kin(|programs, frame| {
+        programs.run("udp_decap", frame, Context::default());
+    });
+}
+
+/// Checks what each row makes of the sender.
+pub(crate) fn assert_kin(run: impl Fn(&mut Programs, &[u8])) {
     let mut programs = Programs::load_udp();
-    for (name, before, edit, after) in rows {
+    for (name, before, edit, after) in KIN {
         programs.set_kin(before);
         let mut tunnel = udp_tunnel(&inner());
         edit(&mut tunnel);
-        programs.run("udp_decap", &tunnel.frame(), Context::default());
+        run(&mut programs, &tunnel.frame());
         let expected = Remote {
             is_kin: after.into(),
             ..sender()
@@ -144,71 +154,72 @@ fn a_datagram_tells_whether_its_sender_is_kin() {
     }
 }
 
+/// What is odd about a packet, and the reason why it is left.
+pub(crate) const ODD: [(&str, Edit, &str); 14] = [
+    (
+        "other host",
+        |t| t.ethernet_destination = HOP_MAC,
+        "ingress other_host",
+    ),
+    (
+        "broadcast",
+        |t| t.ethernet_destination = [0xff; 6],
+        "ingress other_host",
+    ),
+    (
+        "options",
+        |t| t.ip.options = vec![1; 4],
+        "ingress ip_options",
+    ),
+    (
+        "first fragment",
+        |t| t.ip.fragment = [0x20, 0],
+        "ingress fragment",
+    ),
+    (
+        "other address",
+        |t| t.ip.destination = [192, 168, 7, 99],
+        "ingress other_address",
+    ),
+    (
+        "unknown sender",
+        |t| t.ip.source = [192, 168, 7, 99],
+        "ingress unknown_sender",
+    ),
+    (
+        "IPv6 inside",
+        |t| t.inner[0] = 0x60,
+        "ingress inner_not_ipv4",
+    ),
+    (
+        "an Ethernet frame inside",
+        |t| t.inner = ethernet(PEER_MAC, HOP_MAC, 0x0800, &t.inner),
+        "ingress inner_not_ipv4",
+    ),
+    ("longer inside", |t| t.inner[3] += 1, "ingress inner_length"),
+    (
+        "shorter inside",
+        |t| t.inner[3] -= 1,
+        "ingress inner_length",
+    ),
+    (
+        "two packets inside",
+        |t| t.inner = [t.inner.clone(), t.inner.clone()].concat(),
+        "ingress inner_length",
+    ),
+    ("last hop", |t| t.inner[8] = 1, "ingress ttl"),
+    // The proxy would make 255 hops of it.
+    ("no hop", |t| t.inner[8] = 0, "ingress ttl"),
+    (
+        "unverified checksum",
+        |t| t.udp_checksum = [0x12, 0x34],
+        "ingress udp_checksum",
+    ),
+];
+
 #[test]
 fn every_odd_packet_is_left_with_its_reason() {
-    type Edit = fn(&mut Tunnel);
-    let rows: [(&str, Edit, &'static str); 14] = [
-        (
-            "other host",
-            |t| t.ethernet_destination = HOP_MAC,
-            "ingress other_host",
-        ),
-        (
-            "broadcast",
-            |t| t.ethernet_destination = [0xff; 6],
-            "ingress other_host",
-        ),
-        (
-            "options",
-            |t| t.ip.options = vec![1; 4],
-            "ingress ip_options",
-        ),
-        (
-            "first fragment",
-            |t| t.ip.fragment = [0x20, 0],
-            "ingress fragment",
-        ),
-        (
-            "other address",
-            |t| t.ip.destination = [192, 168, 7, 99],
-            "ingress other_address",
-        ),
-        (
-            "unknown sender",
-            |t| t.ip.source = [192, 168, 7, 99],
-            "ingress unknown_sender",
-        ),
-        (
-            "IPv6 inside",
-            |t| t.inner[0] = 0x60,
-            "ingress inner_not_ipv4",
-        ),
-        (
-            "an Ethernet frame inside",
-            |t| t.inner = ethernet(PEER_MAC, HOP_MAC, 0x0800, &t.inner),
-            "ingress inner_not_ipv4",
-        ),
-        ("longer inside", |t| t.inner[3] += 1, "ingress inner_length"),
-        (
-            "shorter inside",
-            |t| t.inner[3] -= 1,
-            "ingress inner_length",
-        ),
-        (
-            "two packets inside",
-            |t| t.inner = [t.inner.clone(), t.inner.clone()].concat(),
-            "ingress inner_length",
-        ),
-        ("last hop", |t| t.inner[8] = 1, "ingress ttl"),
-        // The proxy would make 255 hops of it.
-        ("no hop", |t| t.inner[8] = 0, "ingress ttl"),
-        (
-            "unverified checksum",
-            |t| t.udp_checksum = [0x12, 0x34],
-            "ingress udp_checksum",
-        ),
-    ];
-    for (name, edit, outcome) in rows {
+    for (name, edit, outcome) in ODD {
         let mut tunnel = udp_tunnel(&inner());
         edit(&mut tunnel);
         let frame = tunnel.frame();
@@ -216,24 +227,27 @@ fn every_odd_packet_is_left_with_its_reason() {
     }
 }
 
+type Damage = fn(&mut Vec<u8>);
+
+/// What is damaged in a frame, and the reason why it is left.
+pub(crate) const DAMAGED: [(&str, Damage, &str); 7] = [
+    ("IP checksum", |f| f[24] ^= 1, "ingress ip_checksum"),
+    ("UDP length", |f| f[39] += 1, "ingress length"),
+    ("UDP length zero", |f| f[38..40].fill(0), "ingress length"),
+    ("trailer", |f| f.extend([0; 6]), "ingress length"),
+    ("cut by one", |f| f.truncate(f.len() - 1), "ingress length"),
+    (
+        "cut in the inner header",
+        |f| f.truncate(61),
+        "ingress truncated",
+    ),
+    ("nothing inside", |f| f.truncate(42), "ingress truncated"),
+];
+
 #[test]
 fn damaged_headers_are_left_with_their_reason() {
     let good = udp_tunnel(&inner()).frame();
-    type Edit = fn(&mut Vec<u8>);
-    let rows: [(&str, Edit, &'static str); 7] = [
-        ("IP checksum", |f| f[24] ^= 1, "ingress ip_checksum"),
-        ("UDP length", |f| f[39] += 1, "ingress length"),
-        ("UDP length zero", |f| f[38..40].fill(0), "ingress length"),
-        ("trailer", |f| f.extend([0; 6]), "ingress length"),
-        ("cut by one", |f| f.truncate(f.len() - 1), "ingress length"),
-        (
-            "cut in the inner header",
-            |f| f.truncate(61),
-            "ingress truncated",
-        ),
-        ("nothing inside", |f| f.truncate(42), "ingress truncated"),
-    ];
-    for (name, edit, outcome) in rows {
+    for (name, edit, outcome) in DAMAGED {
         let mut frame = good.clone();
         edit(&mut frame);
         assert_left(name, &run(&frame), &frame, outcome, 1);
@@ -261,6 +275,7 @@ fn datagrams_that_gro_has_merged_are_the_sockets() {
     let context = Context {
         gso_size: first.len() as u32,
         gso_segs: 2,
+        ..Context::default()
     };
     let run = run_with(&frame, context);
     assert_left("merged", &run, &frame, "ingress aggregate", 2);
@@ -273,6 +288,7 @@ fn an_aggregate_that_the_kernel_cannot_unwrap_is_left() {
     let context = Context {
         gso_size: 400,
         gso_segs: 3,
+        ..Context::default()
     };
     let tcp = Ip::new(PODS.0, PODS.1, 6).packet(&[1; 1_020]);
     let frame = udp_tunnel(&tcp).frame();

@@ -16,7 +16,7 @@ const REMOTE_POD: [u8; 4] = [10, 5, 1, 2];
 
 /// What the proxy would put on the wire for a packet; the identification is a free choice, taken
 /// from the frame that came.
-fn expected(packet: &[u8], frame: &[u8]) -> Vec<u8> {
+pub(crate) fn expected(packet: &[u8], frame: &[u8]) -> Vec<u8> {
     let ip = Ip {
         id: frame[18..20].try_into().unwrap(),
         fragment: [0x40, 0],
@@ -27,7 +27,7 @@ fn expected(packet: &[u8], frame: &[u8]) -> Vec<u8> {
 }
 
 /// The packet with one hop less, its header sum done from nothing.
-fn one_hop_less(packet: &[u8]) -> Vec<u8> {
+pub(crate) fn one_hop_less(packet: &[u8]) -> Vec<u8> {
     let mut packet = packet.to_vec();
     packet[8] -= 1;
     packet[10..12].fill(0);

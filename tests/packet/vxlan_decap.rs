@@ -64,92 +64,95 @@ fn inner_packets_of_any_kind_are_taken() {
     }
 }
 
+type Edit = fn(&mut Tunnel);
+
+/// What is odd about a packet, and the reason why it is left.
+pub(crate) const ODD: [(&str, Edit, &str); 16] = [
+    (
+        "other host",
+        |t| t.ethernet_destination = HOP_MAC,
+        "ingress other_host",
+    ),
+    (
+        "broadcast",
+        |t| t.ethernet_destination = [0xff; 6],
+        "ingress other_host",
+    ),
+    (
+        "options",
+        |t| t.ip.options = vec![1; 4],
+        "ingress ip_options",
+    ),
+    (
+        "first fragment",
+        |t| t.ip.fragment = [0x20, 0],
+        "ingress fragment",
+    ),
+    (
+        "other address",
+        |t| t.ip.destination = [192, 168, 7, 99],
+        "ingress other_address",
+    ),
+    (
+        "unknown sender",
+        |t| t.ip.source = [192, 168, 7, 99],
+        "ingress unknown_sender",
+    ),
+    (
+        "no VNI flag",
+        |t| t.shim().vxlan[0] = 0,
+        "ingress vxlan_flags",
+    ),
+    (
+        "group policy",
+        |t| t.shim().vxlan[0] = 0x88,
+        "ingress vxlan_flags",
+    ),
+    (
+        "reserved bits",
+        |t| t.shim().vxlan[3] = 1,
+        "ingress vxlan_flags",
+    ),
+    (
+        "reserved octet",
+        |t| t.shim().vxlan[7] = 1,
+        "ingress vxlan_flags",
+    ),
+    (
+        "other network",
+        |t| t.shim().vxlan[6] = 2,
+        "ingress other_vni",
+    ),
+    (
+        "IPv6 inside",
+        |t| t.shim().ethertype = 0x86dd,
+        "ingress inner_not_ipv4",
+    ),
+    (
+        "ARP inside",
+        |t| t.shim().ethertype = 0x0806,
+        "ingress inner_not_ipv4",
+    ),
+    (
+        "for another VTEP",
+        |t| t.shim().destination = PEER_MAC,
+        "ingress inner_mac",
+    ),
+    (
+        "from our own VTEP",
+        |t| t.shim().source = OWN_MAC,
+        "ingress inner_mac",
+    ),
+    (
+        "unverified checksum",
+        |t| t.udp_checksum = [0x12, 0x34],
+        "ingress udp_checksum",
+    ),
+];
+
 #[test]
 fn every_odd_packet_is_left_with_its_reason() {
-    type Edit = fn(&mut Tunnel);
-    let rows: [(&str, Edit, &'static str); 16] = [
-        (
-            "other host",
-            |t| t.ethernet_destination = HOP_MAC,
-            "ingress other_host",
-        ),
-        (
-            "broadcast",
-            |t| t.ethernet_destination = [0xff; 6],
-            "ingress other_host",
-        ),
-        (
-            "options",
-            |t| t.ip.options = vec![1; 4],
-            "ingress ip_options",
-        ),
-        (
-            "first fragment",
-            |t| t.ip.fragment = [0x20, 0],
-            "ingress fragment",
-        ),
-        (
-            "other address",
-            |t| t.ip.destination = [192, 168, 7, 99],
-            "ingress other_address",
-        ),
-        (
-            "unknown sender",
-            |t| t.ip.source = [192, 168, 7, 99],
-            "ingress unknown_sender",
-        ),
-        (
-            "no VNI flag",
-            |t| t.shim().vxlan[0] = 0,
-            "ingress vxlan_flags",
-        ),
-        (
-            "group policy",
-            |t| t.shim().vxlan[0] = 0x88,
-            "ingress vxlan_flags",
-        ),
-        (
-            "reserved bits",
-            |t| t.shim().vxlan[3] = 1,
-            "ingress vxlan_flags",
-        ),
-        (
-            "reserved octet",
-            |t| t.shim().vxlan[7] = 1,
-            "ingress vxlan_flags",
-        ),
-        (
-            "other network",
-            |t| t.shim().vxlan[6] = 2,
-            "ingress other_vni",
-        ),
-        (
-            "IPv6 inside",
-            |t| t.shim().ethertype = 0x86dd,
-            "ingress inner_not_ipv4",
-        ),
-        (
-            "ARP inside",
-            |t| t.shim().ethertype = 0x0806,
-            "ingress inner_not_ipv4",
-        ),
-        (
-            "for another VTEP",
-            |t| t.shim().destination = PEER_MAC,
-            "ingress inner_mac",
-        ),
-        (
-            "from our own VTEP",
-            |t| t.shim().source = OWN_MAC,
-            "ingress inner_mac",
-        ),
-        (
-            "unverified checksum",
-            |t| t.udp_checksum = [0x12, 0x34],
-            "ingress udp_checksum",
-        ),
-    ];
-    for (name, edit, outcome) in rows {
+    for (name, edit, outcome) in ODD {
         let mut tunnel = tunnel(&inner());
         edit(&mut tunnel);
         let frame = tunnel.frame();
@@ -157,29 +160,32 @@ fn every_odd_packet_is_left_with_its_reason() {
     }
 }
 
+type Damage = fn(&mut Vec<u8>);
+
+/// What is damaged in a frame, and the reason why it is left.
+pub(crate) const DAMAGED: [(&str, Damage, &str); 8] = [
+    ("IP checksum", |f| f[24] ^= 1, "ingress ip_checksum"),
+    (
+        "TTL changed on the way",
+        |f| f[22] -= 1,
+        "ingress ip_checksum",
+    ),
+    ("UDP length", |f| f[39] += 1, "ingress length"),
+    ("UDP length zero", |f| f[38..40].fill(0), "ingress length"),
+    ("trailer", |f| f.extend([0; 6]), "ingress length"),
+    ("cut by one", |f| f.truncate(f.len() - 1), "ingress length"),
+    (
+        "cut in the inner header",
+        |f| f.truncate(83),
+        "ingress truncated",
+    ),
+    ("cut after UDP", |f| f.truncate(42), "ingress truncated"),
+];
+
 #[test]
 fn damaged_headers_are_left_with_their_reason() {
     let good = tunnel(&inner()).frame();
-    type Edit = fn(&mut Vec<u8>);
-    let rows: [(&str, Edit, &'static str); 8] = [
-        ("IP checksum", |f| f[24] ^= 1, "ingress ip_checksum"),
-        (
-            "TTL changed on the way",
-            |f| f[22] -= 1,
-            "ingress ip_checksum",
-        ),
-        ("UDP length", |f| f[39] += 1, "ingress length"),
-        ("UDP length zero", |f| f[38..40].fill(0), "ingress length"),
-        ("trailer", |f| f.extend([0; 6]), "ingress length"),
-        ("cut by one", |f| f.truncate(f.len() - 1), "ingress length"),
-        (
-            "cut in the inner header",
-            |f| f.truncate(83),
-            "ingress truncated",
-        ),
-        ("cut after UDP", |f| f.truncate(42), "ingress truncated"),
-    ];
-    for (name, edit, outcome) in rows {
+    for (name, edit, outcome) in DAMAGED {
         let mut frame = good.clone();
         edit(&mut frame);
         assert_left(name, &run(&frame), &frame, outcome, 1);
@@ -242,6 +248,7 @@ fn aggregates_are_left_and_count_as_their_segments() {
     let known = Context {
         gso_size: 400,
         gso_segs: 3,
+        ..Context::default()
     };
     assert_left(
         "aggregate",
@@ -254,6 +261,7 @@ fn aggregates_are_left_and_count_as_their_segments() {
     let unknown = Context {
         gso_size: 400,
         gso_segs: 0,
+        ..Context::default()
     };
     assert_left(
         "uncounted",
@@ -264,19 +272,20 @@ fn aggregates_are_left_and_count_as_their_segments() {
     );
 }
 
+/// Congestion marks: outer, inner, inner afterwards.
+pub(crate) const MARKS: [(u8, u8, u8); 7] = [
+    (3, 2, 3),
+    (3, 1, 3),
+    (3, 3, 3),
+    (1, 2, 1),
+    (2, 2, 2),
+    (2, 0, 0),
+    (0, 3, 3),
+];
+
 #[test]
 fn congestion_marks_follow_rfc_6040() {
-    // (outer, inner, inner afterwards); the outer checksum of each row is right.
-    let rows = [
-        (3, 2, 3),
-        (3, 1, 3),
-        (3, 3, 3),
-        (1, 2, 1),
-        (2, 2, 2),
-        (2, 0, 0),
-        (0, 3, 3),
-    ];
-    for (outer, inner_ecn, expected) in rows {
+    for (outer, inner_ecn, expected) in MARKS {
         let pods = Ip {
             tos: 0xb8 | inner_ecn,
             ttl: 63,

@@ -20,13 +20,13 @@ fn run(frame: &[u8]) -> Run {
 }
 
 /// The free choices of a sender, read from a frame: identification and source port.
-struct Free {
+pub(crate) struct Free {
     id: [u8; 2],
-    source_port: u16,
+    pub(crate) source_port: u16,
 }
 
 /// What must be on the wire for an inner frame, given the free choices.
-fn expected(inner_frame: &[u8], tos: u8, free: &Free) -> Vec<u8> {
+pub(crate) fn expected(inner_frame: &[u8], tos: u8, free: &Free) -> Vec<u8> {
     let vxlan = [&[8, 0, 0, 0, 0, 0, 1, 0][..], inner_frame].concat();
     let ip = Ip {
         tos,
@@ -37,7 +37,7 @@ fn expected(inner_frame: &[u8], tos: u8, free: &Free) -> Vec<u8> {
     ethernet(HOP_MAC, [2, 0, 0, 0, 0, 12], 0x0800, &datagram)
 }
 
-fn free(frame: &[u8]) -> Free {
+pub(crate) fn free(frame: &[u8]) -> Free {
     Free {
         id: frame[18..20].try_into().unwrap(),
         source_port: u16::from_be_bytes(frame[34..36].try_into().unwrap()),
@@ -260,6 +260,7 @@ fn an_aggregate_is_measured_by_its_segments() {
         let context = Context {
             gso_size,
             gso_segs: 3,
+            ..Context::default()
         };
         let run = Programs::load().run("vxlan_encap", &frame, context);
         assert_left(&format!("{gso_size}"), &run, &frame, outcome, 3);

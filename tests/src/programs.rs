@@ -1,22 +1,24 @@
 //! The BPF programs without an agent: loaded, over maps that a test fills, attached where it says,
 //! and their counters.
 
+mod fast;
+
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, HashMap, PerCpuArray, PerCpuHashMap};
-use aya::programs::{SchedClassifier, TcAttachType, tc};
+use aya::programs::{SchedClassifier, TcAttachType, Xdp, tc};
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 use flannel_agent::dataplane::object;
 use flannel_ebpf::abi::{
-    Config, Counter, EgressCounters, EgressOutcome, IngressCounters, IngressOutcome, Peer, Remote,
-    Traffic, map_name,
+    Config, Counter, EgressCounters, EgressOutcome, FastCounters, FastOutcome, IngressCounters,
+    IngressOutcome, MAX_FLOWS, Peer, Remote, Traffic, map_name,
 };
 
 use crate::netns::NetNs;
 
-/// Packets and bytes by counter: `egress too_big`, `ingress decapsulated`, ….
+/// Packets and bytes by counter: `egress too_big`, `ingress decapsulated`, `fast sent`, ….
 pub type Counted = BTreeMap<&'static str, (u64, u64)>;
 
 /// The programs of one host, without pins; they go when this does.
@@ -31,9 +33,18 @@ impl Programs {
     /// # Errors
     /// The kernel refuses them, or the tests were built without the BPF object.
     pub fn load(config: &Config) -> Result<Self> {
+        Self::load_for(config, MAX_FLOWS as u32)
+    }
+
+    /// The same, with room for `flows` flows on the fast path.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load_for(config: &Config, flows: u32) -> Result<Self> {
         let object = object::embedded().context("built without FLANNEL_EBPF_OBJECT")?;
         let ebpf = EbpfLoader::new()
             .override_global("AYA_LOG_LEVEL", &0_u8, false)
+            .map_max_entries(map_name::FLOWS, flows)
             .load(object)
             .context("load the BPF object")?;
         let mut programs = Self { ebpf };
@@ -48,6 +59,19 @@ impl Programs {
     pub fn program(&mut self, name: &str) -> Result<&mut SchedClassifier> {
         let program = self.ebpf.program_mut(name).context("no such program")?;
         let program: &mut SchedClassifier = program.try_into()?;
+        if program.fd().is_err() {
+            program.load().with_context(|| format!("load {name}"))?;
+        }
+        Ok(program)
+    }
+
+    /// One of those that run before there is a socket buffer; as [`program`](Self::program).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn xdp(&mut self, name: &str) -> Result<&mut Xdp> {
+        let program = self.ebpf.program_mut(name).context("no such program")?;
+        let program: &mut Xdp = program.try_into()?;
         if program.fd().is_err() {
             program.load().with_context(|| format!("load {name}"))?;
         }
@@ -166,7 +190,10 @@ impl Programs {
         let egress: PerCpuArray<_, EgressCounters> = map.try_into()?;
         let map = self.ebpf.map(map_name::INGRESS).context("no map")?;
         let ingress: PerCpuArray<_, IngressCounters> = map.try_into()?;
+        let map = self.ebpf.map(map_name::FAST).context("no map")?;
+        let fast: PerCpuArray<_, FastCounters> = map.try_into()?;
         let (egress, ingress) = (egress.get(&0, 0)?, ingress.get(&0, 0)?);
+        let fast = fast.get(&0, 0)?;
         let mut all = Counted::new();
         for outcome in EgressOutcome::ALL {
             let name = leak(format!("egress {}", outcome.name()));
@@ -175,6 +202,10 @@ impl Programs {
         for outcome in IngressOutcome::ALL {
             let name = leak(format!("ingress {}", outcome.name()));
             all.insert(name, sum(ingress.iter().map(|cpu| cpu.get(*outcome))));
+        }
+        for outcome in FastOutcome::ALL {
+            let name = leak(format!("fast {}", outcome.name()));
+            all.insert(name, sum(fast.iter().map(|cpu| cpu.get(*outcome))));
         }
         Ok(all)
     }

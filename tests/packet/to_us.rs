@@ -1,0 +1,429 @@
+//! Delivery of what node A sends: the fast-path branches of `vxlan_decap`, `udp_decap` and
+//! `direct_ingress`, and the way through the queue in `from_pod`.
+
+use flannel_ebpf::abi::{FastPath, Flow};
+use flannel_tests::frame::{
+    HOP_MAC, HOST_MAC, Ip, Tunnel, ethernet, pod_packet, tunnel, udp_tunnel,
+};
+
+use super::flows::{
+    ACK, BRIDGE_MAC, FAST, INTERFACE, LONG_AGO, NEVER, OTHER_INTERFACE, POD_MAC, UNFIT, candidate,
+    hops, received, sent, tcp, tcp_packet, to_us, udp_packet,
+};
+use super::program::{Context, KERNEL, Programs, REDIRECT, Run};
+
+/// A way by which node A's packets come.
+struct Kind {
+    program: &'static str,
+    load: fn() -> Programs,
+    /// The frame around a packet.
+    frame: fn(&[u8]) -> Vec<u8>,
+    /// Hops that it has behind it when it is in the pod.
+    hops: usize,
+    /// How often it goes through the backlog on the standard path.
+    rounds: u8,
+    /// What the standard path makes of it: verdict, frame, outcome.
+    standard: fn(&[u8]) -> (i32, Vec<u8>, &'static str),
+}
+
+const KINDS: [Kind; 3] = [
+    Kind {
+        program: "vxlan_decap",
+        load: Programs::load,
+        frame: |packet| tunnel(packet).frame(),
+        hops: 1,
+        rounds: 2,
+        standard: |packet| {
+            let frame = tunnel(packet).inner_frame();
+            (REDIRECT, frame, "ingress decapsulated")
+        },
+    },
+    Kind {
+        program: "udp_decap",
+        load: Programs::load_udp,
+        frame: |packet| udp_tunnel(packet).frame(),
+        hops: 2,
+        rounds: 2,
+        standard: |packet| {
+            let frame = super::udp_decap::delivered(&udp_tunnel(packet));
+            (REDIRECT, frame, "ingress decapsulated")
+        },
+    },
+    Kind {
+        program: "direct_ingress",
+        load: Programs::load_direct,
+        frame: direct,
+        hops: 1,
+        rounds: 1,
+        standard: |packet| (KERNEL, direct(packet), "ingress direct"),
+    },
+];
+
+fn direct(packet: &[u8]) -> Vec<u8> {
+    ethernet(HOST_MAC, HOP_MAC, 0x0800, packet)
+}
+
+impl Kind {
+    /// The programs, with the fast path on and the flow of a packet admitted.
+    fn admitted(&self, packet: &[u8], flow: Flow) -> Programs {
+        let mut programs = (self.load)().with_fast_path();
+        programs.admit(packet, flow);
+        programs
+    }
+
+    fn run(&self, programs: &mut Programs, packet: &[u8]) -> Run {
+        programs.run(self.program, &(self.frame)(packet), Context::default())
+    }
+
+    /// Checks that a packet took the standard path, beside which the fast path counts as it says.
+    fn assert_standard(&self, row: &str, run: &Run, packet: &[u8], fast: Option<&'static str>) {
+        let name = format!("{} {row}", self.program);
+        let (verdict, frame, outcome) = (self.standard)(packet);
+        assert_eq!(run.verdict, verdict, "{name}: {:?}", run.counted);
+        assert_eq!(run.frame, frame, "{name}");
+        let size = (1, (self.frame)(packet).len() as u64);
+        let expected = fast.into_iter().chain([outcome]).map(|it| (it, size));
+        assert_eq!(run.counted, expected.collect(), "{name}");
+    }
+
+    /// Checks that a packet went to its pod, with this source address in its frame.
+    fn assert_fast(
+        &self,
+        row: &str,
+        run: &Run,
+        packet: &[u8],
+        source: [u8; 6],
+        fast: &'static str,
+    ) {
+        let name = format!("{} {row}", self.program);
+        assert_eq!(run.verdict, REDIRECT, "{name}: {:?}", run.counted);
+        let expected = ethernet(POD_MAC, source, 0x0800, &hops(packet, self.hops));
+        assert_eq!(run.frame, expected, "{name}");
+        let size = (1, (self.frame)(packet).len() as u64);
+        let expected = [(fast, size), ("ingress fast", size)];
+        assert_eq!(run.counted, expected.into(), "{name}");
+    }
+}
+
+/// The ticket of a queued frame.
+fn ticket(rounds: u8, expires: u64) -> [u8; 6] {
+    let [a, b, c, d] = (expires as u32).to_ne_bytes();
+    [rounds, 0, a, b, c, d]
+}
+
+#[test]
+fn packets_are_queued_until_all_before_them_are_through() {
+    // Queued and come out before; whether the packet goes straight into the pod.
+    let rows = [
+        (0, 0, false),
+        (1, 0, false),
+        (1, 1, true),
+        (5, 4, false),
+        (5, 5, true),
+    ];
+    let packets = [tcp_packet(&to_us(6)), udp_packet(&to_us(17))];
+    for kind in &KINDS {
+        for (packet, (queued, dequeued, is_straight)) in packets
+            .iter()
+            .flat_map(|packet| rows.map(|row| (packet, row)))
+        {
+            let row = format!("{queued} in, {dequeued} out");
+            let flow = Flow {
+                expires: NEVER - 0x1234_5678,
+                queued,
+                dequeued,
+                ..received()
+            };
+            let mut programs = kind.admitted(packet, flow);
+            let run = kind.run(&mut programs, packet);
+            let (source, outcome, more) = if is_straight {
+                (BRIDGE_MAC, "fast delivered", 0)
+            } else {
+                (ticket(kind.rounds, flow.expires), "fast queued", 1)
+            };
+            kind.assert_fast(&row, &run, packet, source, outcome);
+            let flow = Flow {
+                queued: queued + more,
+                ..flow
+            };
+            assert_eq!(programs.flow(packet), Some(flow), "{row}");
+            assert_eq!(programs.noted(packet), None, "{row}");
+        }
+    }
+}
+
+#[test]
+fn headers_at_the_edge_are_delivered() {
+    let with = |ttl, tos, id| {
+        let ip = Ip {
+            ttl,
+            tos,
+            id,
+            ..to_us(6)
+        };
+        tcp_packet(&ip)
+    };
+    let rows = [
+        ("five hops left", with(5, 0, [0; 2])),
+        ("255 hops left", with(255, 0, [0; 2])),
+        ("DSCP", with(63, 0xb8, [0; 2])),
+        ("congestion experienced", with(63, 3, [0; 2])),
+        ("large", to_us(6).packet(&tcp(ACK, &[7; 1_410]))),
+    ];
+    for kind in &KINDS {
+        for (row, packet) in &rows {
+            let drained = Flow {
+                queued: 1,
+                dequeued: 1,
+                ..received()
+            };
+            let mut programs = kind.admitted(packet, drained);
+            let run = kind.run(&mut programs, packet);
+            kind.assert_fast(row, &run, packet, BRIDGE_MAC, "fast delivered");
+        }
+    }
+}
+
+#[test]
+fn a_packet_of_no_admission_in_force_takes_the_standard_path_and_is_noted() {
+    let packet = tcp_packet(&to_us(6));
+    let rows = [
+        ("none", None),
+        (
+            "expired",
+            Some(Flow {
+                expires: LONG_AGO,
+                ..received()
+            }),
+        ),
+        (
+            "of an earlier generation",
+            Some(Flow {
+                generation: FAST.generation - 1,
+                ..received()
+            }),
+        ),
+        // One that our pod sends: nobody at the other end has that address.
+        ("of the other direction", Some(sent())),
+    ];
+    for kind in &KINDS {
+        for (row, flow) in rows {
+            let mut programs = (kind.load)().with_fast_path();
+            if let Some(flow) = flow {
+                programs.admit(&packet, flow);
+            }
+            let run = kind.run(&mut programs, &packet);
+            kind.assert_standard(row, &run, &packet, Some("fast not_admitted"));
+            assert!(programs.noted(&packet).is_some(), "{row}");
+            assert_eq!(programs.flow(&packet), flow, "{row}");
+        }
+    }
+}
+
+#[test]
+fn a_packet_is_noted_as_the_hosts_own_hop_finds_it() {
+    for kind in &KINDS {
+        // 255: one more would be none.
+        for ttl in [5, 63, 255] {
+            let ip = Ip { ttl, ..to_us(6) };
+            let packet = tcp_packet(&ip);
+            let mut programs = (kind.load)().with_fast_path();
+            kind.run(&mut programs, &packet);
+            let noted = programs.noted(&packet).unwrap();
+            let mut expected = candidate(&packet, noted.noted);
+            expected.ip.ttl = ttl - (kind.hops as u8 - 1);
+            expected.is_first = 1;
+            assert_eq!(noted, expected, "{} {ttl}", kind.program);
+        }
+    }
+}
+
+#[test]
+fn every_unfit_packet_takes_the_standard_path() {
+    for kind in &KINDS {
+        for (row, edit) in UNFIT {
+            let mut ip = to_us(6);
+            let payload = edit(&mut ip);
+            let packet = ip.packet(&payload);
+            let mut programs = kind.admitted(&tcp_packet(&to_us(6)), received());
+            let run = kind.run(&mut programs, &packet);
+            kind.assert_standard(row, &run, &packet, Some("fast unfit"));
+            assert_eq!(programs.noted(&packet), None, "{row}");
+        }
+    }
+}
+
+#[test]
+fn without_a_fast_path_all_take_the_standard_path() {
+    let packet = tcp_packet(&to_us(6));
+    for kind in &KINDS {
+        let mut programs = kind.admitted(&packet, received());
+        programs.set_fast_path(FastPath { bound: 0, ..FAST });
+        let run = kind.run(&mut programs, &packet);
+        kind.assert_standard("off", &run, &packet, None);
+        assert_eq!(programs.noted(&packet), None);
+    }
+}
+
+#[test]
+fn a_mark_to_carry_over_is_the_standard_paths() {
+    let ip = Ip { tos: 2, ..to_us(6) };
+    let packet = tcp_packet(&ip);
+    let mut marked = tunnel(&packet);
+    marked.ip.tos = 3;
+    let mut programs = KINDS[0].admitted(&packet, received());
+    let frame = marked.frame();
+    let run = programs.run("vxlan_decap", &frame, Context::default());
+    let inner = tcp_packet(&Ip { tos: 3, ..ip });
+    assert_eq!(run.verdict, REDIRECT);
+    assert_eq!(run.frame, tunnel(&inner).inner_frame());
+    let size = (1, frame.len() as u64);
+    let expected = [("fast mark", size), ("ingress decapsulated", size)];
+    assert_eq!(run.counted, expected.into());
+    assert_eq!(programs.noted(&packet), None);
+    // The udp backend carries none over.
+    let packet = tcp_packet(&to_us(6));
+    let mut programs = KINDS[1].admitted(&packet, received());
+    let mut marked: Tunnel = udp_tunnel(&packet);
+    marked.ip.tos = 3;
+    let run = programs.run("udp_decap", &marked.frame(), Context::default());
+    let source = ticket(2, received().expires);
+    KINDS[1].assert_fast("mark", &run, &packet, source, "fast queued");
+}
+
+#[test]
+fn a_direct_frame_for_another_station_is_only_counted() {
+    let packet = tcp_packet(&to_us(6));
+    let frame = ethernet(HOP_MAC, HOP_MAC, 0x0800, &packet);
+    let mut programs = KINDS[2].admitted(&packet, received());
+    let run = programs.run("direct_ingress", &frame, Context::default());
+    assert_eq!((run.verdict, &run.frame), (KERNEL, &frame));
+    let size = (1, frame.len() as u64);
+    assert_eq!(run.counted, [("ingress direct", size)].into());
+}
+
+#[test]
+fn an_aggregate_that_is_not_delivered_is_the_kernels() {
+    let context = Context {
+        gso_size: 400,
+        gso_segs: 3,
+        ..Context::default()
+    };
+    let packet = to_us(6).packet(&tcp(ACK, &[1; 1_000]));
+    let frame = tunnel(&packet).frame();
+    let mut programs = Programs::load().with_fast_path();
+    let run = programs.run("vxlan_decap", &frame, context);
+    assert_eq!((run.verdict, &run.frame), (KERNEL, &frame));
+    let size = (3, frame.len() as u64);
+    let expected = [("fast not_admitted", size), ("ingress aggregate", size)];
+    assert_eq!(run.counted, expected.into());
+    assert_eq!(programs.noted(&packet).unwrap().is_aggregate, 1);
+}
+
+#[test]
+fn a_queued_frame_comes_out_whatever_has_become_of_its_admission() {
+    let packet = hops(&tcp_packet(&to_us(6)), 1);
+    let flow = Flow {
+        queued: 3,
+        dequeued: 1,
+        ..received()
+    };
+    let states = [
+        ("in force", flow, FAST),
+        (
+            "expired",
+            Flow {
+                expires: LONG_AGO,
+                ..flow
+            },
+            FAST,
+        ),
+        (
+            "of an earlier generation",
+            Flow {
+                generation: FAST.generation - 1,
+                ..flow
+            },
+            FAST,
+        ),
+        ("off", flow, FastPath { bound: 0, ..FAST }),
+    ];
+    for (state, flow, fast) in states {
+        // Where it has come from; where it goes; whether it counts as out.
+        let now = flow.expires;
+        let rows = [
+            ("2 rounds", ticket(2, now), ticket(1, now), 0),
+            ("1 round", ticket(1, now), BRIDGE_MAC, 1),
+            ("2, earlier", ticket(2, now - 1), ticket(1, now - 1), 0),
+            ("1, earlier", ticket(1, now - 1), BRIDGE_MAC, 0),
+        ];
+        for (row, source, expected, more) in rows {
+            let name = format!("{row}, {state}");
+            let mut programs = KINDS[0].admitted(&packet, flow);
+            programs.set_fast_path(fast);
+            let frame = ethernet(POD_MAC, source, 0x0800, &packet);
+            let run = programs.run("from_pod", &frame, Context::default());
+            assert_eq!(run.verdict, REDIRECT, "{name}");
+            let expected = ethernet(POD_MAC, expected, 0x0800, &packet);
+            assert_eq!(run.frame, expected, "{name}");
+            assert!(run.counted.is_empty(), "{name}: {:?}", run.counted);
+            let flow = Flow {
+                dequeued: flow.dequeued + more,
+                ..flow
+            };
+            assert_eq!(programs.flow(&packet), Some(flow), "{name}");
+        }
+    }
+}
+
+#[test]
+fn what_was_not_queued_does_not_come_out() {
+    let packet = tcp_packet(&to_us(6));
+    let expires = received().expires;
+    let rows = [
+        ("another interface's", OTHER_INTERFACE, ticket(1, expires)),
+        ("no rounds", INTERFACE, ticket(0, expires)),
+        ("three rounds", INTERFACE, ticket(3, expires)),
+        ("a pod's address", INTERFACE, POD_MAC),
+    ];
+    for (name, ifindex, source) in rows {
+        let flow = Flow {
+            ifindex,
+            ..received()
+        };
+        let mut programs = KINDS[0].admitted(&packet, flow);
+        let frame = ethernet(POD_MAC, source, 0x0800, &packet);
+        let run = programs.run("from_pod", &frame, Context::default());
+        assert_eq!((run.verdict, run.frame), (KERNEL, frame), "{name}");
+        assert!(run.counted.is_empty(), "{name}: {:?}", run.counted);
+        assert_eq!(programs.flow(&packet), Some(flow), "{name}");
+    }
+}
+
+#[test]
+fn a_flow_goes_straight_when_its_queue_has_run_empty() {
+    let packet = pod_packet([10, 5, 1, 2], [10, 5, 2, 2], b"hello");
+    for kind in &KINDS {
+        let mut programs = kind.admitted(&packet, received());
+        let mut queued = Vec::new();
+        for _ in 0..3 {
+            queued.push(kind.run(&mut programs, &packet).frame);
+        }
+        for frame in queued {
+            assert_eq!(programs.flow(&packet).unwrap().queued, 3);
+            let run = kind.run(&mut programs, &packet);
+            assert!(run.counted.contains_key("fast queued"), "{}", kind.program);
+            // Undone: this one only asked.
+            let flow = programs.flow(&packet).unwrap();
+            programs.admit(&packet, Flow { queued: 3, ..flow });
+            let mut out = frame;
+            for _ in 0..kind.rounds {
+                out = programs.run("from_pod", &out, Context::default()).frame;
+            }
+            let inner = hops(&packet, kind.hops);
+            assert_eq!(out, ethernet(POD_MAC, BRIDGE_MAC, 0x0800, &inner));
+        }
+        let run = kind.run(&mut programs, &packet);
+        kind.assert_fast("after", &run, &packet, BRIDGE_MAC, "fast delivered");
+    }
+}
