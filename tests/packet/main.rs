@@ -12,6 +12,7 @@
     reason = "a test that cannot go on stops where it is"
 )]
 
+mod admission;
 mod bed;
 mod checksum;
 mod devices;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use aya::TestRun as _;
 use aya::programs::{ProgramError, TcAttachType, TestRunOptions};
 use bytemuck::Zeroable as _;
-use flannel_ebpf::abi::{Config, Encap, Peer, Remote};
+use flannel_ebpf::abi::{Config, Encap, MAX_FLOWS, Peer, Remote};
 use flannel_ebpf::wire::{ETHERTYPE_IPV4, Ethernet, Headers, Ipv4, Udp, Vxlan};
 use flannel_tests::frame::{HOP_MAC, OWN_IP, OWN_MAC, PEER_IP, PEER_MAC, UDP_PORT};
 use flannel_tests::netns::NetNs;
@@ -61,7 +61,12 @@ impl Programs {
     }
 
     pub(crate) fn over(config: &Config, peer: &Peer) -> Self {
-        let mut programs = programs::Programs::load(config).unwrap();
+        Self::load_for_flows(config, peer, MAX_FLOWS as u32)
+    }
+
+    /// With room for so many flows on the fast path.
+    pub(crate) fn load_for_flows(config: &Config, peer: &Peer, flows: u32) -> Self {
+        let mut programs = programs::Programs::load_for(config, flows).unwrap();
         programs.set_peer(PEER_SUBNET, peer).unwrap();
         programs.set_remote(PEER_IP, sender()).unwrap();
         Self { programs }
