@@ -35,7 +35,7 @@ const KINDS: [Kind; 2] = [
 ];
 
 /// An inner segment with its checksum: filled in, or left to a device as virtual links do.
-fn segment(protocol: u8, payload: &[u8], is_filled: bool) -> Vec<u8> {
+pub(crate) fn segment(protocol: u8, payload: &[u8], is_filled: bool) -> Vec<u8> {
     let segment = match protocol {
         6 => [&[0; 12][..], &[0x50], &[0; 7], payload].concat(),
         17 => udp(4_000, 5_000, payload),

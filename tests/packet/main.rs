@@ -27,3 +27,4 @@ mod udp_decap;
 mod udp_encap;
 mod vxlan_decap;
 mod vxlan_encap;
+mod xdp;
