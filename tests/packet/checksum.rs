@@ -6,7 +6,7 @@ use flannel_tests::frame::{Ip, Tunnel, filled, pod_packet, tunnel, udp, udp_tunn
 use super::program::{Context, KERNEL, Programs, REDIRECT, assert_left};
 
 /// A tunnel, and how to see what comes out of it.
-struct Kind {
+pub(crate) struct Kind {
     program: &'static str,
     load: fn() -> Programs,
     tunnel: fn(&[u8]) -> Tunnel,
@@ -14,10 +14,10 @@ struct Kind {
     delivered: fn(&Tunnel) -> Vec<u8>,
     /// Octets that the outer checksum covers and no other check looks at: the source port, the
     /// inner addresses of the link layer, the inner IP header but its length.
-    unguarded: fn() -> Vec<usize>,
+    pub(crate) unguarded: fn() -> Vec<usize>,
 }
 
-const KINDS: [Kind; 2] = [
+pub(crate) const KINDS: [Kind; 2] = [
     Kind {
         program: "vxlan_decap",
         load: Programs::load,

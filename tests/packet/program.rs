@@ -97,6 +97,11 @@ impl Programs {
         attached.unwrap();
     }
 
+    pub(crate) fn attach_xdp(&mut self, program: &str, ns: &NetNs, interface: &str) {
+        let attached = self.programs.attach_xdp(program, ns, interface);
+        attached.unwrap();
+    }
+
     pub(crate) fn set_config(&mut self, config: &Config) {
         self.programs.set_config(config).unwrap();
     }

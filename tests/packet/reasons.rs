@@ -1,6 +1,6 @@
 //! Every reason of every program has a row in the tables, or a reason why it can have none.
 
-use flannel_ebpf::abi::{EgressOutcome, IngressOutcome};
+use flannel_ebpf::abi::{EgressOutcome, FastOutcome, IngressOutcome};
 
 /// A program, and the text of its tables.
 struct Tables {
@@ -15,13 +15,14 @@ struct Tables {
 const FAILED: (&str, &str) = ("failed", "the kernel does not do it");
 /// Counted by `direct_egress` and `direct_ingress`.
 const DIRECT: (&str, &str) = ("direct", "another program's");
-/// Needs a flow that has come through the rules: the ring e2e.
-const FAST: (&str, &str) = ("fast", "no single packet is admitted");
+/// Counted by `from_pod`, in front of the standard path.
+const FAST: (&str, &str) = ("fast", "another program's");
+/// Of the fast path: comes only to what a pod sends.
+const SENT: &str = "nothing is sent";
+/// Of the fast path: happens at the end of the standard one.
+const ADMITTED: (&str, &str) = ("table_full", "nothing is admitted at the start");
 
-/// Needs the driver's XDP in front: the ring e2e.
-const STRIPPED: (&str, &str) = ("stripped", "no test run has been through XDP");
-
-const ALL: [Tables; 6] = [
+const ALL: [Tables; 9] = [
     Tables {
         program: "vxlan_encap",
         direction: "egress",
@@ -53,6 +54,7 @@ const ALL: [Tables; 6] = [
             include_str!("vxlan_decap.rs"),
             include_str!("checksum.rs"),
             include_str!("devices.rs"),
+            include_str!("pod_devices.rs"),
         ],
         without: &[
             ("inner_length", "the kernel that routes the packet looks"),
@@ -63,8 +65,6 @@ const ALL: [Tables; 6] = [
             ),
             FAILED,
             DIRECT,
-            FAST,
-            STRIPPED,
         ],
     },
     Tables {
@@ -74,6 +74,7 @@ const ALL: [Tables; 6] = [
             include_str!("udp_decap.rs"),
             include_str!("checksum.rs"),
             include_str!("devices.rs"),
+            include_str!("pod_devices.rs"),
         ],
         without: &[
             ("vxlan_flags", "no such header"),
@@ -82,8 +83,6 @@ const ALL: [Tables; 6] = [
             ("ecn", "the outer mark is nobody's"),
             FAILED,
             DIRECT,
-            FAST,
-            STRIPPED,
         ],
     },
     Tables {
@@ -95,7 +94,42 @@ const ALL: [Tables; 6] = [
     Tables {
         program: "direct_ingress",
         direction: "ingress",
-        texts: &[include_str!("direct.rs")],
+        texts: &[include_str!("direct.rs"), include_str!("to_us.rs")],
+        without: &[],
+    },
+    Tables {
+        program: "from_pod",
+        direction: "fast",
+        texts: &[include_str!("from_pod.rs")],
+        without: &[
+            ("delivered", "nothing is received"),
+            ("queued", "counted where it went in"),
+            ("mark", "nothing is received"),
+            ADMITTED,
+            FAILED,
+        ],
+    },
+    // And the others that receive: the rows are for all of them.
+    Tables {
+        program: "vxlan_decap",
+        direction: "fast",
+        texts: &[include_str!("to_us.rs")],
+        without: &[
+            ("sent", SENT),
+            ("other_place", SENT),
+            ("unresolved", SENT),
+            ("too_big", SENT),
+            ("unproven", SENT),
+            ("no_room", SENT),
+            ADMITTED,
+            FAILED,
+        ],
+    },
+    // And the other ends of the standard path.
+    Tables {
+        program: "to_pod",
+        direction: "fast",
+        texts: &[include_str!("admission.rs")],
         without: &[],
     },
 ];
@@ -114,6 +148,7 @@ fn has_row(tables: &Tables, outcome: &str) -> bool {
 fn every_reason_of_every_program_has_a_row_or_can_have_none() {
     let egress: Vec<_> = EgressOutcome::ALL.iter().map(|o| o.name()).collect();
     let ingress: Vec<_> = IngressOutcome::ALL.iter().map(|o| o.name()).collect();
+    let fast: Vec<_> = FastOutcome::ALL.iter().map(|o| o.name()).collect();
     for tables in &ALL {
         let program = tables.program;
         assert!(
@@ -121,8 +156,10 @@ fn every_reason_of_every_program_has_a_row_or_can_have_none() {
             "no table runs {program}"
         );
         let outcomes = match (program, tables.direction) {
-            // They know one outcome besides the fast path.
-            ("direct_egress" | "direct_ingress", _) => &vec!["direct"],
+            ("direct_egress", _) => &vec!["direct"],
+            ("direct_ingress", _) => &vec!["direct", "fast"],
+            ("to_pod", _) => &vec!["table_full"],
+            (_, "fast") => &fast,
             (_, "egress") => &egress,
             _ => &ingress,
         };

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, HashMap, PerCpuArray, PerCpuHashMap};
-use aya::programs::{SchedClassifier, TcAttachType, Xdp, tc};
+use aya::programs::{SchedClassifier, TcAttachType, Xdp, XdpMode, tc};
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 use flannel_agent::dataplane::object;
@@ -96,6 +96,17 @@ impl Programs {
             program.attach(interface, direction).map(drop)
         })?
         .with_context(|| format!("attach {name} to {interface}"))
+    }
+
+    /// Lets a program see the frames of an interface before there is a socket buffer, by its driver,
+    /// for as long as this lives.
+    ///
+    /// # Errors
+    /// What the kernel says; not every driver runs such programs.
+    pub fn attach_xdp(&mut self, name: &str, ns: &NetNs, interface: &str) -> Result<()> {
+        let program = self.xdp(name)?;
+        ns.enter(|| program.attach(interface, XdpMode::Driver).map(drop))?
+            .with_context(|| format!("attach {name} to {interface}"))
     }
 
     /// Sets what the programs know of their node.
