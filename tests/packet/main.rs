@@ -22,6 +22,7 @@ mod from_pod;
 mod pod_devices;
 mod probe;
 mod program;
+mod queue;
 mod reasons;
 mod to_us;
 mod udp_decap;

@@ -1,32 +1,30 @@
 //! Delivery of what node A sends: the fast-path branches of `vxlan_decap`, `udp_decap` and
-//! `direct_ingress`, and the way through the queue in `from_pod`.
+//! `direct_ingress`.
 
 use flannel_ebpf::abi::{FastPath, Flow};
-use flannel_tests::frame::{
-    HOP_MAC, HOST_MAC, Ip, Tunnel, ethernet, pod_packet, tunnel, udp_tunnel,
-};
+use flannel_tests::frame::{HOP_MAC, HOST_MAC, Ip, Tunnel, ethernet, tunnel, udp_tunnel};
 
 use super::flows::{
-    ACK, BRIDGE_MAC, FAST, INTERFACE, LONG_AGO, NEVER, OTHER_INTERFACE, POD_MAC, UNFIT, candidate,
-    hops, received, sent, tcp, tcp_packet, to_us, udp_packet,
+    ACK, BRIDGE_MAC, FAST, LONG_AGO, NEVER, POD_MAC, UNFIT, candidate, hops, received, sent, tcp,
+    tcp_packet, to_us, udp_packet,
 };
 use super::program::{Context, KERNEL, Programs, REDIRECT, Run};
 
 /// A way by which node A's packets come.
-struct Kind {
-    program: &'static str,
+pub(crate) struct Kind {
+    pub(crate) program: &'static str,
     load: fn() -> Programs,
     /// The frame around a packet.
     frame: fn(&[u8]) -> Vec<u8>,
     /// Hops that it has behind it when it is in the pod.
-    hops: usize,
+    pub(crate) hops: usize,
     /// How often it goes through the backlog on the standard path.
-    rounds: u8,
+    pub(crate) rounds: u8,
     /// What the standard path makes of it: verdict, frame, outcome.
     standard: fn(&[u8]) -> (i32, Vec<u8>, &'static str),
 }
 
-const KINDS: [Kind; 3] = [
+pub(crate) const KINDS: [Kind; 3] = [
     Kind {
         program: "vxlan_decap",
         load: Programs::load,
@@ -65,13 +63,13 @@ fn direct(packet: &[u8]) -> Vec<u8> {
 
 impl Kind {
     /// The programs, with the fast path on and the flow of a packet admitted.
-    fn admitted(&self, packet: &[u8], flow: Flow) -> Programs {
+    pub(crate) fn admitted(&self, packet: &[u8], flow: Flow) -> Programs {
         let mut programs = (self.load)().with_fast_path();
         programs.admit(packet, flow);
         programs
     }
 
-    fn run(&self, programs: &mut Programs, packet: &[u8]) -> Run {
+    pub(crate) fn run(&self, programs: &mut Programs, packet: &[u8]) -> Run {
         programs.run(self.program, &(self.frame)(packet), Context::default())
     }
 
@@ -87,7 +85,7 @@ impl Kind {
     }
 
     /// Checks that a packet went to its pod, with this source address in its frame.
-    fn assert_fast(
+    pub(crate) fn assert_fast(
         &self,
         row: &str,
         run: &Run,
@@ -106,7 +104,7 @@ impl Kind {
 }
 
 /// The ticket of a queued frame.
-fn ticket(rounds: u8, expires: u64) -> [u8; 6] {
+pub(crate) fn ticket(rounds: u8, expires: u64) -> [u8; 6] {
     let [a, b, c, d] = (expires as u32).to_ne_bytes();
     [rounds, 0, a, b, c, d]
 }
@@ -318,112 +316,4 @@ fn an_aggregate_that_is_not_delivered_is_the_kernels() {
     let expected = [("fast not_admitted", size), ("ingress aggregate", size)];
     assert_eq!(run.counted, expected.into());
     assert_eq!(programs.noted(&packet).unwrap().is_aggregate, 1);
-}
-
-#[test]
-fn a_queued_frame_comes_out_whatever_has_become_of_its_admission() {
-    let packet = hops(&tcp_packet(&to_us(6)), 1);
-    let flow = Flow {
-        queued: 3,
-        dequeued: 1,
-        ..received()
-    };
-    let states = [
-        ("in force", flow, FAST),
-        (
-            "expired",
-            Flow {
-                expires: LONG_AGO,
-                ..flow
-            },
-            FAST,
-        ),
-        (
-            "of an earlier generation",
-            Flow {
-                generation: FAST.generation - 1,
-                ..flow
-            },
-            FAST,
-        ),
-        ("off", flow, FastPath { bound: 0, ..FAST }),
-    ];
-    for (state, flow, fast) in states {
-        // Where it has come from; where it goes; whether it counts as out.
-        let now = flow.expires;
-        let rows = [
-            ("2 rounds", ticket(2, now), ticket(1, now), 0),
-            ("1 round", ticket(1, now), BRIDGE_MAC, 1),
-            ("2, earlier", ticket(2, now - 1), ticket(1, now - 1), 0),
-            ("1, earlier", ticket(1, now - 1), BRIDGE_MAC, 0),
-        ];
-        for (row, source, expected, more) in rows {
-            let name = format!("{row}, {state}");
-            let mut programs = KINDS[0].admitted(&packet, flow);
-            programs.set_fast_path(fast);
-            let frame = ethernet(POD_MAC, source, 0x0800, &packet);
-            let run = programs.run("from_pod", &frame, Context::default());
-            assert_eq!(run.verdict, REDIRECT, "{name}");
-            let expected = ethernet(POD_MAC, expected, 0x0800, &packet);
-            assert_eq!(run.frame, expected, "{name}");
-            assert!(run.counted.is_empty(), "{name}: {:?}", run.counted);
-            let flow = Flow {
-                dequeued: flow.dequeued + more,
-                ..flow
-            };
-            assert_eq!(programs.flow(&packet), Some(flow), "{name}");
-        }
-    }
-}
-
-#[test]
-fn what_was_not_queued_does_not_come_out() {
-    let packet = tcp_packet(&to_us(6));
-    let expires = received().expires;
-    let rows = [
-        ("another interface's", OTHER_INTERFACE, ticket(1, expires)),
-        ("no rounds", INTERFACE, ticket(0, expires)),
-        ("three rounds", INTERFACE, ticket(3, expires)),
-        ("a pod's address", INTERFACE, POD_MAC),
-    ];
-    for (name, ifindex, source) in rows {
-        let flow = Flow {
-            ifindex,
-            ..received()
-        };
-        let mut programs = KINDS[0].admitted(&packet, flow);
-        let frame = ethernet(POD_MAC, source, 0x0800, &packet);
-        let run = programs.run("from_pod", &frame, Context::default());
-        assert_eq!((run.verdict, run.frame), (KERNEL, frame), "{name}");
-        assert!(run.counted.is_empty(), "{name}: {:?}", run.counted);
-        assert_eq!(programs.flow(&packet), Some(flow), "{name}");
-    }
-}
-
-#[test]
-fn a_flow_goes_straight_when_its_queue_has_run_empty() {
-    let packet = pod_packet([10, 5, 1, 2], [10, 5, 2, 2], b"hello");
-    for kind in &KINDS {
-        let mut programs = kind.admitted(&packet, received());
-        let mut queued = Vec::new();
-        for _ in 0..3 {
-            queued.push(kind.run(&mut programs, &packet).frame);
-        }
-        for frame in queued {
-            assert_eq!(programs.flow(&packet).unwrap().queued, 3);
-            let run = kind.run(&mut programs, &packet);
-            assert!(run.counted.contains_key("fast queued"), "{}", kind.program);
-            // Undone: this one only asked.
-            let flow = programs.flow(&packet).unwrap();
-            programs.admit(&packet, Flow { queued: 3, ..flow });
-            let mut out = frame;
-            for _ in 0..kind.rounds {
-                out = programs.run("from_pod", &out, Context::default()).frame;
-            }
-            let inner = hops(&packet, kind.hops);
-            assert_eq!(out, ethernet(POD_MAC, BRIDGE_MAC, 0x0800, &inner));
-        }
-        let run = kind.run(&mut programs, &packet);
-        kind.assert_fast("after", &run, &packet, BRIDGE_MAC, "fast delivered");
-    }
 }

@@ -176,7 +176,7 @@ outcomes! {
         /// of flows that the rules do not let through unchanged.
         NotAdmitted not_admitted,
         /// Of a kind that is not admitted: fragments, options, TCP's SYN, FIN and RST, other protocols,
-        /// hops that end on the way, VLAN tags.
+        /// hops that end on the way, lengths that disagree.
         Unfit unfit,
         /// A congestion mark is to be carried over to the inner packet (RFC 6040).
         Mark mark,
