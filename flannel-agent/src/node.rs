@@ -31,6 +31,7 @@ use tracing::{info, warn};
 pub use self::datapath::Datapath;
 use self::echo::{Doubts, Word};
 pub use self::scope::Scope;
+use crate::backend::entries::forms::Forms;
 use crate::backend::entries::{apply, read_actual};
 use crate::backend::peer::{Ignored, Own, Peer, usable_peers};
 use crate::backend::{Backend, Device, Place, Reach};
@@ -95,6 +96,8 @@ pub struct Node {
     underlay: Underlay,
     /// Entries as last read or written.
     actual: KernelState,
+    /// How the routes among them are made.
+    forms: Forms,
     doubts: Doubts,
     peers: Vec<Peer>,
     ignored: Vec<Ignored>,
@@ -120,7 +123,8 @@ impl Node {
         datapath: Datapath,
     ) -> Result<Self, Error> {
         let (device, local) = set_up(&netlink, &spec, &mut *backend).await?;
-        let actual = read_actual(&netlink, device.as_ref().map(|device| device.index)).await?;
+        let index = device.as_ref().map(|device| device.index);
+        let (actual, forms) = read_actual(&netlink, index).await?;
         Ok(Self {
             spec,
             netlink,
@@ -131,6 +135,7 @@ impl Node {
             leases: LeaseTable::default(),
             underlay: Underlay::default(),
             actual,
+            forms,
             doubts: Doubts::default(),
             peers: Vec::new(),
             ignored: Vec::new(),
@@ -224,7 +229,8 @@ impl Node {
     #[must_use]
     pub fn scope_of(&mut self, event: &NetlinkEvent) -> Option<Scope> {
         let device = self.device_index();
-        let word = self.doubts.hear(event, device, &self.actual);
+        let known = (&self.actual, &self.forms);
+        let word = self.doubts.hear(event, device, known);
         let scope = Scope::of(event, device, self.local.ifindex);
         match word {
             Word::Known => None,
@@ -341,18 +347,19 @@ impl Node {
 
     /// Carries out a plan; says whether all is as planned. If not, what is there has been read.
     async fn carry_out(&mut self, actions: Vec<Action>) -> Result<bool, Error> {
-        if actions.is_empty() {
+        if actions.is_empty() && !self.forms.has_unused() {
             self.failed = None;
             return Ok(true);
         }
         let count = actions.len();
-        let failed = apply(&self.netlink, self.device_index(), actions).await;
+        let device = self.device_index();
+        let failed = apply(&self.netlink, device, actions, &mut self.forms).await;
         info!(
-            changes = count - failed.len(),
+            changes = count.saturating_sub(failed.len()),
             failed = failed.len(),
             "programmed peers"
         );
-        let Some((action, error)) = failed.first() else {
+        let Some((step, error)) = failed.first() else {
             self.failed = None;
             return Ok(true);
         };
@@ -364,7 +371,7 @@ impl Node {
             .is_none_or(|(_, reason)| *reason != first)
         {
             warn!(
-                ?action,
+                ?step,
                 error = first,
                 count = failed.len(),
                 "entries could not be made"
@@ -376,7 +383,9 @@ impl Node {
     }
 
     async fn read_entries(&mut self) -> Result<(), Error> {
-        self.actual = read_actual(&self.netlink, self.device_index()).await?;
+        let (actual, forms) = read_actual(&self.netlink, self.device_index()).await?;
+        self.actual = actual;
+        self.forms.read(forms);
         self.doubts.clear();
         Ok(())
     }

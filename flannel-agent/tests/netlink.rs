@@ -14,6 +14,7 @@ mod netlink {
     mod entries;
     mod many;
     mod monitor;
+    mod next_hops;
     mod traffic;
     mod underlay;
 }

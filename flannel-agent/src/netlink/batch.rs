@@ -9,12 +9,15 @@ use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage};
+use rtnetlink::packet_core::{
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NetlinkDeserializable,
+    NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
+};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use rtnetlink::sys::{Socket, SocketAddr};
 
-use super::{Error, Netlink, outcome, tolerate};
+use super::{DUMP_ATTEMPTS, Error, Netlink, next_hop, outcome, tolerate};
 
 /// Requests in one datagram. If each fails, their answers are at most some 1 KiB of socket memory
 /// each, and fit the default receive buffer of 208 KiB.
@@ -27,16 +30,61 @@ const SMALL: usize = 16;
 /// Room for one answer: a refusal has its header, that of the request, and the kernel's words.
 const ANSWER: usize = 4096;
 
+/// Room for one part of a listing; the kernel fills 32 KiB at most.
+const LISTING: usize = 1 << 15;
+
 /// One change of one object.
 #[derive(Debug, Clone)]
 pub struct Change {
-    pub(super) message: RouteNetlinkMessage,
+    pub(super) message: Message,
     /// Flags beside `NLM_F_REQUEST`.
     pub(super) flags: u16,
     /// Error numbers that are as good as success.
     pub(super) tolerated: &'static [i32],
     /// Operation and object, for errors.
     pub(super) operation: String,
+}
+
+/// What is asked of the kernel: in the words of the crate for routes, or in our own.
+#[derive(Debug, Clone)]
+pub(super) enum Message {
+    Route(Box<RouteNetlinkMessage>),
+    NextHop(next_hop::Message),
+}
+
+impl From<RouteNetlinkMessage> for Message {
+    fn from(message: RouteNetlinkMessage) -> Self {
+        Self::Route(Box::new(message))
+    }
+}
+
+impl From<next_hop::Message> for Message {
+    fn from(message: next_hop::Message) -> Self {
+        Self::NextHop(message)
+    }
+}
+
+impl NetlinkSerializable for Message {
+    fn message_type(&self) -> u16 {
+        match self {
+            Self::Route(message) => message.message_type(),
+            Self::NextHop(message) => message.message_type(),
+        }
+    }
+
+    fn buffer_len(&self) -> usize {
+        match self {
+            Self::Route(message) => NetlinkSerializable::buffer_len(&**message),
+            Self::NextHop(message) => message.buffer_len(),
+        }
+    }
+
+    fn serialize(&self, buffer: &mut [u8]) {
+        match self {
+            Self::Route(message) => message.serialize(buffer),
+            Self::NextHop(message) => message.serialize(buffer),
+        }
+    }
 }
 
 impl Netlink {
@@ -79,7 +127,7 @@ impl Netlink {
     }
 }
 
-/// A socket for changes alone.
+/// A socket that is read on the spot: for changes, and for listings.
 pub(super) struct Batch(Mutex<Sender>);
 
 impl Batch {
@@ -109,6 +157,28 @@ impl Batch {
             }
             sender.send_datagram(datagram, &mut failed);
         }
+    }
+
+    /// Asks for many objects; `parse` picks what the caller wants of each.
+    pub(super) fn dump<M, T>(
+        &self,
+        request: M,
+        operation: impl Fn() -> String,
+        mut parse: impl FnMut(M) -> Option<T>,
+    ) -> Result<Vec<T>, Error>
+    where
+        M: NetlinkSerializable + NetlinkDeserializable + Clone,
+    {
+        let mut sender = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut found = Vec::new();
+        for _ in 0..DUMP_ATTEMPTS {
+            found.clear();
+            if sender.dump(request.clone(), &operation, |it| found.extend(parse(it)))? {
+                break;
+            }
+        }
+        // See `Netlink::dump` for a table that never rests.
+        Ok(found)
     }
 }
 
@@ -178,8 +248,10 @@ impl Sender {
         loop {
             buffer.clear();
             self.socket.recv(&mut buffer, 0)?;
-            let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&buffer)
-                .map_err(io::Error::other)?;
+            // What is left of an earlier exchange may be of another kind.
+            let Ok(answer) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&buffer) else {
+                continue;
+            };
             // Answers that an earlier exchange did not wait for are numbered otherwise.
             let index = answer.header.sequence_number.wrapping_sub(first) as usize;
             if let Some(slot) = answers.get_mut(index) {
@@ -190,10 +262,69 @@ impl Sender {
             }
         }
     }
+
+    /// Says whether nothing changed meanwhile.
+    fn dump<M>(
+        &mut self,
+        request: M,
+        operation: &impl Fn() -> String,
+        mut each: impl FnMut(M),
+    ) -> Result<bool, Error>
+    where
+        M: NetlinkSerializable + NetlinkDeserializable,
+    {
+        let failed = |source| Error::Refused {
+            operation: operation(),
+            source,
+        };
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut octets = Vec::new();
+        push(
+            request,
+            NLM_F_REQUEST | NLM_F_DUMP,
+            self.sequence,
+            &mut octets,
+        );
+        self.socket.send(&octets, 0).map_err(failed)?;
+        let mut buffer = Vec::with_capacity(LISTING);
+        let mut is_whole = true;
+        loop {
+            buffer.clear();
+            self.socket.recv(&mut buffer, 0).map_err(failed)?;
+            for message in messages(&buffer) {
+                let answer = NetlinkMessage::<M>::deserialize(message)
+                    .map_err(|error| failed(io::Error::other(error)))?;
+                if answer.header.sequence_number != self.sequence {
+                    continue;
+                }
+                is_whole &= answer.header.flags & NLM_F_DUMP_INTR == 0;
+                let is_last = matches!(answer.payload, NetlinkPayload::Done(_));
+                if let Some(object) = outcome(answer.payload, operation)? {
+                    each(object);
+                }
+                if is_last {
+                    return Ok(is_whole);
+                }
+            }
+        }
+    }
 }
 
-fn push(message: RouteNetlinkMessage, flags: u16, sequence: u32, octets: &mut Vec<u8>) {
-    let mut request = NetlinkMessage::from(message);
+/// The messages of a datagram.
+fn messages(mut datagram: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let length = NetlinkBuffer::new_checked(datagram).ok()?.length() as usize;
+        let message = datagram.get(..length)?;
+        datagram = datagram
+            .get(length.next_multiple_of(4)..)
+            .unwrap_or_default();
+        Some(message)
+    })
+}
+
+fn push<M: NetlinkSerializable>(message: M, flags: u16, sequence: u32, octets: &mut Vec<u8>) {
+    let payload = NetlinkPayload::InnerMessage(message);
+    let mut request = NetlinkMessage::new(NetlinkHeader::default(), payload);
     request.header.flags = flags;
     request.header.sequence_number = sequence;
     request.finalize();

@@ -11,7 +11,7 @@ use rtnetlink::packet_route::route::{
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::{Change, Error, Netlink, errno};
+use super::{Change, Error, Netlink, errno, next_hop};
 
 /// Protocol number of UDP (RFC 768).
 const UDP: u8 = 17;
@@ -37,9 +37,20 @@ pub struct Via {
 pub struct DeviceRoute {
     /// Destination.
     pub subnet: Ipv4Network,
-    /// Whether it is exactly as flannel makes them: unicast through the subnet's own network
-    /// address, on-link, global scope, protocol `boot`, and without metric, source or anything.
-    pub is_peer_route: bool,
+    /// How it names its next hop if it is exactly as flannel makes them: unicast through the
+    /// subnet's own network address, on-link, global scope, protocol `boot`, and without metric,
+    /// source or anything.
+    pub form: Option<Form>,
+}
+
+/// How a route to a peer names its next hop. Packets go the same way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// By gateway and device, as flannel does.
+    Plain,
+    /// By the number of the peer's [object](next_hop). Whether that object is ours the route does
+    /// not tell.
+    Object,
 }
 
 /// A question to the routing tables: where do packets of the tunnel to `dst` go?
@@ -103,7 +114,9 @@ impl Netlink {
                 RouteNetlinkMessage::GetRoute(message),
                 || format!("list routes of interface {ifindex}"),
                 |object| match object {
-                    RouteNetlinkMessage::NewRoute(message) => parse_device_route(&message, ifindex),
+                    RouteNetlinkMessage::NewRoute(message) => {
+                        parse_device_route(&message, Some(ifindex))
+                    }
                     _ => None,
                 },
             )
@@ -232,12 +245,36 @@ impl Netlink {
 }
 
 impl Change {
+    /// Sets the route to a tunnelled peer's subnet through the peer's next-hop object, which has to
+    /// be there.
+    #[must_use]
+    pub fn set_object_route(subnet: Ipv4Network) -> Self {
+        Self {
+            message: RouteNetlinkMessage::NewRoute(object_route_message(subnet)).into(),
+            flags: NLM_F_CREATE | NLM_F_REPLACE,
+            tolerated: &[],
+            operation: format!("set the route to {subnet} through its next-hop object"),
+        }
+    }
+
+    /// Removes the route to a peer's subnet that leads through the peer's next-hop object.
+    #[must_use]
+    pub fn remove_object_route(subnet: Ipv4Network) -> Self {
+        Self {
+            message: RouteNetlinkMessage::DelRoute(object_route_message(subnet)).into(),
+            flags: 0,
+            // It is not there, or of the other form.
+            tolerated: &[libc::ESRCH],
+            operation: format!("remove the route to {subnet} through its next-hop object"),
+        }
+    }
+
     /// Sets the route to a peer's subnet. The kernel refuses with `ENETDOWN` while the link is down,
     /// and with `ENETUNREACH` for a next hop that is not on it.
     #[must_use]
     pub fn set_peer_route(subnet: Ipv4Network, via: Via) -> Self {
         Self {
-            message: RouteNetlinkMessage::NewRoute(peer_route_message(subnet, via)),
+            message: RouteNetlinkMessage::NewRoute(peer_route_message(subnet, via)).into(),
             flags: NLM_F_CREATE | NLM_F_REPLACE,
             tolerated: &[],
             operation: format!("set the route to {subnet} via {}", via.gateway),
@@ -248,7 +285,7 @@ impl Change {
     #[must_use]
     pub fn remove_peer_route(subnet: Ipv4Network, via: Via) -> Self {
         Self {
-            message: RouteNetlinkMessage::DelRoute(peer_route_message(subnet, via)),
+            message: RouteNetlinkMessage::DelRoute(peer_route_message(subnet, via)).into(),
             flags: 0,
             // It is not there.
             tolerated: &[libc::ESRCH],
@@ -286,6 +323,33 @@ fn peer_route_message(subnet: Ipv4Network, via: Via) -> RouteMessage {
     message
 }
 
+fn object_route_message(subnet: Ipv4Network) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header = RouteHeader {
+        address_family: AddressFamily::Inet,
+        destination_prefix_length: subnet.prefix(),
+        table: RouteHeader::RT_TABLE_MAIN,
+        protocol: RouteProtocol::Boot,
+        scope: RouteScope::Universe,
+        kind: RouteType::Unicast,
+        ..RouteHeader::default()
+    };
+    message.attributes = vec![
+        RouteAttribute::Destination(RouteAddress::Inet(subnet.network())),
+        RouteAttribute::NhId(next_hop::number(subnet.network())),
+    ];
+    message
+}
+
+/// The subnet of a peer's route of which the kernel tells only the next-hop object, which it does
+/// where `net.ipv4.nexthop_compat_mode` is 0; also used for events.
+pub(super) fn parse_bare_object_route(message: &RouteMessage) -> Option<Ipv4Network> {
+    let is_bare = |attribute: &RouteAttribute| !matches!(attribute, RouteAttribute::Oif(_));
+    let route = parse_device_route(message, None)?;
+    let is_ours = route.form == Some(Form::Object) && message.attributes.iter().all(is_bare);
+    is_ours.then_some(route.subnet)
+}
+
 /// The route to a peer in a message, of either shape; also used for events.
 pub(super) fn parse_peer_route(message: &RouteMessage) -> Option<(Ipv4Network, Via)> {
     let oif = message
@@ -295,7 +359,7 @@ pub(super) fn parse_peer_route(message: &RouteMessage) -> Option<(Ipv4Network, V
             RouteAttribute::Oif(oif) => Some(*oif),
             _ => None,
         })?;
-    let tunnelled = parse_device_route(message, oif).filter(|route| route.is_peer_route);
+    let tunnelled = parse_device_route(message, Some(oif)).filter(|route| route.form.is_some());
     let via = |subnet: Ipv4Network| Via {
         oif,
         gateway: subnet.network(),
@@ -349,17 +413,18 @@ fn network_route_message(ifindex: u32, network: Ipv4Network) -> RouteMessage {
     message
 }
 
-fn parse_device_route(message: &RouteMessage, ifindex: u32) -> Option<DeviceRoute> {
+/// A route that the kernel lists as one of the device `ifindex`; with none, of any.
+fn parse_device_route(message: &RouteMessage, ifindex: Option<u32>) -> Option<DeviceRoute> {
     let header = &message.header;
     let mut destination = Ipv4Addr::UNSPECIFIED;
-    let mut gateway = None;
-    let mut oif = None;
+    let (mut gateway, mut oif, mut object) = (None, None, None);
     let mut is_bare = true;
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(RouteAddress::Inet(ip)) => destination = *ip,
             RouteAttribute::Gateway(RouteAddress::Inet(ip)) => gateway = Some(*ip),
             RouteAttribute::Oif(index) => oif = Some(*index),
+            RouteAttribute::NhId(number) => object = Some(*number),
             // With a metric it has a key of its own in the table.
             RouteAttribute::Priority(_) => return None,
             RouteAttribute::Table(_) | RouteAttribute::CacheInfo(_) => {}
@@ -369,15 +434,25 @@ fn parse_device_route(message: &RouteMessage, ifindex: u32) -> Option<DeviceRout
     if header.table != RouteHeader::RT_TABLE_MAIN || header.tos != 0 {
         return None;
     }
+    let is_through_itself = oif.is_some()
+        && oif == ifindex
+        && gateway == Some(destination)
+        && header.flags.contains(RouteFlags::Onlink);
+    let form = match object {
+        None => is_through_itself.then_some(Form::Plain),
+        // The kernel tells what is in the object, too, or nothing of it.
+        Some(number) => {
+            let is_whole = is_through_itself || (oif, gateway) == (None, None);
+            (number == next_hop::number(destination) && is_whole).then_some(Form::Object)
+        }
+    };
+    let is_usual = is_bare
+        && header.kind == RouteType::Unicast
+        && header.scope == RouteScope::Universe
+        && header.protocol == RouteProtocol::Boot;
     Some(DeviceRoute {
         subnet: Ipv4Network::new(destination, header.destination_prefix_length).ok()?,
-        is_peer_route: is_bare
-            && oif == Some(ifindex)
-            && gateway == Some(destination)
-            && header.kind == RouteType::Unicast
-            && header.scope == RouteScope::Universe
-            && header.protocol == RouteProtocol::Boot
-            && header.flags.contains(RouteFlags::Onlink),
+        form: form.filter(|_| is_usual),
     })
 }
 
@@ -456,6 +531,10 @@ mod tests {
         }
     }
 
+    fn form(message: &RouteMessage) -> Option<Form> {
+        parse_device_route(message, Some(7)).unwrap().form
+    }
+
     #[test]
     fn a_direct_route_is_known_by_its_protocol() {
         let subnet = "10.5.34.0/24".parse().unwrap();
@@ -474,10 +553,9 @@ mod tests {
     fn only_the_exact_shape_is_a_peer_route() {
         let subnet = "10.5.34.0/24".parse().unwrap();
         let made = peer_route_message(subnet, tunnel(subnet));
-        let is_peer =
-            |message: &RouteMessage| parse_device_route(message, 7).unwrap().is_peer_route;
+        let is_peer = |message: &RouteMessage| form(message) == Some(Form::Plain);
         assert!(is_peer(&made));
-        assert_eq!(parse_device_route(&made, 7).unwrap().subnet, subnet);
+        assert_eq!(parse_device_route(&made, Some(7)).unwrap().subnet, subnet);
 
         let foreign: [fn(&mut RouteMessage); 7] = [
             |route| route.header.protocol = RouteProtocol::Static,
@@ -508,6 +586,34 @@ mod tests {
         let subnet = "10.5.34.0/24".parse().unwrap();
         let mut route = peer_route_message(subnet, tunnel(subnet));
         route.attributes.push(RouteAttribute::Priority(100));
-        assert_eq!(parse_device_route(&route, 7), None);
+        assert_eq!(parse_device_route(&route, Some(7)), None);
+    }
+
+    #[test]
+    fn a_route_through_the_object_of_its_peer_is_a_peer_route() {
+        let subnet = "10.5.34.0/24".parse().unwrap();
+        // As it is made, and as it is told with `nexthop_compat_mode` 0.
+        let bare = object_route_message(subnet);
+        assert_eq!(form(&bare), Some(Form::Object));
+        assert_eq!(parse_bare_object_route(&bare), Some(subnet));
+        assert_eq!(parse_peer_route(&bare), None);
+        // As it is told otherwise.
+        let mut whole = peer_route_message(subnet, tunnel(subnet));
+        let number = RouteAttribute::NhId(next_hop::number(subnet.network()));
+        whole.attributes.push(number);
+        assert_eq!(form(&whole), Some(Form::Object));
+        assert_eq!(parse_bare_object_route(&whole), None);
+        assert_eq!(parse_peer_route(&whole), Some((subnet, tunnel(subnet))));
+
+        let mut foreign = bare.clone();
+        foreign.attributes[1] = RouteAttribute::NhId(7);
+        assert_eq!(form(&foreign), None);
+        assert_eq!(parse_bare_object_route(&foreign), None);
+        // Somebody has given the object another gateway.
+        let mut replaced = whole.clone();
+        replaced.attributes[1] = RouteAttribute::Gateway(RouteAddress::Inet([10, 5, 34, 1].into()));
+        assert_eq!(form(&replaced), None);
+        let plain = peer_route_message(subnet, tunnel(subnet));
+        assert_eq!(parse_bare_object_route(&plain), None);
     }
 }

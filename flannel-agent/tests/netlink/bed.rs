@@ -103,9 +103,10 @@ pub(super) fn desired_state(device: &Device, peers: &[Peer]) -> KernelState {
 }
 
 pub(super) async fn reconcile(netlink: &Netlink, device: &Device, desired: &KernelState) -> usize {
-    let actual = read_actual(netlink, Some(device.index)).await.unwrap();
+    let (actual, mut forms) = read_actual(netlink, Some(device.index)).await.unwrap();
     let actions = plan(desired, &actual);
-    let failed = apply(netlink, Some(device.index), actions.clone()).await;
+    let count = actions.len();
+    let failed = apply(netlink, Some(device.index), actions, &mut forms).await;
     assert!(failed.is_empty(), "{failed:?}");
-    actions.len()
+    count
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use flannel_agent::backend::entries::forms::{Forms, Step};
 use flannel_agent::backend::entries::{apply, read_actual};
 use flannel_agent::netlink::{MacAddr, Netlink, errno};
 use flannel_agent::plan::{Action, KernelState, plan};
@@ -142,12 +143,15 @@ fn an_entry_that_fails_does_not_block_the_others() {
         bad.mac = Some(MacAddr([1, 0, 0, 1, 0, 35]));
         let desired = desired_state(&device, &[peer(34), bad, peer(36)]);
         let actions = plan(&desired, &KernelState::default());
-        let failed = apply(&netlink, Some(device.index), actions.clone()).await;
+        let forms = &mut Forms::default();
+        let failed = apply(&netlink, Some(device.index), actions, forms).await;
         assert_eq!(failed.len(), 1, "{failed:?}");
-        assert!(matches!(failed[0].0, Action::ReplaceFdb { mac, .. } if Some(mac) == bad.mac));
-        let actual = read_actual(&netlink, Some(device.index)).await.unwrap();
-        let left = plan(&desired, &actual);
-        assert_eq!(left, [failed[0].0]);
+        let Step::Plain(refused) = failed[0].0 else {
+            panic!("{failed:?}");
+        };
+        assert!(matches!(refused, Action::ReplaceFdb { mac, .. } if Some(mac) == bad.mac));
+        let (actual, _) = read_actual(&netlink, Some(device.index)).await.unwrap();
+        assert_eq!(plan(&desired, &actual), [refused]);
     });
 }
 
@@ -159,8 +163,9 @@ fn a_device_that_was_down_gets_its_entries_back() {
         let desired = desired_state(&up, &[peer(34), peer(35)]);
         reconcile(&netlink, &up, &desired).await;
         run("ip link set flannel.1 down");
-        let actual = read_actual(&netlink, Some(up.index)).await.unwrap();
-        let failed = apply(&netlink, Some(up.index), plan(&desired, &actual)).await;
+        let (actual, mut forms) = read_actual(&netlink, Some(up.index)).await.unwrap();
+        let actions = plan(&desired, &actual);
+        let failed = apply(&netlink, Some(up.index), actions, &mut forms).await;
         let is_down = |error| errno(error) == Some(libc::ENETDOWN);
         assert!(!failed.is_empty() && failed.iter().all(|(_, error)| is_down(error)));
         device(&netlink).await;
