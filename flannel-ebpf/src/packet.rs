@@ -9,7 +9,7 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::{
     bpf_csum_level, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_redirect, bpf_redirect_peer,
-    bpf_skb_change_head,
+    bpf_skb_change_head, bpf_skb_change_type,
 };
 use aya_ebpf::programs::TcContext;
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -241,6 +241,14 @@ impl Packet {
             TC_ACT_REDIRECT => Verdict::Redirected,
             _ => Verdict::Dropped,
         }
+    }
+
+    /// Makes it a packet for this host, or for the pod that it is delivered into, whatever its
+    /// link-layer address.
+    #[inline(always)]
+    pub(crate) fn set_for_host(&self) {
+        // SAFETY: a plain helper call on a valid context; it fails only for unknown types.
+        unsafe { bpf_skb_change_type(self.context.skb.skb, PACKET_HOST) };
     }
 
     /// The context, for log statements.

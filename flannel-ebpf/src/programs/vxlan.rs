@@ -87,9 +87,10 @@ fn receive(packet: &Packet, config: &Config) -> Result<(IngressOutcome, Verdict)
     let mark = decap::inner_mark(&outer.ip, inner)?;
     // A mark to be carried over is for the standard path.
     let delivery = match mark {
-        None => fast::delivery(packet, inner, Headers::LEN),
-        Some(_) => None,
+        None => fast::delivery(packet, Encap::Vxlan, inner, Headers::LEN),
+        Some(_) => fast::left_for_mark(packet),
     };
+    let size = Size::of(packet);
     if delivery.is_none() && packet.gso_size() != 0 {
         return Err(IngressOutcome::Aggregate);
     }
@@ -100,7 +101,7 @@ fn receive(packet: &Packet, config: &Config) -> Result<(IngressOutcome, Verdict)
     }
     packet.drop_checksum_level();
     if let Some(delivery) = delivery {
-        let verdict = fast::deliver(packet, &delivery).ok_or(IngressOutcome::Failed)?;
+        let verdict = fast::deliver(packet, &delivery, size).ok_or(IngressOutcome::Failed)?;
         return Ok((IngressOutcome::Fast, verdict));
     }
     // The outer link-layer header is in front of the inner packet now: make it the inner one (the
