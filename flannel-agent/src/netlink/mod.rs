@@ -13,6 +13,7 @@ pub mod addr;
 pub mod batch;
 pub mod blackhole;
 pub mod link;
+pub mod lookup;
 pub mod mac;
 pub mod monitor;
 pub mod neigh;

@@ -1,20 +1,16 @@
-//! IPv4 routes: those to peers' subnets on the tunnel device, and the kernel's answer to where it
-//! would send an outer packet.
+//! IPv4 routes to peers' subnets.
 
 use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric,
-    RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+    RouteType,
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::{Change, Error, Netlink, errno, next_hop};
-
-/// Protocol number of UDP (RFC 768).
-const UDP: u8 = 17;
 
 /// Protocol of the routes to direct peers, by which they are told from everybody else's on the same
 /// interface ("F"; the kernel gives no meaning to numbers above 4, `linux/rtnetlink.h`).
@@ -51,51 +47,6 @@ pub enum Form {
     /// By the number of the peer's [object](next_hop). Whether that object is ours the route does
     /// not tell.
     Object,
-}
-
-/// A question to the routing tables: where do packets of the tunnel to `dst` go?
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UnderlayQuery {
-    /// Underlay address of the peer.
-    pub dst: Ipv4Addr,
-    /// Source address of the tunnel.
-    pub source: Ipv4Addr,
-    /// External interface.
-    pub oif: u32,
-    /// UDP destination port of the tunnel; none where packets go as they are.
-    pub port: Option<u16>,
-}
-
-/// The answer, in facts; see [`Netlink::underlay_route`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UnderlayRoute {
-    /// Kind; anything but unicast is not sent to a next hop.
-    pub kind: RouteType,
-    /// Link that packets leave through.
-    pub oif: u32,
-    /// IPv4 gateway; none if the destination is on the link.
-    pub gateway: Option<Ipv4Addr>,
-    /// Source address that the route prefers; the tunnel's packets have their own.
-    pub prefsrc: Option<Ipv4Addr>,
-    /// MTU of the route or of the path, if it is not that of the link, bytes.
-    pub mtu: Option<u32>,
-    /// Whether the route has several next hops, of which this is the one for one flow.
-    pub has_multipath: bool,
-    /// Whether a light-weight tunnel puts on more headers.
-    pub has_encap: bool,
-    /// Whether the gateway is of another address family.
-    pub has_foreign_gateway: bool,
-    /// Whether no route matches and the kernel only assumes the destination to be on the link,
-    /// which it does when the output link is given, even where a route says `unreachable`.
-    pub is_assumed: bool,
-}
-
-impl UnderlayRoute {
-    /// Whose link-layer address packets to `dst` need.
-    #[must_use]
-    pub fn next_hop(&self, dst: Ipv4Addr) -> Ipv4Addr {
-        self.gateway.unwrap_or(dst)
-    }
 }
 
 impl Netlink {
@@ -177,69 +128,6 @@ impl Netlink {
                 Ok(routes.iter().any(|route| route.subnet == network))
             }
             other => other.map(|()| true),
-        }
-    }
-
-    /// Asks where a host's own packet to `dst` goes: without source, link or ports.
-    ///
-    /// # Errors
-    /// See [`Error`]; the kernel refuses where no route leads there.
-    pub async fn host_route(&self, dst: Ipv4Addr) -> Result<UnderlayRoute, Error> {
-        let mut message = RouteMessage::default();
-        message.header = RouteHeader {
-            address_family: AddressFamily::Inet,
-            destination_prefix_length: 32,
-            flags: RouteFlags::FibMatch,
-            ..RouteHeader::default()
-        };
-        message.attributes = vec![RouteAttribute::Destination(RouteAddress::Inet(dst))];
-        let operation = || format!("look up the route to {dst}");
-        match self
-            .get(RouteNetlinkMessage::GetRoute(message), operation)
-            .await?
-        {
-            RouteNetlinkMessage::NewRoute(answer) => Ok(parse_underlay(&answer)),
-            _ => Err(Error::Unexpected {
-                operation: operation(),
-            }),
-        }
-    }
-
-    /// Asks as the vxlan device does: with the output link, source, protocol and port of the outer
-    /// packet, so that policy rules see what they will see.
-    ///
-    /// The answer is the entry of the table, which tells what the kernel chooses from; where there
-    /// is none, or one that the kernel passes over, what it does instead. What the kernel has
-    /// learned of the path's MTU is not in it: the tunnel's packets may be fragmented, so nothing
-    /// is learned from them.
-    ///
-    /// # Kernel
-    /// Linux 4.19 for the port.
-    ///
-    /// # Errors
-    /// See [`Error`]; the kernel refuses where it would not send, as from a source that is not
-    /// local.
-    pub async fn underlay_route(&self, query: UnderlayQuery) -> Result<UnderlayRoute, Error> {
-        let operation = || format!("look up the route to {}", query.dst);
-        let ask = async |flags| {
-            let message = RouteNetlinkMessage::GetRoute(query_message(query, flags));
-            match self.get(message, operation).await? {
-                RouteNetlinkMessage::NewRoute(answer) => Ok(answer),
-                _ => Err(Error::Unexpected {
-                    operation: operation(),
-                }),
-            }
-        };
-        match ask(RouteFlags::FibMatch).await {
-            Ok(entry) => Ok(parse_underlay(&entry)),
-            Err(error) if errno(&error).is_some() => {
-                let chosen = parse_underlay(&ask(RouteFlags::empty()).await?);
-                Ok(UnderlayRoute {
-                    is_assumed: true,
-                    ..chosen
-                })
-            }
-            Err(error) => Err(error),
         }
     }
 }
@@ -456,71 +344,10 @@ fn parse_device_route(message: &RouteMessage, ifindex: Option<u32>) -> Option<De
     })
 }
 
-fn query_message(query: UnderlayQuery, flags: RouteFlags) -> RouteMessage {
-    let mut message = RouteMessage::default();
-    message.header = RouteHeader {
-        address_family: AddressFamily::Inet,
-        destination_prefix_length: 32,
-        source_prefix_length: 32,
-        flags,
-        ..RouteHeader::default()
-    };
-    message.attributes = vec![
-        RouteAttribute::Destination(RouteAddress::Inet(query.dst)),
-        RouteAttribute::Source(RouteAddress::Inet(query.source)),
-        RouteAttribute::Oif(query.oif),
-    ];
-    if let Some(port) = query.port {
-        message.attributes.push(RouteAttribute::IpProto(UDP));
-        message.attributes.push(RouteAttribute::Dport(port));
-    }
-    message
-}
-
-fn parse_underlay(answer: &RouteMessage) -> UnderlayRoute {
-    let mut route = UnderlayRoute {
-        kind: answer.header.kind,
-        oif: 0,
-        gateway: None,
-        prefsrc: None,
-        mtu: None,
-        has_multipath: has_multipath(answer),
-        has_encap: false,
-        has_foreign_gateway: false,
-        is_assumed: false,
-    };
-    for attribute in &answer.attributes {
-        match attribute {
-            RouteAttribute::Oif(index) => route.oif = *index,
-            RouteAttribute::Gateway(RouteAddress::Inet(ip)) => route.gateway = Some(*ip),
-            RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => {
-                route.has_foreign_gateway = true;
-            }
-            RouteAttribute::PrefSource(RouteAddress::Inet(ip)) => route.prefsrc = Some(*ip),
-            RouteAttribute::Encap(_) | RouteAttribute::EncapType(_) => route.has_encap = true,
-            RouteAttribute::Metrics(metrics) => {
-                route.mtu = metrics.iter().find_map(|metric| match metric {
-                    RouteMetric::Mtu(mtu) => Some(*mtu),
-                    _ => None,
-                });
-            }
-            _ => {}
-        }
-    }
-    route
-}
-
-/// Several next hops are listed; of a next-hop object the kernel may give the number alone, which
-/// may stand for a group.
-fn has_multipath(entry: &RouteMessage) -> bool {
-    let has = |wanted: fn(&RouteAttribute) -> bool| entry.attributes.iter().any(wanted);
-    has(|attribute| matches!(attribute, RouteAttribute::MultiPath(_)))
-        || has(|attribute| matches!(attribute, RouteAttribute::NhId(_)))
-            && !has(|attribute| matches!(attribute, RouteAttribute::Oif(_)))
-}
-
 #[cfg(test)]
 mod tests {
+    use rtnetlink::packet_route::route::RouteMetric;
+
     use super::*;
 
     fn tunnel(subnet: Ipv4Network) -> Via {

@@ -2,13 +2,19 @@
 
 use std::net::Ipv4Addr;
 
+use flannel_agent::netlink::lookup::{UnderlayQuery, UnderlayRoute};
 use flannel_agent::netlink::monitor::{Monitor, NetlinkEvent};
-use flannel_agent::netlink::route::{UnderlayQuery, UnderlayRoute};
-use flannel_agent::netlink::{MacAddr, Netlink, errno};
+use flannel_agent::netlink::{Error, MacAddr, Netlink, errno};
 use rtnetlink::packet_route::route::RouteType;
 
 use super::bed::{LOCAL, in_namespace, run};
 use super::monitor::expect_events;
+
+async fn ask(netlink: &Netlink, query: UnderlayQuery) -> Result<UnderlayRoute, Error> {
+    let mut answers = netlink.underlay_routes(vec![query]).await;
+    assert_eq!(answers.len(), 1);
+    answers.remove(0).1
+}
 
 pub(super) async fn lookup(netlink: &Netlink, dst: [u8; 4]) -> UnderlayRoute {
     let oif = netlink.link_by_name("eth0").await.unwrap().unwrap().index;
@@ -18,7 +24,7 @@ pub(super) async fn lookup(netlink: &Netlink, dst: [u8; 4]) -> UnderlayRoute {
         oif,
         port: Some(8472),
     };
-    netlink.underlay_route(query).await.unwrap()
+    ask(netlink, query).await.unwrap()
 }
 
 #[test]
@@ -102,7 +108,7 @@ fn underlay_routes_are_told_in_facts() {
             oif,
             port: Some(8472),
         };
-        let error = netlink.underlay_route(query).await.unwrap_err();
+        let error = ask(&netlink, query).await.unwrap_err();
         assert!(errno(&error).is_some(), "{error}");
     });
 }
