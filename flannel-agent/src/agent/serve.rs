@@ -14,7 +14,6 @@ use super::begin::{Begun, write_subnet_file};
 use super::{Agent, datapath, earlier, external};
 use crate::cli::DatapathMode;
 use crate::fast_path::{self, FastPath};
-use crate::netlink::monitor::Monitor;
 use crate::node;
 use crate::node::run::{Fallback, Inputs};
 use crate::notify::summary;
@@ -122,7 +121,6 @@ pub(super) async fn serve(agent: &Agent, begun: Begun) -> Result<Outcome> {
         netlink.clone(),
     );
     let fast_path_inputs = fast_path::run::Inputs {
-        monitor: Monitor::open()?,
         subnet: subnet.clone(),
         is_ebpf,
         requests: fast_path_requests,
