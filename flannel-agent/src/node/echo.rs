@@ -103,7 +103,7 @@ impl Doubts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netlink::route::Via;
+    use crate::netlink::route::{Form, Via};
 
     const DEVICE: u32 = 9;
 
@@ -152,5 +152,26 @@ mod tests {
         assert_eq!(hear(neighbour(DEVICE, None)), Word::Doubted);
         assert_eq!(hear(neighbour(3, Some(mac))), Word::Other);
         assert_eq!(hear(NetlinkEvent::Overrun), Word::Other);
+    }
+
+    #[test]
+    fn an_object_of_ours_that_somebody_removes_is_a_doubt() {
+        let subnet: Ipv4Network = "10.5.34.0/24".parse().unwrap();
+        let gateway = subnet.network();
+        let routes = [(subnet, Form::Object)].into_iter();
+        let (forms, _) = Forms::of(routes, [gateway].into());
+        let (mut doubts, known) = (Doubts::default(), KernelState::default());
+        let mut hear = |event| doubts.hear(&event, Some(DEVICE), (&known, &forms));
+        let object = |ifindex, is_removed| NetlinkEvent::NextHop {
+            ifindex,
+            gateway,
+            is_removed,
+        };
+        assert_eq!(hear(object(DEVICE, false)), Word::Known);
+        assert_eq!(hear(object(3, true)), Word::Other);
+        assert_eq!(hear(object(DEVICE, true)), Word::Doubted);
+        let route = |is_removed| NetlinkEvent::ObjectRoute { subnet, is_removed };
+        assert_eq!(hear(route(false)), Word::Known);
+        assert_eq!(hear(route(true)), Word::Doubted);
     }
 }
