@@ -88,15 +88,16 @@ fn receive(packet: &Packet, config: &Config) -> Result<(IngressOutcome, Verdict)
     }
     ingress::check_checksum(packet, outer, &[], inner)?;
     let hop = ttl::next_hop(inner).ok_or(IngressOutcome::Ttl)?;
-    let delivery = fast::delivery(packet, Encap::Udp, inner, Datagram::LEN);
+    let flow = fast::delivery(packet, Encap::Udp, inner, Datagram::LEN);
     let size = Size::of(packet);
 
     if !packet.remove_room(Encap::Udp) {
         return Err(IngressOutcome::NoRoom);
     }
     packet.drop_checksum_level();
-    if let Some(delivery) = delivery {
-        let verdict = fast::deliver(packet, &delivery, size).ok_or(IngressOutcome::Failed)?;
+    if let Some(flow) = flow {
+        let verdict =
+            fast::deliver(packet, Encap::Udp, flow, size).ok_or(IngressOutcome::Failed)?;
         return Ok((IngressOutcome::Fast, verdict));
     }
     if !packet.write(Ethernet::LEN + Hop::OFFSET, &hop) {
