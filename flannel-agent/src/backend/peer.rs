@@ -240,7 +240,7 @@ impl Taken {
         let last = peer.subnet.broadcast();
         let behind = self.subnets.partition_point(|it| it.network() <= last);
         let before = behind.checked_sub(1).map(|index| self.subnets[index]);
-        !before.is_some_and(|other| other.overlaps(peer.subnet))
+        before.is_none_or(|other| !other.overlaps(peer.subnet))
             && !peer
                 .mac
                 .is_some_and(|mac| self.macs.binary_search(&mac).is_ok())

@@ -256,7 +256,9 @@ async fn the_lease_of_a_public_ip_is_found_before_anything_is_acquired() {
     etcd.put("10.5.7.0-24", &value(12)).await;
     etcd.put("10.5.8.0-24", &value(11)).await;
     let cancel = CancellationToken::new();
-    let listing = list_leases(&etcd.store(), &timing(), &cancel).await.unwrap();
+    let listing = list_leases(&etcd.store(), &timing(), &cancel)
+        .await
+        .unwrap();
     let find = |last| find_lease(&listing, Ipv4Addr::new(192, 168, 7, last));
     assert_eq!(find(11).unwrap().subnet, subnet("10.5.8.0/24"));
     assert_eq!(find(13), None);
