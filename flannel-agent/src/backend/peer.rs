@@ -241,9 +241,9 @@ impl Taken {
         let behind = self.subnets.partition_point(|it| it.network() <= last);
         let before = behind.checked_sub(1).map(|index| self.subnets[index]);
         before.is_none_or(|other| !other.overlaps(peer.subnet))
-            && !peer
+            && peer
                 .mac
-                .is_some_and(|mac| self.macs.binary_search(&mac).is_ok())
+                .is_none_or(|mac| self.macs.binary_search(&mac).is_err())
             && self.addresses.binary_search(&peer.public_ip).is_err()
     }
 
