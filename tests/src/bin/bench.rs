@@ -1,4 +1,4 @@
-//! `flannel-bench`: one subcommand per bench, a table for people and `--json` for programs.
+//! `flannel-bench`: everything that is measured, as a table for people and `--json` for programs.
 //!
 //! `cargo xtask bench` builds the agent for release and runs this. It needs root. Whatever ends it,
 //! nothing is left behind: see the library's first page.
@@ -12,23 +12,27 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
 use flannel_tests::agent::Datapath;
 use flannel_tests::bench::leases::{self, Subject};
-use flannel_tests::bench::paths::{self, Kind};
+use flannel_tests::bench::paths::plan::Depth;
+use flannel_tests::bench::paths::{self, Choice};
+use flannel_tests::bench::progress::Progress;
+use flannel_tests::bench::whole;
+use flannel_tests::measure::figure::Group;
 use serde::Serialize;
 
-/// Measure agents on this machine.
+/// Measure all data paths and agents on this machine, side by side in one run.
 #[derive(Debug, Parser)]
-#[command(name = "flannel-bench")]
+#[command(name = "flannel-bench", args_conflicts_with_subcommands = true, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
-    bench: Bench,
+    bench: Option<Bench>,
+    #[command(flatten)]
+    whole: Whole,
 }
 
 #[derive(Debug, Subcommand)]
 enum Bench {
-    /// Start with many leases, follow their changes, and reach the next one
+    /// Start with many leases, follow their changes, and reach the next one; longer than as a part
     Leases(Leases),
-    /// All data paths side by side: packets per second, TCP, request-response
-    Paths(Paths),
 }
 
 #[derive(Debug, clap::Args)]
@@ -47,10 +51,16 @@ struct Leases {
 }
 
 #[derive(Debug, clap::Args)]
-struct Paths {
-    /// Measure only these data paths
+struct Whole {
+    /// Also measure a program that takes flanneld's flags; may be given several times
+    #[arg(long, value_name = "NAME=PATH", value_parser = Subject::peer)]
+    peer: Vec<Subject>,
+    /// Measure only these data paths: vxlan-fast, or vxlan for all of vxlan
     #[arg(long, value_name = "SIDE", value_delimiter = ',')]
-    only: Option<Vec<Kind>>,
+    only: Vec<String>,
+    /// Measure only this
+    #[arg(long, value_name = "PART", value_delimiter = ',')]
+    figures: Vec<Part>,
     /// Samples behind each median
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
@@ -58,10 +68,23 @@ struct Paths {
     output: Output,
 }
 
+/// What can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// Packets per second on one core
+    Packets,
+    /// TCP throughput
+    Tcp,
+    /// Request-response times, connections per second
+    Response,
+    /// Agents with many leases
+    Leases,
+}
+
 /// What every bench takes.
 #[derive(Debug, clap::Args)]
 struct Output {
-    /// Few samples: shows that it works
+    /// Less of everything, in under two minutes
     #[arg(long)]
     quick: bool,
     /// Write the figures as JSON, too
@@ -70,7 +93,7 @@ struct Output {
 }
 
 fn main() -> ExitCode {
-    match run(Cli::parse().bench) {
+    match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench: {error:#}");
@@ -79,14 +102,22 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(bench: Bench) -> Result<()> {
+fn run(cli: Cli) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("namespaces and BPF need root: run it with sudo");
     }
+    let Cli { bench, whole } = cli;
     match bench {
-        Bench::Leases(options) => run_leases(options),
-        Bench::Paths(options) => run_paths(options),
+        Some(Bench::Leases(options)) => run_leases(options),
+        None => run_whole(whole),
     }
+}
+
+/// Our agent on both data paths, and the others.
+fn subjects(peers: Vec<Subject>) -> Result<Vec<Subject>> {
+    let own = [Datapath::Ebpf, Datapath::Kernel].map(Subject::own);
+    let others = peers.into_iter().map(Ok);
+    own.into_iter().chain(others).collect()
 }
 
 fn run_leases(options: Leases) -> Result<()> {
@@ -96,11 +127,7 @@ fn run_leases(options: Leases) -> Result<()> {
         rounds,
         output,
     } = options;
-    let mut subjects = vec![
-        Subject::own(Datapath::Ebpf)?,
-        Subject::own(Datapath::Kernel)?,
-    ];
-    subjects.extend(peer);
+    let subjects = subjects(peer)?;
     let mut options = if output.quick {
         leases::Options::quick(subjects)
     } else {
@@ -108,27 +135,61 @@ fn run_leases(options: Leases) -> Result<()> {
     };
     options.counts = leases.unwrap_or(options.counts);
     options.rounds = rounds.map_or(options.rounds, |rounds| rounds as usize);
-    let report = leases::run(&options)?;
+    let report = leases::run(&options, &mut Progress::new(options.time()))?;
     show(&report, &leases::render::table(&report), &output)
 }
 
-fn run_paths(options: Paths) -> Result<()> {
-    let Paths {
+fn run_whole(options: Whole) -> Result<()> {
+    let report = whole::run(&plan(&options)?)?;
+    show(&report, &whole::render::table(&report), &options.output)
+}
+
+/// What the command line asks for.
+fn plan(options: &Whole) -> Result<whole::Options> {
+    let Whole {
+        peer,
         only,
+        figures,
         rounds,
         output,
     } = options;
-    let mut sides = only.unwrap_or_else(|| Kind::ALL.to_vec());
-    sides.sort_unstable();
-    sides.dedup();
-    let mut options = if output.quick {
-        paths::Options::quick(sides)
+    let depth = if output.quick {
+        Depth::Quick
     } else {
-        paths::Options::full(sides)
+        Depth::Full
     };
-    options.rounds = rounds.map_or(options.rounds, |rounds| rounds as usize);
-    let report = paths::run(&options)?;
-    show(&report, &paths::render::table(&report), &output)
+    // Without a word: of a quick run the data paths alone, else everything.
+    let asked = |part: Part| match figures.as_slice() {
+        [] => depth == Depth::Full || part == Part::Packets || part == Part::Tcp || part == Part::Response,
+        parts => parts.contains(&part),
+    };
+    let all = Choice::all(peer);
+    let sides = if only.is_empty() {
+        all
+    } else {
+        Choice::select(all, only)?
+    };
+    let groups: Vec<Group> = [
+        (Part::Packets, Group::Packets),
+        (Part::Tcp, Group::Tcp),
+        (Part::Response, Group::Response),
+    ]
+    .into_iter()
+    .filter_map(|(part, group)| asked(part).then_some(group))
+    .collect();
+    let mut paths = paths::Options::new(sides, groups, depth);
+    paths.rounds = rounds.map_or(paths.rounds, |rounds| rounds as usize);
+    let leases = asked(Part::Leases).then(|| -> Result<_> {
+        let subjects = subjects(peer.clone())?;
+        Ok(match depth {
+            Depth::Quick => leases::Options::quick(subjects),
+            Depth::Full => leases::Options::short(subjects),
+        })
+    });
+    Ok(whole::Options {
+        paths: (!paths.groups.is_empty()).then_some(paths),
+        leases: leases.transpose()?,
+    })
 }
 
 fn show(report: &impl Serialize, table: &str, output: &Output) -> Result<()> {
