@@ -10,7 +10,9 @@
 //! - [`leases`]: agents with many leases.
 //! - [`compare`]: two reports of [`whole`]; [`charts`]: pictures of one.
 
+pub mod costs;
 pub mod leases;
 pub mod paths;
 pub mod progress;
+pub mod restarts;
 pub mod whole;

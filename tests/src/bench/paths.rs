@@ -11,7 +11,7 @@ mod flowtable;
 pub mod goal;
 mod idle;
 pub mod kind;
-mod peer;
+pub(in crate::bench) mod peer;
 pub mod plan;
 pub mod render;
 pub mod report;
@@ -85,19 +85,24 @@ fn measure(
         rounds, lengths, ..
     } = options;
     let mut taken: Vec<Taken> = sides.iter().map(|_| Taken::default()).collect();
-    in_turn(*rounds, &options.probes(wire), sides.len(), |round, probe, index| {
-        let (side, taken) = (&sides[index], &mut taken[index]);
-        let (choice, name) = (&side.choice, probe.name());
-        progress.step(
-            &format!("{wire}, round {} of {rounds}: {name}, {choice}", round + 1),
-            probe.time(lengths),
-        );
-        let has_failed = taken.failed.iter().any(|(failed, _)| *failed == probe);
-        if side.ends.can(probe) && !has_failed {
-            taken.take(side, probe, options);
-        }
-        Ok(())
-    })?;
+    in_turn(
+        *rounds,
+        &options.probes(wire),
+        sides.len(),
+        |round, probe, index| {
+            let (side, taken) = (&sides[index], &mut taken[index]);
+            let (choice, name) = (&side.choice, probe.name());
+            progress.step(
+                &format!("{wire}, round {} of {rounds}: {name}, {choice}", round + 1),
+                probe.time(lengths),
+            );
+            let has_failed = taken.failed.iter().any(|(failed, _)| *failed == probe);
+            if side.ends.can(probe) && !has_failed {
+                taken.take(side, probe, options);
+            }
+            Ok(())
+        },
+    )?;
     let mut reports = Vec::new();
     for ((side, taken), before) in sides.iter().zip(taken).zip(before) {
         let after = counters(side.agents()).with_context(|| side.choice.to_string())?;

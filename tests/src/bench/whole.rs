@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 
 use self::report::{Machine, Report};
 use super::progress::Progress;
-use super::{leases, paths};
+use super::{costs, leases, paths, restarts};
 use crate::cpu;
 use crate::measure::kernel_release;
 
@@ -19,6 +19,10 @@ use crate::measure::kernel_release;
 pub struct Options {
     /// Data paths.
     pub paths: Option<paths::Options>,
+    /// What many peers, flows and pods cost.
+    pub costs: Option<costs::Options>,
+    /// Loss over restarts.
+    pub restarts: Option<restarts::Options>,
     /// Agents with many leases.
     pub leases: Option<leases::Options>,
 }
@@ -27,9 +31,16 @@ impl Options {
     /// About how long all of it takes.
     #[must_use]
     pub fn time(&self) -> Duration {
-        let Self { paths, leases } = self;
+        let Self {
+            paths,
+            costs,
+            restarts,
+            leases,
+        } = self;
         let times = [
             paths.as_ref().map(paths::Options::time),
+            costs.as_ref().map(costs::Options::time),
+            restarts.as_ref().map(restarts::Options::time),
             leases.as_ref().map(leases::Options::time),
         ];
         times.into_iter().flatten().sum()
@@ -41,13 +52,25 @@ impl Options {
 /// # Errors
 /// Those of the benches.
 pub fn run(options: &Options) -> Result<Report> {
-    let Options { paths, leases } = options;
+    let Options {
+        paths,
+        costs,
+        restarts,
+        leases,
+    } = options;
     let mut progress = Progress::new(options.time());
     let progress = &mut progress;
     let load_before = load()?;
     let paths = paths.as_ref().map(|options| paths::run(options, progress));
     let paths = paths.transpose().context("data paths")?;
-    let leases = leases.as_ref().map(|options| leases::run(options, progress));
+    let costs = costs.as_ref().map(|options| costs::run(options, progress));
+    let costs = costs.transpose().context("costs")?;
+    let restarts = restarts.as_ref();
+    let restarts = restarts.map(|options| restarts::run(options, progress));
+    let restarts = restarts.transpose().context("restarts")?;
+    let leases = leases
+        .as_ref()
+        .map(|options| leases::run(options, progress));
     let leases = leases.transpose().context("leases")?;
     Ok(Report {
         machine: Machine {
@@ -57,6 +80,8 @@ pub fn run(options: &Options) -> Result<Report> {
             load_after: load()?,
         },
         paths,
+        costs,
+        restarts,
         leases,
     })
 }

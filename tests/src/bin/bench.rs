@@ -15,13 +15,17 @@ use flannel_tests::bench::leases::{self, Subject};
 use flannel_tests::bench::paths::plan::Depth;
 use flannel_tests::bench::paths::{self, Choice};
 use flannel_tests::bench::progress::Progress;
-use flannel_tests::bench::whole;
+use flannel_tests::bench::{costs, restarts, whole};
 use flannel_tests::measure::figure::Group;
 use serde::Serialize;
 
 /// Measure all data paths and agents on this machine, side by side in one run.
 #[derive(Debug, Parser)]
-#[command(name = "flannel-bench", args_conflicts_with_subcommands = true, max_term_width = 100)]
+#[command(
+    name = "flannel-bench",
+    args_conflicts_with_subcommands = true,
+    max_term_width = 100
+)]
 struct Cli {
     #[command(subcommand)]
     bench: Option<Bench>,
@@ -77,6 +81,10 @@ enum Part {
     Tcp,
     /// Request-response times, connections per second
     Response,
+    /// What many peers, flows and pods cost a packet
+    Costs,
+    /// Loss while agents are restarted
+    Restarts,
     /// Agents with many leases
     Leases,
 }
@@ -160,7 +168,12 @@ fn plan(options: &Whole) -> Result<whole::Options> {
     };
     // Without a word: of a quick run the data paths alone, else everything.
     let asked = |part: Part| match figures.as_slice() {
-        [] => depth == Depth::Full || part == Part::Packets || part == Part::Tcp || part == Part::Response,
+        [] => {
+            depth == Depth::Full
+                || part == Part::Packets
+                || part == Part::Tcp
+                || part == Part::Response
+        }
         parts => parts.contains(&part),
     };
     let all = Choice::all(peer);
@@ -188,6 +201,14 @@ fn plan(options: &Whole) -> Result<whole::Options> {
     });
     Ok(whole::Options {
         paths: (!paths.groups.is_empty()).then_some(paths),
+        costs: asked(Part::Costs).then(|| match depth {
+            Depth::Quick => costs::Options::quick(),
+            Depth::Full => costs::Options::full(),
+        }),
+        restarts: asked(Part::Restarts).then(|| restarts::Options {
+            peers: peer.clone(),
+            restarts: 10,
+        }),
         leases: leases.transpose()?,
     })
 }

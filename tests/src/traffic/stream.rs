@@ -75,7 +75,9 @@ pub fn throughput(
         server.set_read_timeout(Some(STALL))?;
         Ok((client, server))
     };
-    let pairs: Result<Vec<_>> = from.ns.enter(|| (0..streams).map(|_| connect()).collect())?;
+    let pairs: Result<Vec<_>> = from
+        .ns
+        .enter(|| (0..streams).map(|_| connect()).collect())?;
     let pairs = pairs?;
     thread::scope(|scope| {
         let mut workers = Vec::new();

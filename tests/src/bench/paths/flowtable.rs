@@ -12,7 +12,7 @@ pub(super) fn set_up(host: &Host) -> Result<()> {
     let pod = host.pods.first().context("no pod")?;
     // With the bridge's port among the devices, packets go past the bridge, too.
     let rules = format!(
-        "table ip offload {{\n\
+        "table ip bench {{\n\
            flowtable flows {{\n\
              hook ingress priority 0\n\
              devices = {{ {}, {} }}\n\
@@ -34,7 +34,7 @@ pub(super) fn set_up(host: &Host) -> Result<()> {
 
 /// Packets that went through the forward chain, which those of the flow table do not.
 pub(super) fn forwarded(host: &Host) -> Result<u64> {
-    let words = ["list", "chain", "ip", "offload", "forward"];
+    let words = ["list", "chain", "ip", "bench", "forward"];
     let text = host.ns.run("nft", &words)?;
     counted(&text).with_context(|| format!("no counter in:\n{text}"))
 }

@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::report::SideReport;
 use super::kind::Kind;
+use super::report::SideReport;
 use crate::measure::figure::Figure;
 use crate::report::Spread;
 use crate::wire::Wire;
@@ -160,7 +160,11 @@ pub struct Judged {
 
 impl Ratio {
     /// Of `side` to `base`; none if either has too few samples.
-    pub(in crate::bench) fn between(side: &SideReport, base: &SideReport, figure: Figure) -> Option<Self> {
+    pub(in crate::bench) fn between(
+        side: &SideReport,
+        base: &SideReport,
+        figure: Figure,
+    ) -> Option<Self> {
         Self::of(side.figures.get(&figure)?, base.figures.get(&figure)?)
     }
 

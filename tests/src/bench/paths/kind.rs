@@ -194,7 +194,11 @@ mod tests {
         };
         assert_eq!(ids(&["vxlan-fast"]).unwrap(), ["vxlan-fast"]);
         let all = ids(&["vxlan", "host"]).unwrap();
-        assert_eq!(all.len(), 1 + 3 + 4, "host and host-gw both begin so: {all:?}");
+        assert_eq!(
+            all.len(),
+            1 + 3 + 4,
+            "host and host-gw both begin so: {all:?}"
+        );
         assert!(ids(&["vx"]).is_err());
     }
 }

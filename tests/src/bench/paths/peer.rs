@@ -22,15 +22,16 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 /// The hosts, and what runs on them.
 #[derive(Debug)]
-pub(super) struct Peers {
+pub(in crate::bench) struct Peers {
     // First, so that they end before their hosts.
-    _running: Vec<Running>,
-    pub(super) bed: Bed,
+    running: Vec<Running>,
+    subject: Subject,
+    pub(in crate::bench) bed: Bed,
 }
 
 impl Peers {
     /// Starts one on each of two hosts, and waits until their pods reach each other.
-    pub(super) fn new(subject: &Subject, backend: Backend) -> Result<Self> {
+    pub(in crate::bench) fn new(subject: &Subject, backend: Backend) -> Result<Self> {
         let mut bed = Bed::new(BedOptions::default())?;
         let config = cluster::config(&format!(r#"{{"Type":"{}"}}"#, backend.name()));
         bed.etcd.put(&format!("{PREFIX}/config"), &config)?;
@@ -50,8 +51,18 @@ impl Peers {
             Ok((answer.received > 0).then_some(()))
         })
         .map_err(|error| anyhow!("{error:#}\n{}", log(a)))?;
-        let _running = running;
-        Ok(Self { _running, bed })
+        Ok(Self {
+            running,
+            subject: subject.clone(),
+            bed,
+        })
+    }
+
+    /// Ends the one on a host without a chance to do anything, and starts another.
+    pub(in crate::bench) fn restart(&mut self, number: usize) -> Result<()> {
+        self.running[number].kill()?;
+        self.running[number] = start(&self.bed.hosts[number], &self.subject)?;
+        Ok(())
     }
 }
 

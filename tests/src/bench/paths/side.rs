@@ -207,10 +207,20 @@ fn wait_for_path(agent: &Agent, asked: &str, path: Path) -> Result<()> {
 }
 
 /// Packets that took the fast path.
-pub(in crate::bench) fn fast(agents: &[Agent]) -> Result<u64> {
+fn fast(agents: &[Agent]) -> Result<u64> {
     let counters = counters(agents)?;
     let fast = counters.iter().filter(|counter| counter.outcome == "fast");
     Ok(fast.map(|counter| counter.packets).sum())
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Kernel => "kernel path",
+            Self::Standard => "standard path",
+            Self::Fast => "fast path",
+        })
+    }
 }
 
 impl fmt::Display for Unavailable {

@@ -1,7 +1,7 @@
 //! All tables, one below the other.
 
 use super::report::{Machine, Report};
-use crate::bench::{leases, paths};
+use crate::bench::{costs, leases, paths, restarts};
 
 /// The tables.
 #[must_use]
@@ -9,6 +9,8 @@ pub fn table(report: &Report) -> String {
     let Report {
         machine,
         paths,
+        costs,
+        restarts,
         leases,
     } = report;
     let Machine {
@@ -22,6 +24,8 @@ pub fn table(report: &Report) -> String {
     );
     let parts = [
         paths.as_ref().map(paths::render::table),
+        costs.as_ref().map(costs::render::table),
+        restarts.as_ref().map(restarts::table),
         leases.as_ref().map(leases::render::table),
     ];
     let parts: Vec<String> = [Some(head)].into_iter().chain(parts).flatten().collect();

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::bench::{leases, paths};
+use crate::bench::{costs, leases, paths, restarts};
 
 /// The whole bench.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -11,6 +11,10 @@ pub struct Report {
     pub machine: Machine,
     /// Data paths side by side.
     pub paths: Option<paths::report::Report>,
+    /// What many peers, flows and pods cost.
+    pub costs: Option<costs::report::Report>,
+    /// Loss over restarts.
+    pub restarts: Option<restarts::Report>,
     /// Agents with many leases.
     pub leases: Option<leases::report::Report>,
 }
