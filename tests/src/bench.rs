@@ -10,6 +10,8 @@
 //! - [`leases`]: agents with many leases.
 //! - [`compare`]: two reports of [`whole`]; [`charts`]: pictures of one.
 
+pub mod charts;
+pub mod compare;
 pub mod costs;
 pub mod leases;
 pub mod paths;

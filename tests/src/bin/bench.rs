@@ -3,9 +3,9 @@
 //! `cargo xtask bench` builds the agent for release and runs this. It needs root. Whatever ends it,
 //! nothing is left behind: see the library's first page.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
@@ -15,7 +15,7 @@ use flannel_tests::bench::leases::{self, Subject};
 use flannel_tests::bench::paths::plan::Depth;
 use flannel_tests::bench::paths::{self, Choice};
 use flannel_tests::bench::progress::Progress;
-use flannel_tests::bench::{costs, restarts, whole};
+use flannel_tests::bench::{charts, compare, costs, restarts, whole};
 use flannel_tests::measure::figure::Group;
 use serde::Serialize;
 
@@ -68,6 +68,12 @@ struct Whole {
     /// Samples behind each median
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
+    /// Write a chart of each figure, as SVG and as PNG, into this directory
+    #[arg(long, value_name = "DIR")]
+    charts: Option<PathBuf>,
+    /// Say what is better and what is worse than in an earlier --json
+    #[arg(long, value_name = "OLD.json")]
+    compare: Option<PathBuf>,
     #[command(flatten)]
     output: Output,
 }
@@ -117,7 +123,7 @@ fn run(cli: Cli) -> Result<()> {
     let Cli { bench, whole } = cli;
     match bench {
         Some(Bench::Leases(options)) => run_leases(options),
-        None => run_whole(whole),
+        None => run_whole(&whole),
     }
 }
 
@@ -147,9 +153,26 @@ fn run_leases(options: Leases) -> Result<()> {
     show(&report, &leases::render::table(&report), &output)
 }
 
-fn run_whole(options: Whole) -> Result<()> {
-    let report = whole::run(&plan(&options)?)?;
-    show(&report, &whole::render::table(&report), &options.output)
+fn run_whole(options: &Whole) -> Result<()> {
+    // What cannot be read is said before half an hour of measuring, not after.
+    let old = options.compare.as_deref().map(read).transpose()?;
+    let report = whole::run(&plan(options)?)?;
+    let mut text = whole::render::table(&report);
+    if let Some(old) = &old {
+        text += &compare::table(&compare::compare(old, &report));
+    }
+    show(&report, &text, &options.output)?;
+    if let Some(directory) = &options.charts {
+        let files = charts::write(&report, directory)?;
+        eprintln!("{}: {}", directory.display(), files.join(", "));
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<whole::report::Report> {
+    let what = || format!("read the earlier report {}", path.display());
+    let text = fs::read_to_string(path).with_context(what)?;
+    serde_json::from_str(&text).with_context(what)
 }
 
 /// What the command line asks for.
@@ -159,6 +182,8 @@ fn plan(options: &Whole) -> Result<whole::Options> {
         only,
         figures,
         rounds,
+        charts: _,
+        compare: _,
         output,
     } = options;
     let depth = if output.quick {
