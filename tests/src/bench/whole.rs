@@ -1,5 +1,6 @@
 //! All benches in one run, one after the other, and one report.
 
+pub mod markdown;
 pub mod render;
 pub mod report;
 

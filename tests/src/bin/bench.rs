@@ -68,9 +68,18 @@ struct Whole {
     /// Samples behind each median
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
+    /// How often an agent is killed and started again
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    restarts: u32,
     /// Write a chart of each figure, as SVG and as PNG, into this directory
     #[arg(long, value_name = "DIR")]
     charts: Option<PathBuf>,
+    /// Write the figures as a page of documentation into this file
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
+    /// Measure nothing, and show the figures of an earlier --json
+    #[arg(long, value_name = "REPORT.json")]
+    from: Option<PathBuf>,
     /// Say what is better and what is worse than in an earlier --json
     #[arg(long, value_name = "OLD.json")]
     compare: Option<PathBuf>,
@@ -156,12 +165,19 @@ fn run_leases(options: Leases) -> Result<()> {
 fn run_whole(options: &Whole) -> Result<()> {
     // What cannot be read is said before half an hour of measuring, not after.
     let old = options.compare.as_deref().map(read).transpose()?;
-    let report = whole::run(&plan(options)?)?;
+    let report = match &options.from {
+        Some(path) => read(path)?,
+        None => whole::run(&plan(options)?)?,
+    };
     let mut text = whole::render::table(&report);
     if let Some(old) = &old {
         text += &compare::table(&compare::compare(old, &report));
     }
     show(&report, &text, &options.output)?;
+    if let Some(path) = &options.markdown {
+        let page = whole::markdown::page(&report);
+        fs::write(path, page).with_context(|| format!("write {}", path.display()))?;
+    }
     if let Some(directory) = &options.charts {
         let files = charts::write(&report, directory)?;
         eprintln!("{}: {}", directory.display(), files.join(", "));
@@ -182,7 +198,10 @@ fn plan(options: &Whole) -> Result<whole::Options> {
         only,
         figures,
         rounds,
+        restarts,
         charts: _,
+        markdown: _,
+        from: _,
         compare: _,
         output,
     } = options;
@@ -232,7 +251,7 @@ fn plan(options: &Whole) -> Result<whole::Options> {
         }),
         restarts: asked(Part::Restarts).then(|| restarts::Options {
             peers: peer.clone(),
-            restarts: 10,
+            restarts: *restarts as usize,
         }),
         leases: leases.transpose()?,
     })

@@ -1,7 +1,7 @@
 //! A scene as PNG, painted here.
 
 use anyhow::Result;
-use png::{BitDepth, ColorType, Encoder};
+use png::{BitDepth, ColorType, Compression, Encoder};
 
 use super::font::Fonts;
 use super::scene::{Colour, Scene, Shape};
@@ -32,6 +32,7 @@ pub(super) fn paint(scene: &Scene, fonts: &Fonts) -> Result<Vec<u8>> {
     let mut encoder = Encoder::new(&mut file, canvas.width, canvas.height);
     encoder.set_color(ColorType::Rgb);
     encoder.set_depth(BitDepth::Eight);
+    encoder.set_compression(Compression::High);
     let mut writer = encoder.write_header()?;
     writer.write_image_data(&canvas.octets)?;
     writer.finish()?;

@@ -3,7 +3,6 @@
 use std::fmt::Write as _;
 
 use super::report::{Point, Report};
-use crate::bench::paths::goal::{Ratio, Verdict};
 
 /// The table.
 #[must_use]
@@ -44,33 +43,19 @@ fn push_point(text: &mut String, point: &Point) {
         fast_share * 100.0
     );
     if let Some(cost) = cost {
-        let _ = write!(text, "  {}", cost_cell(cost));
+        let _ = write!(text, "  {cost}");
     }
     if let (Some(bound), Some(verdict)) = (bound, verdict) {
-        let word = match verdict {
-            Verdict::Met => "met",
-            Verdict::NotMet => "not met",
-            Verdict::WithinSpread => "not decidable: within the spread",
-        };
-        let _ = write!(text, "  {bound}  {word}");
+        let _ = write!(text, "  {bound}  {verdict}");
     }
     text.push('\n');
-}
-
-fn cost_cell(cost: &Ratio) -> String {
-    let Ratio { median, low, high } = cost;
-    if cost.is_clear() {
-        format!("{median:.2} ({low:.2}–{high:.2})")
-    } else {
-        format!("~ ({low:.2}–{high:.2})")
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::bench::costs::Many;
-    use crate::bench::paths::goal::Bound;
+    use crate::bench::paths::goal::{Bound, Ratio};
     use crate::report::Spread;
 
     #[test]

@@ -201,6 +201,28 @@ impl Ratio {
     }
 }
 
+/// The ratio, or that there is none to be told.
+impl fmt::Display for Ratio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { median, low, high } = self;
+        if self.is_clear() {
+            write!(f, "{median:.2} ({low:.2}–{high:.2})")
+        } else {
+            write!(f, "~ ({low:.2}–{high:.2})")
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Met => "met",
+            Self::NotMet => "not met",
+            Self::WithinSpread => "not decidable",
+        })
+    }
+}
+
 impl fmt::Display for Bound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

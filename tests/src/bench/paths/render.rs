@@ -135,12 +135,11 @@ fn push_goal(text: &mut String, goal: &Judged) {
     let Ratio { median, low, high } = ratio;
     let what = format!("{side} / {base}, {}", figure.label());
     let found = match verdict {
-        Verdict::Met => format!("{median:.2} ({low:.2}–{high:.2})  met"),
-        Verdict::NotMet => format!("{median:.2} ({low:.2}–{high:.2})  not met"),
-        Verdict::WithinSpread => format!("{low:.2}–{high:.2}, spread larger than the difference"),
+        Verdict::Met | Verdict::NotMet => format!("{median:.2} ({low:.2}–{high:.2})"),
+        Verdict::WithinSpread => format!("{low:.2}–{high:.2}"),
     };
     // Writing into a String cannot fail.
-    let _ = writeln!(text, "    {what:<46} {bound}   {found}");
+    let _ = writeln!(text, "    {what:<46} {bound}   {found}  {verdict}");
 }
 
 /// Says how a side came to its figures, and where one is not what it seems.
@@ -258,7 +257,7 @@ mod tests {
             [500.0, 490.0, 510.0, 500.0, 500.0],
             [400.0, 600.0, 700.0, 600.0, 500.0],
         ));
-        assert!(text.contains("spread larger than the difference"), "{text}");
+        assert!(text.contains("not decidable"), "{text}");
         let row = text
             .lines()
             .find(|line| line.contains("eBPF / vxlan") && line.contains('~'));

@@ -108,8 +108,9 @@ impl Side {
                 let before = fast(&cluster.agents)?;
                 self.ends.small_packets(LOOK)?;
                 if fast(&cluster.agents)? == before {
-                    let status = cluster.agents[0].status()?.fast_path;
-                    bail!(Unavailable(format!("no packet took it: {status:?}")));
+                    let reason = cluster.agents[0].status()?.fast_path.reason;
+                    let reason = reason.as_deref().unwrap_or("the agent does not say why");
+                    bail!(Unavailable(format!("no packet took it; {reason}")));
                 }
             }
             Choice::Own(Kind::HostGwFlowtable) => {
