@@ -14,6 +14,7 @@ use crate::backend::entries::{remove_routes, route_line};
 use crate::backend::{ALL_PROGRAMS, is_own_device, remove_device};
 use crate::cli::CleanupMode;
 use crate::dataplane::{self, Interfaces};
+use crate::fast_path::liberal::Liberal;
 use crate::netlink::Netlink;
 use crate::rules;
 use crate::state::{DeviceState, State};
@@ -99,6 +100,7 @@ async fn remove(
     let pins = dataplane::remove(pin_path, &ALL_PROGRAMS, interfaces)
         .with_context(|| format!("remove the pins below {}", pin_path.display()))?;
     result.removed.extend(pins);
+    Liberal::new(run_dir).restore();
     let Some(state) = state else { return Ok(()) };
     let netlink = Netlink::open()?;
     for device in state.devices_but(None) {

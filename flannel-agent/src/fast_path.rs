@@ -7,15 +7,17 @@
 //! within the bound: it only makes them do so earlier.
 
 pub mod endpoints;
+mod follow;
 pub mod ip_tables;
 pub mod judge;
-mod liberal;
+pub mod liberal;
 pub mod programs;
 pub mod rules;
 pub mod ruleset;
 pub mod run;
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use aya::programs::TcAttachType;
@@ -43,10 +45,16 @@ pub struct Spec {
     pub bound: Duration,
     /// Name of the external interface.
     pub external: String,
+    /// Where the agent keeps what it has to remember.
+    pub run_dir: PathBuf,
 }
 
 /// Both directions of a pod's interface.
 const BOTH: [TcAttachType; 2] = [TcAttachType::Ingress, TcAttachType::Egress];
+
+/// How long packets that are on their way into a pod are waited for before the programs that hand
+/// them on are taken off: a hundred times what a full backlog of a processor takes.
+const IN_FLIGHT: Duration = Duration::from_millis(50);
 
 /// The fast path of a node; it goes on when this is dropped.
 pub struct FastPath {
@@ -57,8 +65,8 @@ pub struct FastPath {
     attached: BTreeSet<Endpoint>,
     unusable: Vec<(Endpoint, WhyNot)>,
     liberal: Liberal,
-    /// Why it is not in use, or what went wrong.
-    reason: Option<String>,
+    /// Why it is not in use, if it is not.
+    reasons: Vec<String>,
     flows: usize,
 }
 
@@ -80,6 +88,7 @@ impl FastPath {
     /// Not in use yet.
     #[must_use]
     pub fn new(spec: Spec, netlink: Netlink) -> Self {
+        let liberal = Liberal::new(&spec.run_dir);
         Self {
             spec,
             netlink,
@@ -87,8 +96,8 @@ impl FastPath {
             generation: 0,
             attached: BTreeSet::new(),
             unusable: Vec::new(),
-            liberal: Liberal::default(),
-            reason: None,
+            liberal,
+            reasons: Vec::new(),
             flows: 0,
         }
     }
@@ -98,29 +107,32 @@ impl FastPath {
         self.spec.mode = mode;
     }
 
+    /// Whether it has been asked for.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        self.spec.mode == FastPathMode::Auto
+    }
+
     /// Makes the host what it should be: programs on the interfaces of all pods, or none.
-    /// `obstacle` is why the fast path must not be used now, if anything.
-    pub async fn reconcile(&mut self, own: Ipv4Network, obstacle: Option<&str>) {
-        let obstacle = match self.spec.mode {
-            FastPathMode::Off => Some("asked for"),
-            FastPathMode::Auto => obstacle,
-        };
-        if let Some(obstacle) = obstacle {
-            self.close(obstacle.to_owned());
+    /// `obstacles` are why the fast path must not be used now, if anything.
+    pub async fn reconcile(&mut self, own: Ipv4Network, mut obstacles: Vec<String>) {
+        if !self.is_wanted() {
+            self.close(vec!["asked for".into()]).await;
             return;
         }
-        if let Some(obstacle) = self.obstacle() {
-            self.close(obstacle);
+        obstacles.extend(self.obstacle());
+        if !obstacles.is_empty() {
+            self.close(obstacles).await;
             return;
         }
         match self.open(own).await {
-            Ok(()) => self.reason = None,
+            Ok(()) => self.reasons.clear(),
             Err(error) => {
-                let reason = chain(&error);
-                if self.reason.as_ref() != Some(&reason) {
-                    warn!(reason, "the fast path is not in use");
+                let reasons = vec![chain(&error)];
+                if self.reasons != reasons {
+                    warn!(error = reasons[0], "the fast path is not in use");
                 }
-                self.close(reason);
+                self.close(reasons).await;
             }
         }
     }
@@ -212,24 +224,25 @@ impl FastPath {
     }
 
     /// Sends everything by the standard path again, and takes the programs off.
-    fn close(&mut self, reason: String) {
+    async fn close(&mut self, reasons: Vec<String>) {
         if let Some(mut programs) = self.programs.take() {
-            // First: no packet is on the fast path from here on.
+            // First: no packet enters the fast path from here on.
             if let Err(error) = programs.set(bytemuck::Zeroable::zeroed()) {
                 warn!(error = chain(&error), "the fast path is on until its bound");
             }
+            tokio::time::sleep(IN_FLIGHT).await;
             for endpoint in std::mem::take(&mut self.attached) {
                 if let Err(error) = programs.detach(&endpoint) {
                     warn!(%endpoint, error = chain(&error), "a program stays on an interface");
                 }
             }
             programs.forget_all_but(&BTreeSet::new());
-            info!(reason, "fast path: off");
+            info!(reason = reasons.join("; "), "fast path: off");
         }
         self.liberal.restore();
         self.unusable.clear();
         self.flows = 0;
-        self.reason = Some(reason);
+        self.reasons = reasons;
     }
 
     /// Removes what has expired.
@@ -266,7 +279,7 @@ impl FastPath {
         status::FastPath {
             requested: self.spec.mode.to_string(),
             active: is_on,
-            reason: self.reason.clone(),
+            reasons: self.reasons.clone(),
             bound_ms: u64::try_from(self.spec.bound.as_millis()).unwrap_or(u64::MAX),
             pods: self.attached.len(),
             flows: self.flows,

@@ -111,7 +111,7 @@ pub struct FastPath {
     /// Whether it is in use.
     pub active: bool,
     /// Why not, if not.
-    pub reason: Option<String>,
+    pub reasons: Vec<String>,
     /// How long a flow goes around the rules before they are asked again, milliseconds.
     pub bound_ms: u64,
     /// Pods whose packets may take it.
@@ -140,11 +140,13 @@ pub struct Program {
 /// Packets of one outcome, summed over CPUs since the maps were created.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Counter {
-    /// `egress` (towards peers) or `ingress` (from peers).
+    /// `egress` (towards peers), `ingress` (from peers), or `fast`: both, as the fast path sees them.
     pub direction: String,
-    /// `encapsulated`, `decapsulated`, or the reason why a packet was left to the kernel path.
+    /// `encapsulated`, `decapsulated`, or the reason why a packet was left to the kernel path, or, for
+    /// `fast`, to the standard path.
     pub outcome: String,
-    /// Whether eBPF carried these packets (otherwise the kernel path got them).
+    /// Whether eBPF carried these packets, or the fast path did (otherwise the path that the reason
+    /// left them to).
     pub handled: bool,
     /// Packets on the wire: an aggregate counts as its segments.
     pub packets: u64,

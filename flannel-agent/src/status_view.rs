@@ -15,7 +15,7 @@ pub fn fast_path(fast_path: &FastPath) -> String {
     let FastPath {
         requested,
         active,
-        reason,
+        reasons,
         bound_ms,
         pods,
         flows,
@@ -24,8 +24,12 @@ pub fn fast_path(fast_path: &FastPath) -> String {
     if *active {
         return format!("on for {pods} pods, {flows} flows, rules asked again every {bound_ms} ms");
     }
-    match reason {
-        Some(reason) => format!("off ({requested} asked for): {reason}"),
+    match reasons.split_first() {
+        Some((first, [])) => format!("off ({requested} asked for): {first}"),
+        Some((first, others)) => {
+            let more = others.len();
+            format!("off ({requested} asked for): {first}; {more} more: see --json")
+        }
         None => format!("off ({requested} asked for)"),
     }
 }
@@ -198,7 +202,7 @@ impl View {
     }
 
     fn counters(&mut self, counters: &[Counter]) {
-        for direction in ["egress", "ingress"] {
+        for direction in ["egress", "ingress", "fast"] {
             let of_direction = || {
                 counters
                     .iter()
@@ -212,6 +216,9 @@ impl View {
                 counted.map(|counter| counter.packets).sum::<u64>()
             };
             let share = match share(sum(true), sum(false)) {
+                Some(share) if direction == "fast" => {
+                    format!("{share} of the packets around the stack")
+                }
                 Some(share) => format!("{share} of the packets by eBPF"),
                 None => "no packets".into(),
             };
@@ -233,10 +240,15 @@ impl View {
                     bytes,
                     direction: _,
                 } = counter;
-                let by = if *handled { "eBPF" } else { "kernel" };
+                let by = match (*handled, direction) {
+                    (true, "fast") => "fast",
+                    (false, "fast") => "standard",
+                    (true, _) => "eBPF",
+                    (false, _) => "kernel",
+                };
                 let _ = writeln!(
                     self.0,
-                    "  {outcome:<width$}  {by:<6}  {packets:>14} packets  {bytes:>16} bytes"
+                    "  {outcome:<width$}  {by:<8}  {packets:>14} packets  {bytes:>16} bytes"
                 );
             }
         }

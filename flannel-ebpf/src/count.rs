@@ -1,6 +1,6 @@
 //! Counting: one addition to the packets and one to the bytes of an outcome.
 
-use flannel_ebpf::abi::{Counter, EgressOutcome, IngressOutcome, Traffic};
+use flannel_ebpf::abi::{Counter, EgressOutcome, FastOutcome, IngressOutcome, Traffic};
 
 use crate::maps;
 use crate::packet::Packet;
@@ -17,6 +17,14 @@ pub(crate) fn egress(outcome: EgressOutcome, size: Size) {
 #[inline(always)]
 pub(crate) fn ingress(outcome: IngressOutcome, size: Size) {
     if let Some(counters) = maps::ingress.get_ptr_mut(0) {
+        add(counters.cast(), outcome as usize, size);
+    }
+}
+
+/// Counts a packet between pods by what the fast path has made of it.
+#[inline(always)]
+pub(crate) fn fast(outcome: FastOutcome, size: Size) {
+    if let Some(counters) = maps::fast.get_ptr_mut(0) {
         add(counters.cast(), outcome as usize, size);
     }
 }

@@ -27,16 +27,30 @@ pub const TCP_CLEAR: u8 = 0b0000_0111;
 /// both decide by the packet, not by the flow.
 pub const TCP_SET: u8 = 0b0001_0000;
 
+/// Least time to live of a packet on the fast path: both hosts take one hop off, and where the
+/// tunnel counts as a hop at each end, another.
+pub const MIN_TTL: u8 = 5;
+
+/// How long the outcome of a candidate is waited for before another packet of its flow is noted,
+/// nanoseconds: longer than a packet waits in a backlog, and short beside the bound.
+pub const PATIENCE: u64 = 20_000_000;
+
 /// The flow of a packet, if packets of its kind may be on the fast path at all: whole datagrams of
-/// TCP and UDP, without options, that have hops left for the way. `tcp_flags` is asked for of TCP.
+/// TCP and UDP, without options, as long as the frame says (`len`, bytes from the IPv4 header on),
+/// that have hops left for the way. `tcp_flags` is asked for of TCP.
 #[inline(always)]
 #[must_use]
 pub fn flow_of(
     ip: &Ipv4,
+    len: u32,
     transport: &Transport,
     tcp_flags: impl FnOnce() -> Option<u8>,
 ) -> Option<FlowKey> {
-    if ip.version_ihl != Ipv4::VERSION_IHL || ip.is_fragment() || ip.ttl <= 2 {
+    if ip.version_ihl != Ipv4::VERSION_IHL
+        || ip.is_fragment()
+        || ip.ttl < MIN_TTL
+        || u32::from(u16::from_be_bytes(ip.total_len)) != len
+    {
         return None;
     }
     match ip.protocol {
@@ -52,13 +66,21 @@ pub fn flow_of(
     })
 }
 
+/// Whether the outcome of a candidate is still to be waited for at `now`, nanoseconds.
+#[inline(always)]
+#[must_use]
+pub const fn is_awaited(candidate: &Candidate, now: u64) -> bool {
+    candidate.is_first == 0 && now < candidate.noted + PATIENCE
+}
+
 /// Whether a packet that has come through routing and netfilter is the candidate that went in, with
-/// nothing changed but one hop.
+/// nothing changed but one hop. The first packet of a flow proves nothing.
 #[inline(always)]
 #[must_use]
 pub fn is_unchanged(candidate: &Candidate, ip: &Ipv4, transport: &Transport) -> bool {
     let before = &candidate.ip;
-    before.tos == ip.tos
+    candidate.is_first == 0
+        && before.tos == ip.tos
         && before.total_len == ip.total_len
         && before.id == ip.id
         && before.fragment == ip.fragment
@@ -78,20 +100,60 @@ fn distinctive(ip: &Ipv4, rest: [u8; 4]) -> u32 {
     }
 }
 
+/// What stands in the place of the source address in a frame that is queued on its way into a pod:
+/// it is ours to write until the frame is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ticket {
+    /// How often the frame goes through the queue, from now on.
+    pub rounds: u8,
+    /// The admission that it was queued under, by the low half of [`Flow::expires`](crate::abi::Flow::expires).
+    pub admission: u32,
+}
+
+impl Ticket {
+    /// As octets of a link-layer address.
+    #[inline(always)]
+    #[must_use]
+    pub const fn to_address(self) -> [u8; 6] {
+        let [a, b, c, d] = self.admission.to_ne_bytes();
+        [self.rounds, 0, a, b, c, d]
+    }
+
+    /// Out of the octets of a link-layer address, whosever that is.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_address([rounds, _, a, b, c, d]: [u8; 6]) -> Self {
+        Self {
+            rounds,
+            admission: u32::from_ne_bytes([a, b, c, d]),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_ticket_fits_in_an_address() {
+        let ticket = Ticket {
+            rounds: 2,
+            admission: 0xfedc_ba98,
+        };
+        assert_eq!(Ticket::from_address(ticket.to_address()), ticket);
+    }
 
     #[test]
     fn only_tcp_packets_within_a_connection_may_be_on_the_fast_path() {
         let ip = Ipv4 {
             version_ihl: Ipv4::VERSION_IHL,
             ttl: 64,
+            total_len: 40_u16.to_be_bytes(),
             protocol: PROTOCOL_TCP,
             ..Zeroable::zeroed()
         };
         let transport = Zeroable::zeroed();
-        let may_be = |flags: u8| flow_of(&ip, &transport, || Some(flags)).is_some();
+        let may_be = |flags: u8| flow_of(&ip, 40, &transport, || Some(flags)).is_some();
         // ACK, with push, urgent or congestion flags.
         for flags in [0x10, 0x18, 0x30, 0xd0] {
             assert!(may_be(flags), "{flags:#x}");

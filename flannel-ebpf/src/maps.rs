@@ -6,13 +6,16 @@
     reason = "a map's static is its name in the kernel"
 )]
 
+use core::ptr::NonNull;
+
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap};
 use aya_ebpf::macros::btf_map;
 use flannel_ebpf::abi::{
-    Candidate, Config, EgressCounters, FastPath, Flow, FlowKey, IngressCounters, MAX_CANDIDATES,
-    MAX_FLOWS, MAX_PEERS, Peer, Remote, Traffic,
+    Candidate, Config, EgressCounters, FastCounters, FastPath, Flow, FlowKey, IngressCounters,
+    MAX_CANDIDATES, MAX_FLOWS, MAX_PEERS, Peer, Remote, Traffic,
 };
+use flannel_ebpf::wire::Addresses;
 
 /// The node itself. Written by the agent; the programs are attached after the first write.
 #[btf_map]
@@ -81,6 +84,10 @@ pub(crate) static traffic: PerCpuHashMap<
     { BPF_F_NO_PREALLOC as usize },
 > = PerCpuHashMap::new();
 
+/// What the fast path has made of packets. Written by its programs.
+#[btf_map]
+pub(crate) static fast: PerCpuArray<FastCounters, 1> = PerCpuArray::new();
+
 /// Whether and for how long flows are admitted to the fast path. Written by the agent.
 #[btf_map]
 pub(crate) static fast_path: Array<FastPath, 1> = Array::new();
@@ -91,6 +98,121 @@ pub(crate) static fast_path: Array<FastPath, 1> = Array::new();
 pub(crate) static flows: HashMap<FlowKey, Flow, MAX_FLOWS, { BPF_F_NO_PREALLOC as usize }> =
     HashMap::new();
 
+/// The admission of a flow, over or not.
+#[inline(always)]
+pub(crate) fn admission(key: FlowKey) -> Option<Admission> {
+    flows.get_ptr_mut(key).and_then(NonNull::new).map(Admission)
+}
+
+/// An entry of `flows`. One that is replaced or removed meanwhile is freed after an RCU grace period
+/// (the map is not preallocated), so it is there until the program ends. Only the two counts of its
+/// packets are written in place.
+#[derive(Clone, Copy)]
+pub(crate) struct Admission(NonNull<Flow>);
+
+impl Admission {
+    /// [`Flow::expires`].
+    #[inline(always)]
+    pub(crate) fn expires(self) -> u64 {
+        // SAFETY: the entry is there, and this word of it never changes.
+        unsafe { (*self.0.as_ptr()).expires }
+    }
+
+    /// What tells it from the one before of the same flow.
+    #[inline(always)]
+    pub(crate) fn number(self) -> u32 {
+        self.expires() as u32
+    }
+
+    /// [`Flow::generation`].
+    #[inline(always)]
+    pub(crate) fn generation(self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.0.as_ptr()).generation }
+    }
+
+    /// [`Flow::ifindex`].
+    #[inline(always)]
+    pub(crate) fn ifindex(self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.0.as_ptr()).ifindex }
+    }
+
+    /// [`Flow::addresses`].
+    #[inline(always)]
+    pub(crate) fn addresses(self) -> Addresses {
+        // SAFETY: as above.
+        unsafe { (*self.0.as_ptr()).addresses }
+    }
+
+    /// [`Flow::is_received`].
+    #[inline(always)]
+    pub(crate) fn is_received(self) -> bool {
+        // SAFETY: as above.
+        unsafe { (*self.0.as_ptr()).is_received != 0 }
+    }
+
+    /// Whether a packet may go straight into the pod: some have been queued since the admission, and
+    /// all of them have come out again.
+    #[inline(always)]
+    pub(crate) fn is_drained(self) -> bool {
+        // SAFETY: the entry is there, and any value of the word is one.
+        let queued = unsafe { (&raw const (*self.0.as_ptr()).queued).read_volatile() };
+        // SAFETY: as above.
+        let dequeued = unsafe { (&raw const (*self.0.as_ptr()).dequeued).read_volatile() };
+        queued != 0 && queued == dequeued
+    }
+
+    /// One more has been queued. What another CPU adds at that moment may be lost, and the flow is
+    /// queued until its next admission: a backlog is one CPU's, and flows seldom change.
+    #[inline(always)]
+    pub(crate) fn count_queued(self) {
+        // SAFETY: the entry is there; an aligned word is read and written whole.
+        unsafe {
+            let word = &raw mut (*self.0.as_ptr()).queued;
+            word.write_volatile(word.read_volatile() + 1);
+        }
+    }
+
+    /// One more has come out; as [`count_queued`](Self::count_queued).
+    #[inline(always)]
+    pub(crate) fn count_dequeued(self) {
+        // SAFETY: as above.
+        unsafe {
+            let word = &raw mut (*self.0.as_ptr()).dequeued;
+            word.write_volatile(word.read_volatile() + 1);
+        }
+    }
+}
+
 /// Packets on the standard path that may admit their flow. Written by the programs at its start.
 #[btf_map]
 pub(crate) static candidates: LruHashMap<FlowKey, Candidate, MAX_CANDIDATES> = LruHashMap::new();
+
+/// The candidate of a flow.
+#[inline(always)]
+pub(crate) fn noted(key: FlowKey) -> Option<Noted> {
+    candidates.get_ptr_mut(key).map(Noted)
+}
+
+/// An entry of `candidates`. One that gives way meanwhile may be another flow's at once: what is
+/// read then is not the packet that is compared with it, or if it is, proves the same.
+#[derive(Clone, Copy)]
+pub(crate) struct Noted(*mut Candidate);
+
+impl Noted {
+    /// The entry.
+    #[inline(always)]
+    pub(crate) fn read(&self) -> &Candidate {
+        // SAFETY: the memory is the map's as long as the program runs, and any bytes are a candidate.
+        unsafe { &*self.0 }
+    }
+
+    /// Its outcome is not waited for any more.
+    #[inline(always)]
+    pub(crate) fn settle(self) {
+        // SAFETY: as above; an aligned word is written whole. Of another flow's candidate it costs
+        // a little time.
+        unsafe { (&raw mut (*self.0).noted).write_volatile(0) }
+    }
+}

@@ -9,7 +9,7 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::{
     bpf_csum_level, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_redirect, bpf_redirect_peer,
-    bpf_skb_change_head,
+    bpf_skb_change_head, bpf_skb_change_type,
 };
 use aya_ebpf::programs::TcContext;
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -41,6 +41,10 @@ pub(crate) enum Side {
 
 /// `pkt_type` of a packet for this host (`include/uapi/linux/if_packet.h`).
 const PACKET_HOST: u32 = 0;
+
+/// What [`Packet::set_counted`] writes: where IPv4 keeps the length of a packet's options, no more
+/// than 40, so no packet from the stack has it (`struct inet_skb_parm` below `struct qdisc_skb_cb`).
+const COUNTED: u32 = 0xfffe_fefe;
 
 /// Flags of every room adjustment: the size of an aggregate's segments stays what it is, since it
 /// counts inner payload, and what is known of checksums stays known.
@@ -241,6 +245,28 @@ impl Packet {
             TC_ACT_REDIRECT => Verdict::Redirected,
             _ => Verdict::Dropped,
         }
+    }
+
+    /// Lets the program on the device that it is redirected to know that it is counted.
+    #[inline(always)]
+    pub(crate) fn set_counted(&self) {
+        // SAFETY: the context lives as long as the invocation, and the control block is the
+        // program's to write.
+        unsafe { (*self.context.skb.skb).cb[1] = COUNTED };
+    }
+
+    /// Whether another program has counted it on its way to this device.
+    #[inline(always)]
+    pub(crate) fn is_counted(&self) -> bool {
+        self.skb().cb[1] == COUNTED
+    }
+
+    /// Makes it a packet for this host, or for the pod that it is delivered into, whatever its
+    /// link-layer address.
+    #[inline(always)]
+    pub(crate) fn set_for_host(&self) {
+        // SAFETY: a plain helper call on a valid context; it fails only for unknown types.
+        unsafe { bpf_skb_change_type(self.context.skb.skb, PACKET_HOST) };
     }
 
     /// The context, for log statements.

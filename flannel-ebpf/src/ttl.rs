@@ -21,27 +21,45 @@ pub struct Hop {
 impl Hop {
     /// Where it stands in the header, bytes.
     pub const OFFSET: usize = core::mem::offset_of!(Ipv4, ttl);
+
+    /// That of a header.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(ip: &Ipv4) -> Self {
+        Self {
+            ttl: ip.ttl,
+            protocol: ip.protocol,
+            checksum: ip.checksum,
+        }
+    }
+
+    /// What it becomes by one more hop; `None` where the packet ends here, or says that it already
+    /// has.
+    ///
+    /// Of the two zeros of one's complement arithmetic the checksum takes the one that the kernel's
+    /// `ip_decrease_ttl` and flannel's proxy take (RFC 1624, equation 3, in their short form).
+    #[inline(always)]
+    #[must_use]
+    pub const fn next(self) -> Option<Self> {
+        if self.ttl <= 1 {
+            return None;
+        }
+        // One hop less in the high octet of its word is one more there in the checksum.
+        let sum = u16::from_ne_bytes(self.checksum) as u32 + u16::from_ne_bytes([1, 0]) as u32;
+        let sum = (sum + (sum >= 0xffff) as u32) as u16;
+        Some(Self {
+            ttl: self.ttl - 1,
+            protocol: self.protocol,
+            checksum: sum.to_ne_bytes(),
+        })
+    }
 }
 
-/// What a header becomes by one more hop; `None` where the packet ends here, or says that it
-/// already has.
-///
-/// Of the two zeros of one's complement arithmetic the checksum takes the one that the kernel's
-/// `ip_decrease_ttl` and flannel's proxy take (RFC 1624, equation 3, in their short form).
+/// [`Hop::next`] of a header.
 #[inline(always)]
 #[must_use]
 pub const fn next_hop(ip: &Ipv4) -> Option<Hop> {
-    if ip.ttl <= 1 {
-        return None;
-    }
-    // One hop less in the high octet of its word is one more there in the checksum.
-    let sum = u16::from_ne_bytes(ip.checksum) as u32 + u16::from_ne_bytes([1, 0]) as u32;
-    let sum = (sum + (sum >= 0xffff) as u32) as u16;
-    Some(Hop {
-        ttl: ip.ttl - 1,
-        protocol: ip.protocol,
-        checksum: sum.to_ne_bytes(),
-    })
+    Hop::of(ip).next()
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The fast path: flows between pods go around the stack, and the rules in force still hold.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use flannel_tests::agent::{Agent, Datapath};
@@ -29,14 +30,8 @@ fn cluster_with(config: &str) -> Cluster {
 
 /// Packets on the fast path: sent and received.
 fn fast(agent: &Agent) -> [u64; 2] {
-    let status = agent.status().expect("status");
-    ["egress", "ingress"].map(|direction| {
-        let counters = status.datapath.counters.iter();
-        counters
-            .filter(|counter| counter.direction == direction && counter.outcome == "fast")
-            .map(|counter| counter.packets)
-            .sum()
-    })
+    let of = |outcome| made_of(agent, outcome);
+    [of("sent"), of("delivered") + of("queued")]
 }
 
 const HOST_GW: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#;
@@ -52,16 +47,63 @@ fn carries_everything_of_host_gw() {
     carries_everything(&cluster_with(HOST_GW), 0.95);
 }
 
-/// Packets of the udp backend stay on the standard path so far.
 #[test]
-fn leaves_udp_alone() {
-    carries_everything(&cluster_with(UDP), 0.0);
+fn carries_everything_of_udp() {
+    carries_everything(&cluster_with(UDP), 0.95);
+}
+
+/// Packets by what the fast path made of them.
+fn made_of(agent: &Agent, outcome: &str) -> u64 {
+    let status = agent.status().expect("status");
+    let mut counters = status.datapath.counters.iter();
+    let found = counters.find(|it| it.direction == "fast" && it.outcome == outcome);
+    found.expect("a counter").packets
+}
+
+/// With the shortest bound a flow leaves the fast path, and enters it again, a hundred times a
+/// second at each end.
+#[test]
+fn a_thousand_transitions_keep_order() {
+    for config in [CONFIG, HOST_GW, UDP] {
+        let flags = ["--fast-path=auto", "--fast-path-bound=10"];
+        let options = BedOptions::default();
+        let cluster = Cluster::with_flags(config, options, &[Datapath::Ebpf; 2], &flags);
+        let cluster = cluster.expect("cluster");
+        for agent in &cluster.agents {
+            wait::until("the fast path", Duration::from_secs(5), || {
+                Ok((agent.status()?.fast_path.pods == 1).then_some(()))
+            })
+            .expect("in use");
+        }
+        // What udp does with a pod's own aggregates of datagrams is the proxy's.
+        let at_a_time: &[usize] = if config == UDP { &[1] } else { &[1, 32] };
+        for &segments in at_a_time {
+            let [queued, delivered] = ["queued", "delivered"];
+            let receiver = &cluster.agents[1];
+            let before = [queued, delivered].map(|outcome| made_of(receiver, outcome));
+            let flow = Flow::start_full(cluster.pod(0), cluster.pod(1), 100, segments, 0);
+            let flow = flow.expect("flow");
+            // At least one for each transition.
+            wait::until("transitions", Duration::from_secs(90), || {
+                Ok((made_of(receiver, "queued") >= before[0] + 1_000).then_some(()))
+            })
+            .expect("a thousand transitions");
+            let tally = flow.finish().expect("count datagrams");
+            let after = [queued, delivered].map(|outcome| made_of(receiver, outcome));
+            let [queued, delivered] = [after[0] - before[0], after[1] - before[1]];
+            println!(
+                "{config}, {segments} at a time: {queued} queued, {delivered} delivered, {tally:?}"
+            );
+            assert!(tally.is_lossless() && tally.reordered == 0, "{tally:?}");
+            assert!(delivered > tally.sent / 2, "{delivered} of {}", tally.sent);
+        }
+    }
 }
 
 fn carries_everything(cluster: &Cluster, least: f64) {
     exercise::everything(cluster);
-    let flow = Flow::start(cluster.pod(0), cluster.pod(1), 100, RATE).expect("flow");
     let before = [fast(&cluster.agents[0])[0], fast(&cluster.agents[1])[1]];
+    let flow = Flow::start(cluster.pod(0), cluster.pod(1), 100, RATE).expect("flow");
     let tally = exercise::run_for(flow, 4_000);
     let after = [fast(&cluster.agents[0])[0], fast(&cluster.agents[1])[1]];
     assert!(tally.is_lossless() && tally.reordered == 0, "{tally:?}");

@@ -19,7 +19,6 @@ use crate::node;
 use crate::node::run::{Fallback, Inputs};
 use crate::notify::summary;
 use crate::rules::Rules;
-use crate::rules::events::Events;
 use crate::status;
 use crate::status_source::{LeaseView, Phase, StatusSource};
 use crate::subnet::hold::{Holder, LeaseEvent};
@@ -118,13 +117,12 @@ pub(super) async fn serve(agent: &Agent, begun: Begun) -> Result<Outcome> {
             mode: config.fast_path,
             bound: config.fast_path_bound,
             external: spec.external.clone(),
+            run_dir: config.run_dir.clone(),
         },
         netlink.clone(),
     );
     let fast_path_inputs = fast_path::run::Inputs {
         monitor: Monitor::open()?,
-        // A kernel without nftables has no rules of it that could change.
-        rules: Events::open().ok(),
         subnet: subnet.clone(),
         is_ebpf,
         requests: fast_path_requests,

@@ -8,8 +8,8 @@ use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap, P
 use aya::util::nr_cpus;
 use aya::{Ebpf, Pod};
 use flannel_ebpf::abi::{
-    self, Config, EgressCounters, EgressOutcome, IngressCounters, IngressOutcome, Peer, Remote,
-    Traffic, map_name,
+    self, Config, EgressCounters, EgressOutcome, FastCounters, FastOutcome, IngressCounters,
+    IngressOutcome, Peer, Remote, Traffic, map_name,
 };
 
 use crate::status::Counter;
@@ -33,6 +33,7 @@ pub struct Maps {
     remotes: Table<Remote>,
     egress: PerCpuArray<MapData, EgressCounters>,
     ingress: PerCpuArray<MapData, IngressCounters>,
+    fast: PerCpuArray<MapData, FastCounters>,
     traffic: PerCpuHashMap<MapData, Key, Traffic>,
     /// Keys of `traffic`.
     counted: BTreeSet<Key>,
@@ -87,6 +88,7 @@ impl Maps {
             remotes: Table::read(map_name::REMOTES, open(ebpf, map_name::REMOTES)?)?,
             egress: open(ebpf, map_name::EGRESS)?,
             ingress: open(ebpf, map_name::INGRESS)?,
+            fast: open(ebpf, map_name::FAST)?,
             traffic,
             counted,
         })
@@ -227,6 +229,7 @@ impl Maps {
         };
         let egress = self.egress.get(&0, 0).map_err(at(map_name::EGRESS))?;
         let ingress = self.ingress.get(&0, 0).map_err(at(map_name::INGRESS))?;
+        let fast = self.fast.get(&0, 0).map_err(at(map_name::FAST))?;
         let egress = EgressOutcome::ALL.iter().map(|outcome| {
             let values = egress.iter().map(|cpu| cpu.get(*outcome));
             counter("egress", outcome.name(), outcome.is_handled(), values)
@@ -235,7 +238,11 @@ impl Maps {
             let values = ingress.iter().map(|cpu| cpu.get(*outcome));
             counter("ingress", outcome.name(), outcome.is_handled(), values)
         });
-        Ok(egress.chain(ingress).collect())
+        let fast = FastOutcome::ALL.iter().map(|outcome| {
+            let values = fast.iter().map(|cpu| cpu.get(*outcome));
+            counter("fast", outcome.name(), outcome.is_handled(), values)
+        });
+        Ok(egress.chain(ingress).chain(fast).collect())
     }
 }
 

@@ -6,7 +6,7 @@ use super::pin::Pins;
 use flannel_ebpf::abi::map_name;
 
 /// The maps that outlive the agent.
-pub const PINNED_MAPS: [&str; 9] = [
+pub const PINNED_MAPS: [&str; 10] = [
     map_name::CONFIG,
     map_name::PEERS,
     map_name::REMOTES,
@@ -16,6 +16,7 @@ pub const PINNED_MAPS: [&str; 9] = [
     map_name::FAST_PATH,
     map_name::FLOWS,
     map_name::CANDIDATES,
+    map_name::FAST,
 ];
 
 #[cfg(not(no_ebpf_object))]

@@ -5,25 +5,38 @@
 //! drop invalid packets (kube-proxy has one) would end a healthy connection. With
 //! `nf_conntrack_tcp_be_liberal` only resets outside of the window are invalid, which is what the
 //! kernel does by itself for flows of its own flowtable.
+//!
+//! What it was before stands in a file of the run directory for as long as it is changed, so that
+//! the next agent, or `flannel-agent cleanup`, can set it back after a crash.
 
-use std::fs;
-use std::io;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 const PATH: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal";
+/// Name of the file in the run directory.
+const FILE: &str = "nf_conntrack_tcp_be_liberal";
 
 /// The setting of this network namespace, changed for as long as the fast path is in use.
-#[derive(Debug, Default)]
-pub(super) struct Liberal {
-    /// What it was before, once it has been changed.
-    before: Option<String>,
+#[derive(Debug)]
+pub struct Liberal {
+    /// Where the former value is kept.
+    file: PathBuf,
 }
 
 impl Liberal {
+    /// The setting, with what an earlier run may have kept in the run directory.
+    #[must_use]
+    pub fn new(run_dir: &Path) -> Self {
+        Self {
+            file: run_dir.join(FILE),
+        }
+    }
+
     /// Sets it, where conntrack is in use at all.
     ///
     /// # Errors
-    /// It cannot be set: TCP must not be on the fast path then.
-    pub(super) fn set(&mut self) -> io::Result<()> {
+    /// It cannot be set, or what it was cannot be kept: TCP must not be on the fast path then.
+    pub fn set(&self) -> io::Result<()> {
         let now = match fs::read_to_string(PATH) {
             Ok(text) => text.trim().to_owned(),
             // No conntrack in this namespace: nothing is called invalid.
@@ -33,19 +46,28 @@ impl Liberal {
         if now == "1" {
             return Ok(());
         }
+        fs::write(&self.file, &now)?;
         fs::write(PATH, "1")?;
         tracing::info!(before = now, "conntrack is liberal about TCP windows now");
-        self.before = Some(now);
         Ok(())
     }
 
-    /// Sets it back to what it was before [`set`](Self::set) changed it.
-    pub(super) fn restore(&mut self) {
-        let Some(before) = self.before.take() else {
-            return;
+    /// Sets it back to what it was before [`set`](Self::set) changed it, in this run or an earlier
+    /// one.
+    pub fn restore(&self) {
+        let before = match fs::read_to_string(&self.file) {
+            Ok(before) => before,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) => {
+                let file = self.file.display();
+                tracing::warn!(%error, "{PATH} stays at 1: {file} cannot be read");
+                return;
+            }
         };
         if let Err(error) = fs::write(PATH, &before) {
             tracing::warn!(%error, "{PATH} stays at 1, it was {before}");
+        } else if let Err(error) = fs::remove_file(&self.file) {
+            tracing::warn!(%error, "{} stays", self.file.display());
         }
     }
 }

@@ -10,9 +10,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::debug;
 
 use super::FastPath;
+use super::follow::Rules;
 use crate::cli::FastPathMode;
 use crate::netlink::monitor::{Monitor, NetlinkEvent};
-use crate::rules::events::Events;
 use crate::status;
 
 /// Least time between two ends of all admissions: on a host where something changes all the time
@@ -35,8 +35,6 @@ pub type Request = (FastPathMode, oneshot::Sender<status::FastPath>);
 pub struct Inputs {
     /// The kernel's notifications.
     pub monitor: Monitor,
-    /// Notifications of nftables, where there are any.
-    pub rules: Option<Events>,
     /// The own subnet.
     pub subnet: watch::Receiver<Ipv4Network>,
     /// Whether the node is ready and packets are carried by eBPF.
@@ -60,7 +58,6 @@ enum Look {
 pub async fn run(mut fast_path: FastPath, inputs: Inputs) -> Infallible {
     let Inputs {
         mut monitor,
-        mut rules,
         mut subnet,
         mut is_ebpf,
         mut requests,
@@ -70,17 +67,20 @@ pub async fn run(mut fast_path: FastPath, inputs: Inputs) -> Infallible {
     for ticks in [&mut sweep, &mut resync, &mut watch] {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     }
+    let mut rules = Rules::new();
     let mut due: Option<(Instant, Look)> = None;
     let mut last = Instant::now();
     loop {
+        rules.follow(fast_path.is_wanted());
         let look = tokio::select! {
             Some(event) = monitor.next() => {
                 debug!(?event, "kernel changed");
                 due = Some(later(due, last, look_at(&event)));
                 continue;
             }
-            () = news(&mut rules) => {
-                due = Some(later(due, last, Look::Flows));
+            has_verdict = rules.changed() => {
+                let look = if has_verdict { Look::Pods } else { Look::Flows };
+                due = Some(later(due, last, look));
                 continue;
             }
             () = at(due) => match due.take() {
@@ -104,8 +104,9 @@ pub async fn run(mut fast_path: FastPath, inputs: Inputs) -> Infallible {
             }
             Some((mode, answer)) = requests.recv() => {
                 fast_path.set_mode(mode);
-                let (own, obstacle) = (*subnet.borrow(), obstacle(&is_ebpf));
-                fast_path.reconcile(own, obstacle).await;
+                rules.follow(fast_path.is_wanted());
+                let (own, obstacles) = (*subnet.borrow(), obstacles(&is_ebpf, &rules));
+                fast_path.reconcile(own, obstacles).await;
                 status.send_replace(fast_path.status());
                 // Whoever asked may be gone.
                 let _ = answer.send(fast_path.status());
@@ -115,15 +116,17 @@ pub async fn run(mut fast_path: FastPath, inputs: Inputs) -> Infallible {
         last = Instant::now();
         let is_renewed = look == Look::Flows && fast_path.renew().is_ok();
         if !is_renewed {
-            let (own, obstacle) = (*subnet.borrow_and_update(), obstacle(&is_ebpf));
-            fast_path.reconcile(own, obstacle).await;
+            let (own, obstacles) = (*subnet.borrow_and_update(), obstacles(&is_ebpf, &rules));
+            fast_path.reconcile(own, obstacles).await;
         }
         status.send_replace(fast_path.status());
     }
 }
 
-fn obstacle(is_ebpf: &watch::Receiver<bool>) -> Option<&'static str> {
-    (!*is_ebpf.borrow()).then_some("packets are not carried by eBPF")
+/// What keeps the fast path off, beside what the interfaces have.
+fn obstacles(is_ebpf: &watch::Receiver<bool>, rules: &Rules) -> Vec<String> {
+    let kernel = (!*is_ebpf.borrow()).then(|| "packets are not carried by eBPF".to_owned());
+    kernel.into_iter().chain(rules.obstacles()).collect()
 }
 
 fn look_at(event: &NetlinkEvent) -> Look {
@@ -147,18 +150,6 @@ fn later(due: Option<(Instant, Look)>, last: Instant, look: Look) -> (Instant, L
 async fn at(due: Option<(Instant, Look)>) {
     match due {
         Some((at, _)) => sleep_until(at).await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn news(rules: &mut Option<Events>) {
-    match rules {
-        Some(events) => {
-            if let Err(error) = events.next().await {
-                debug!(%error, "no more news from nftables");
-                *rules = None;
-            }
-        }
         None => std::future::pending().await,
     }
 }

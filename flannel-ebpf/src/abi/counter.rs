@@ -16,10 +16,10 @@ pub struct Counter {
     pub bytes: u64,
 }
 
-/// Declares the outcomes of one direction; the first one is "carried by eBPF", all others name the
-/// reason why a packet was left to the kernel path.
+/// Declares the outcomes of one kind of decision: those that mean "carried by eBPF" are listed, all
+/// others name the reason why a packet was left to the kernel.
 macro_rules! outcomes {
-    ($(#[$meta:meta])* $outcome:ident, $counters:ident {
+    ($(#[$meta:meta])* $outcome:ident, $counters:ident, carried: $($handled:ident)|+ {
         $($(#[$doc:meta])* $variant:ident $field:ident,)+
     }) => {
         $(#[$meta])*
@@ -40,7 +40,7 @@ macro_rules! outcomes {
             /// Whether eBPF carried the packet.
             #[must_use]
             pub const fn is_handled(self) -> bool {
-                self as u32 == 0 || self as u32 == Self::Fast as u32
+                matches!(self, $(Self::$handled)|+)
             }
         }
 
@@ -71,7 +71,7 @@ macro_rules! outcomes {
 
 outcomes! {
     /// Outcomes of packets that leave through the tunnel device.
-    EgressOutcome, EgressCounters {
+    EgressOutcome, EgressCounters, carried: Encapsulated | Fast {
         /// Sent to the peer by eBPF.
         Encapsulated encapsulated,
         /// Inner packet is not IPv4.
@@ -108,7 +108,7 @@ outcomes! {
 
 outcomes! {
     /// Outcomes of packets that arrive on the external interface for the tunnel's port.
-    IngressOutcome, IngressCounters {
+    IngressOutcome, IngressCounters, carried: Decapsulated | Fast {
         /// Delivered into the tunnel device by eBPF.
         Decapsulated decapsulated,
         /// Several packets merged by GRO or never split; the kernel's device knows how to unwrap those.
@@ -156,6 +156,42 @@ outcomes! {
         Direct direct,
         /// Delivered straight into a pod, as a packet of an admitted flow.
         Fast fast,
+    }
+}
+
+outcomes! {
+    /// What the fast path has made of packets between pods, in both directions. Those that it
+    /// carries are [`EgressOutcome::Fast`] and [`IngressOutcome::Fast`]; the others take the standard
+    /// path.
+    FastOutcome, FastCounters, carried: Sent | Delivered | Queued {
+        /// Sent from the pod's interface to the wire.
+        Sent sent,
+        /// Delivered into the pod at once.
+        Delivered delivered,
+        /// Delivered into the pod behind the packets of its flow that were still on the standard path.
+        Queued queued,
+        /// Of no admitted flow: its first packets, one in a while that asks the rules again, and all
+        /// of flows that the rules do not let through unchanged.
+        NotAdmitted not_admitted,
+        /// Of a kind that is not admitted: fragments, options, TCP's SYN, FIN and RST, other protocols,
+        /// hops that end on the way, VLAN tags.
+        Unfit unfit,
+        /// A congestion mark is to be carried over to the inner packet (RFC 6040).
+        Mark mark,
+        /// Came from another interface, or with other link-layer addresses, than the flow's.
+        OtherPlace other_place,
+        /// No plain, resolved next hop to the peer.
+        Unresolved unresolved,
+        /// Larger than the way to the peer.
+        TooBig too_big,
+        /// The peer has not shown yet that it reads what this interface leaves unfinished.
+        Unproven unproven,
+        /// The kernel refused room for the headers.
+        NoRoom no_room,
+        /// The flow would have been admitted, but the table is full.
+        TableFull table_full,
+        /// Lost after it was changed. Never seen; counted so that it would be.
+        Failed failed,
     }
 }
 

@@ -43,8 +43,13 @@ pub struct Flow {
     pub ifindex: u32,
     /// Link-layer addresses that packets of the flow have on that interface.
     pub addresses: Addresses,
-    /// Zero.
-    pub reserved: u32,
+    /// 1: the pod receives. 0: it sends.
+    pub is_received: u32,
+    /// Packets to the pod that have been queued behind those of the standard path, since the
+    /// admission.
+    pub queued: u64,
+    /// Of these, those that have come out of the queue.
+    pub dequeued: u64,
 }
 
 /// A packet on its way through routing and netfilter, by which its flow may be admitted at the end
@@ -52,7 +57,9 @@ pub struct Flow {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C, align(8))]
 pub struct Candidate {
-    /// Its IPv4 header.
+    /// When it was noted, on the kernel's coarse monotonic clock, nanoseconds.
+    pub noted: u64,
+    /// Its IPv4 header, as it will be at the end but for the hop of the host itself.
     pub ip: Ipv4,
     /// Octets 4 to 7 of the transport header: TCP's sequence number, UDP's length and checksum.
     pub transport: [u8; 4],
@@ -60,6 +67,10 @@ pub struct Candidate {
     pub addresses: Addresses,
     /// The pod's interface; zero for a packet that comes from a peer.
     pub ifindex: u32,
+    /// 1: the flow's first packet, by which nothing is admitted.
+    pub is_first: u32,
+    /// 1: an aggregate.
+    pub is_aggregate: u32,
 }
 
 #[cfg(feature = "user")]
@@ -77,4 +88,4 @@ mod pod {
 }
 
 const _: () = assert!(size_of::<FastPath>() == 16 && size_of::<FlowKey>() == 16);
-const _: () = assert!(size_of::<Flow>() == 32 && size_of::<Candidate>() == 40);
+const _: () = assert!(size_of::<Flow>() == 48 && size_of::<Candidate>() == 56);

@@ -8,12 +8,15 @@ mod counter;
 mod fast;
 mod map;
 
-pub use self::counter::{Counter, EgressCounters, EgressOutcome, IngressCounters, IngressOutcome};
+pub use self::counter::{
+    Counter, EgressCounters, EgressOutcome, FastCounters, FastOutcome, IngressCounters,
+    IngressOutcome,
+};
 pub use self::fast::{Candidate, FastPath, Flow, FlowKey};
 pub use self::map::{Config, Encap, Peer, Remote, Traffic};
 
 /// Version of every layout in this module.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Names of the maps, in the object, in the kernel and in the pin directory. The kernel keeps 15
 /// characters.
@@ -26,6 +29,8 @@ pub mod map_name {
     pub const REMOTES: &str = "remotes";
     /// One [`EgressCounters`](super::EgressCounters) per CPU.
     pub const EGRESS: &str = "egress";
+    /// One [`FastCounters`](super::FastCounters) per CPU.
+    pub const FAST: &str = "fast";
     /// One [`FastPath`](super::FastPath).
     pub const FAST_PATH: &str = "fast_path";
     /// [`FlowKey`](super::FlowKey) → [`Flow`](super::Flow).

@@ -5,7 +5,7 @@
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use flannel_ebpf::abi::{EgressOutcome, IngressOutcome};
+use flannel_ebpf::abi::{EgressOutcome, Encap, IngressOutcome};
 use flannel_ebpf::wire::{Ethernet, Ipv4};
 
 use super::egress::subnet_of;
@@ -16,6 +16,9 @@ use crate::packet::{Packet, Verdict};
 #[classifier]
 pub(crate) fn direct_egress(context: TcContext) -> i32 {
     let packet = Packet::new(context);
+    if packet.is_counted() {
+        return Verdict::Kernel as i32;
+    }
     if let Some(ip) = header(&packet)
         && let Some(subnet) = subnet_of(ip.destination)
     {
@@ -38,7 +41,7 @@ pub(crate) fn direct_ingress(context: TcContext) -> i32 {
     if !subnet_of(ip.source).is_some_and(|subnet| count::received(subnet, size)) {
         return Verdict::Kernel as i32;
     }
-    let (outcome, verdict) = match receive(&packet, ip) {
+    let (outcome, verdict) = match receive(&packet, ip, size) {
         Some(verdict) => (IngressOutcome::Fast, verdict),
         None => (IngressOutcome::Direct, Verdict::Kernel),
     };
@@ -48,10 +51,10 @@ pub(crate) fn direct_ingress(context: TcContext) -> i32 {
 
 /// Delivers a packet of an admitted flow; all others go on as they are.
 #[inline(always)]
-fn receive(packet: &Packet, ip: &Ipv4) -> Option<Verdict> {
+fn receive(packet: &Packet, ip: &Ipv4, size: Size) -> Option<Verdict> {
     ingress::check_arrival(packet).ok()?;
-    let delivery = fast::delivery(packet, ip, Ethernet::LEN)?;
-    Some(fast::deliver(packet, &delivery).unwrap_or(Verdict::Dropped))
+    let flow = fast::delivery(packet, Encap::Direct, ip, Ethernet::LEN)?;
+    Some(fast::deliver(packet, Encap::Direct, flow, size).unwrap_or(Verdict::Dropped))
 }
 
 /// The IPv4 header of a frame, if that is what it holds. One outside the linear part is not worth

@@ -5,10 +5,10 @@ use aya_log_ebpf::{debug, trace};
 use flannel_ebpf::abi::{EgressOutcome, Encap, Peer};
 use flannel_ebpf::encap::segment_len;
 use flannel_ebpf::flow;
-use flannel_ebpf::wire::{Ipv4, PROTOCOL_TCP, PROTOCOL_UDP, Udp};
+use flannel_ebpf::wire::{Ipv4, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP, Udp};
 
 use crate::count::{self, Size};
-use crate::maps;
+use crate::maps::{self, Sender};
 use crate::packet::{Packet, Verdict};
 
 /// Ends a program: counts the outcome and gives the kernel its answer.
@@ -67,6 +67,21 @@ pub(super) fn check_way(
         return Err(EgressOutcome::TooBig);
     }
     Ok(())
+}
+
+/// Checks that what may still be missing in the packet will not be missed at the other end. SCTP's
+/// checksum is none that a proxy of ours could complete, if the peer's programs leave it to one.
+#[inline(always)]
+pub(super) fn check_kinship(peer: &Peer, ip: &Ipv4) -> Result<(), EgressOutcome> {
+    if peer.needs_kin == 0 {
+        return Ok(());
+    }
+    let is_kin = maps::remote(peer.headers.ip.destination).is_some_and(Sender::is_kin);
+    if is_kin && ip.protocol != PROTOCOL_SCTP {
+        Ok(())
+    } else {
+        Err(EgressOutcome::Unproven)
+    }
 }
 
 /// Length of the largest packet between pods that goes on the wire, bytes.

@@ -13,15 +13,14 @@
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use flannel_ebpf::abi::{Config, EgressOutcome, Encap, IngressOutcome, Peer};
+use flannel_ebpf::abi::{Config, EgressOutcome, Encap, IngressOutcome};
 use flannel_ebpf::decap::{self, UdpFrame};
 use flannel_ebpf::encap::{self, complete};
 use flannel_ebpf::ttl::{self, Hop};
-use flannel_ebpf::wire::{Datagram, Ethernet, Ipv4, PROTOCOL_SCTP, PROTOCOL_TCP};
+use flannel_ebpf::wire::{Datagram, Ethernet, Ipv4, PROTOCOL_TCP};
 
-use super::{egress, ingress};
+use super::{egress, fast, ingress};
 use crate::count::Size;
-use crate::maps::{self, Sender};
 use crate::packet::{Packet, Side, Verdict, random};
 
 #[classifier]
@@ -48,8 +47,9 @@ fn send(packet: &Packet) -> Result<Verdict, EgressOutcome> {
     }
     let peer = egress::peer(ip.destination, Encap::Udp)?;
     egress::check_way(packet, peer, ip, 0, packet.len())?;
-    check_kinship(peer, ip)?;
+    egress::check_kinship(peer, ip)?;
     let hop = ttl::next_hop(ip).ok_or(EgressOutcome::Ttl)?;
+    let _ = fast::admit_sent(packet, ip, 0);
     let [id @ .., _, _] = random().to_ne_bytes();
     let headers = complete(
         peer,
@@ -74,21 +74,6 @@ fn send(packet: &Packet) -> Result<Verdict, EgressOutcome> {
     Ok(packet.redirect(peer.ifindex, Side::Egress))
 }
 
-/// Checks that what may still be missing in the packet will not be missed at the other end. SCTP's
-/// checksum is none that a proxy of ours could complete, if the peer's programs leave it to one.
-#[inline(always)]
-fn check_kinship(peer: &Peer, ip: &Ipv4) -> Result<(), EgressOutcome> {
-    if peer.needs_kin == 0 {
-        return Ok(());
-    }
-    let is_kin = maps::remote(peer.headers.ip.destination).is_some_and(Sender::is_kin);
-    if is_kin && ip.protocol != PROTOCOL_SCTP {
-        Ok(())
-    } else {
-        Err(EgressOutcome::Unproven)
-    }
-}
-
 #[inline(always)]
 fn receive(packet: &Packet, config: &Config) -> Result<(IngressOutcome, Verdict), IngressOutcome> {
     ingress::check_arrival(packet)?;
@@ -103,11 +88,18 @@ fn receive(packet: &Packet, config: &Config) -> Result<(IngressOutcome, Verdict)
     }
     ingress::check_checksum(packet, outer, &[], inner)?;
     let hop = ttl::next_hop(inner).ok_or(IngressOutcome::Ttl)?;
+    let flow = fast::delivery(packet, Encap::Udp, inner, Datagram::LEN);
+    let size = Size::of(packet);
 
     if !packet.remove_room(Encap::Udp) {
         return Err(IngressOutcome::NoRoom);
     }
     packet.drop_checksum_level();
+    if let Some(flow) = flow {
+        let verdict =
+            fast::deliver(packet, Encap::Udp, flow, size).ok_or(IngressOutcome::Failed)?;
+        return Ok((IngressOutcome::Fast, verdict));
+    }
     if !packet.write(Ethernet::LEN + Hop::OFFSET, &hop) {
         return Err(IngressOutcome::Failed);
     }

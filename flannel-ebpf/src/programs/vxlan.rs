@@ -86,11 +86,12 @@ fn receive(packet: &Packet, config: &Config) -> Result<(IngressOutcome, Verdict)
     ingress::check_checksum(packet, outer, bytemuck::bytes_of(shim), inner)?;
     let mark = decap::inner_mark(&outer.ip, inner)?;
     // A mark to be carried over is for the standard path.
-    let delivery = match mark {
-        None => fast::delivery(packet, inner, Headers::LEN),
-        Some(_) => None,
+    let flow = match mark {
+        None => fast::delivery(packet, Encap::Vxlan, inner, Headers::LEN),
+        Some(_) => fast::left_for_mark(packet),
     };
-    if delivery.is_none() && packet.gso_size() != 0 {
+    let size = Size::of(packet);
+    if flow.is_none() && packet.gso_size() != 0 {
         return Err(IngressOutcome::Aggregate);
     }
     let addresses = shim.inner.addresses();
@@ -99,8 +100,9 @@ fn receive(packet: &Packet, config: &Config) -> Result<(IngressOutcome, Verdict)
         return Err(IngressOutcome::NoRoom);
     }
     packet.drop_checksum_level();
-    if let Some(delivery) = delivery {
-        let verdict = fast::deliver(packet, &delivery).ok_or(IngressOutcome::Failed)?;
+    if let Some(flow) = flow {
+        let verdict =
+            fast::deliver(packet, Encap::Vxlan, flow, size).ok_or(IngressOutcome::Failed)?;
         return Ok((IngressOutcome::Fast, verdict));
     }
     // The outer link-layer header is in front of the inner packet now: make it the inner one (the

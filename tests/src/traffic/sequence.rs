@@ -7,13 +7,18 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::socket::{setsockopt, sockopt};
+use nix::unistd::Pid;
 
 use crate::host::Pod;
 use crate::wait;
 
 /// Receive buffer: many seconds of traffic, so that a busy machine loses nothing here.
 const BUFFER_BYTES: usize = 32 << 20;
+/// Most datagrams on their way at full rate: a few milliseconds of them, less than any queue on the
+/// way holds.
+pub const WINDOW: u64 = 512;
 /// How long the last datagrams may be on their way before they count as lost.
 const SETTLE: Duration = Duration::from_secs(1);
 
@@ -57,6 +62,37 @@ impl Flow {
     /// # Errors
     /// A socket cannot be opened.
     pub fn start(from: &Pod, to: &Pod, size: usize, per_second: u32) -> Result<Self> {
+        let gap = Duration::from_secs(1) / per_second.max(1);
+        Self::open(from, to, move |socket, stop, sent, _| {
+            send(socket, size.max(8), gap, stop, sent)
+        })
+    }
+
+    /// Starts sending as fast as it goes, from one processor, `segments` datagrams of `size` bytes at
+    /// a time (up to 64). Not more than [`WINDOW`] are on their way, so that none is lost where
+    /// nothing is wrong.
+    ///
+    /// # Errors
+    /// A socket cannot be opened.
+    pub fn start_full(
+        from: &Pod,
+        to: &Pod,
+        size: usize,
+        segments: usize,
+        core: usize,
+    ) -> Result<Self> {
+        Self::open(from, to, move |socket, stop, sent, received| {
+            send_full(socket, size.max(8), segments, core, stop, sent, received)
+        })
+    }
+
+    fn open(
+        from: &Pod,
+        to: &Pod,
+        send: impl FnOnce(&UdpSocket, &AtomicBool, &AtomicU64, &AtomicU64) -> Result<()>
+        + Send
+        + 'static,
+    ) -> Result<Self> {
         let receiving = bind(to)?;
         let sending = bind(from)?;
         let target = SocketAddr::from((to.address, receiving.local_addr()?.port()));
@@ -68,8 +104,8 @@ impl Flow {
         let received = Arc::new(AtomicU64::new(0));
         let sender = {
             let (stop, sent) = (Arc::clone(&stop), Arc::clone(&sent));
-            let gap = Duration::from_secs(1) / per_second.max(1);
-            thread::spawn(move || send(&sending, size.max(8), gap, &stop, &sent))
+            let received = Arc::clone(&received);
+            thread::spawn(move || send(&sending, &stop, &sent, &received))
         };
         let receiver = {
             let (done, received) = (Arc::clone(&done), Arc::clone(&received));
@@ -161,6 +197,39 @@ fn send(
         sent.store(number + 1, Ordering::Relaxed);
         next += gap;
         thread::sleep(next.saturating_duration_since(Instant::now()));
+    }
+    Ok(())
+}
+
+fn send_full(
+    socket: &UdpSocket,
+    size: usize,
+    segments: usize,
+    core: usize,
+    stop: &AtomicBool,
+    sent: &AtomicU64,
+    received: &AtomicU64,
+) -> Result<()> {
+    let mut cores = CpuSet::new();
+    cores.set(core).context("choose a processor")?;
+    sched_setaffinity(Pid::from_raw(0), &cores).context("stay on one processor")?;
+    if segments > 1 {
+        setsockopt(socket, sockopt::UdpGsoSegment, &i32::try_from(size)?).context("UDP_SEGMENT")?;
+    }
+    let mut buffer = vec![0; size * segments];
+    while !stop.load(Ordering::Relaxed) {
+        let number = sent.load(Ordering::Relaxed);
+        if number.saturating_sub(received.load(Ordering::Relaxed)) > WINDOW {
+            thread::yield_now();
+            continue;
+        }
+        for (number, datagram) in (number..).zip(buffer.chunks_mut(size)) {
+            fill(datagram, number);
+        }
+        socket
+            .send(&buffer)
+            .with_context(|| format!("send datagram {number}"))?;
+        sent.store(number + segments as u64, Ordering::Relaxed);
     }
     Ok(())
 }

@@ -1,0 +1,132 @@
+//! Who is admitted: flows of which a packet has come out of the standard path as it went in.
+
+use aya_ebpf::bindings::BPF_ANY;
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use flannel_ebpf::abi::{Candidate, FastOutcome, FastPath, Flow, FlowKey};
+use flannel_ebpf::fast::{Transport, is_awaited, is_unchanged};
+use flannel_ebpf::wire::{Addresses, Ethernet, Ipv4};
+
+use super::{Frame, key, settings};
+use crate::count::{self, Size};
+use crate::maps;
+use crate::packet::{Packet, Verdict, now};
+
+/// Where the standard path of a candidate starts.
+#[derive(Clone, Copy)]
+pub(super) struct Start {
+    /// Its header as the host's own hop will find it.
+    pub(super) ip: Ipv4,
+    /// Octets 4 to 7 of its transport header.
+    pub(super) transport: [u8; 4],
+    /// Link-layer addresses on the pod's interface; zero for a packet that comes from a peer.
+    pub(super) addresses: Addresses,
+    /// The pod's interface; zero for a packet that comes from a peer.
+    pub(super) ifindex: u32,
+}
+
+/// Notes a packet that is about to take the standard path as one that may admit its flow.
+///
+/// Not the first packet of a flow: a scan of ports, which is nothing but first packets, leaves the
+/// table of flows alone. Nor one behind another that is still awaited: at full rate there is always
+/// a later one on its way, and none would ever be the one that is expected. Aggregates are the
+/// exception: the kernel's own device takes them by another queue than the one that keeps packets
+/// in order here, so only the last of them shows that none is left there.
+#[inline(always)]
+pub(super) fn note(packet: &Packet, key: FlowKey, start: Start) {
+    let now = now();
+    let is_aggregate = packet.gso_size() != 0;
+    let earlier = maps::noted(key);
+    if earlier.is_some_and(|earlier| is_awaited(earlier.read(), now) && !is_aggregate) {
+        return;
+    }
+    let Start {
+        ip,
+        transport,
+        addresses,
+        ifindex,
+    } = start;
+    let candidate = Candidate {
+        noted: now,
+        ip,
+        transport,
+        addresses,
+        ifindex,
+        is_first: earlier.is_none().into(),
+        is_aggregate: is_aggregate.into(),
+    };
+    let _ = maps::candidates.insert(key, candidate, BPF_ANY.into());
+}
+
+/// At the end of the standard path to a peer: admits the flow of a packet that came from a pod as
+/// it is now. `offset` is where its IPv4 header starts, bytes.
+#[inline(always)]
+pub(in super::super) fn admit_sent(packet: &Packet, ip: &Ipv4, offset: usize) -> Option<()> {
+    let settings = settings()?;
+    let transport: &Transport = packet.header(offset + Ipv4::LEN)?;
+    let len = packet.len() - offset as u32;
+    let key = key(packet, ip, len, transport, offset + Ipv4::LEN)?;
+    let noted = maps::noted(key)?;
+    let candidate = *noted.read();
+    if candidate.ifindex != 0 && is_unchanged(&candidate, ip, transport) {
+        noted.settle();
+        let flow = Flow {
+            is_received: 0,
+            ..flow(settings, candidate.ifindex, candidate.addresses)
+        };
+        admit(packet, key, flow);
+    }
+    Some(())
+}
+
+/// Egress of a pod's interface, that is: what the pod gets by the standard path.
+#[classifier]
+pub(crate) fn to_pod(context: TcContext) -> i32 {
+    let packet = Packet::new(context);
+    // No reason to leave a packet changes what becomes of it.
+    let _ = arrived(&packet);
+    Verdict::Kernel as i32
+}
+
+#[inline(always)]
+fn arrived(packet: &Packet) -> Option<()> {
+    let settings = settings()?;
+    let Frame {
+        ethernet,
+        ip,
+        transport,
+    } = Frame::of(packet)?;
+    let len = packet.len() - Ethernet::LEN as u32;
+    let key = key(packet, ip, len, transport, Frame::TRANSPORT)?;
+    let noted = maps::noted(key)?;
+    let candidate = *noted.read();
+    if candidate.ifindex == 0 && is_unchanged(&candidate, ip, transport) {
+        noted.settle();
+        let flow = Flow {
+            is_received: 1,
+            ..flow(settings, packet.ifindex(), ethernet.addresses())
+        };
+        admit(packet, key, flow);
+    }
+    Some(())
+}
+
+#[inline(always)]
+fn flow(settings: &FastPath, ifindex: u32, addresses: Addresses) -> Flow {
+    Flow {
+        expires: now() + settings.bound,
+        generation: settings.generation,
+        ifindex,
+        addresses,
+        queued: 0,
+        dequeued: 0,
+        is_received: 0,
+    }
+}
+
+#[inline(always)]
+fn admit(packet: &Packet, key: FlowKey, flow: Flow) {
+    if maps::flows.insert(key, flow, BPF_ANY.into()).is_err() {
+        count::fast(FastOutcome::TableFull, Size::of(packet));
+    }
+}

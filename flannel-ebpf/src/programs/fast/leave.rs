@@ -1,0 +1,175 @@
+//! What a pod sends.
+
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use flannel_ebpf::abi::{EgressOutcome, Encap, FastOutcome, Peer};
+use flannel_ebpf::encap::{self, complete};
+use flannel_ebpf::flow;
+use flannel_ebpf::ttl::Hop;
+use flannel_ebpf::wire::{Datagram, Ethernet, Headers, Ipv4};
+
+use super::super::egress;
+use super::admit::{Start, note};
+use super::{Frame, admitted, enter, key, settings};
+use crate::count::{self, Size};
+use crate::maps;
+use crate::packet::{Packet, Side, Verdict, random};
+
+/// Ingress of a pod's interface: what the pod sends, and what is queued on its way into the pod.
+#[classifier]
+pub(crate) fn from_pod(context: TcContext) -> i32 {
+    let packet = Packet::new(context);
+    let size = Size::of(&packet);
+    let Some(sent) = send(&packet) else {
+        return Verdict::Kernel as i32;
+    };
+    let (outcome, verdict) = match sent {
+        Ok(Sent::ToPod(verdict)) => return verdict as i32,
+        Ok(Sent::ToPeer(verdict)) => {
+            count::egress(EgressOutcome::Fast, size);
+            (FastOutcome::Sent, verdict)
+        }
+        Err(FastOutcome::Failed) => (FastOutcome::Failed, Verdict::Dropped),
+        Err(reason) => (reason, Verdict::Kernel),
+    };
+    count::fast(outcome, size);
+    verdict as i32
+}
+
+/// Where a packet went.
+enum Sent {
+    ToPeer(Verdict),
+    ToPod(Verdict),
+}
+
+/// Sends a packet of an admitted flow; nothing, if it is not for a peer.
+#[inline(always)]
+fn send(packet: &Packet) -> Option<Result<Sent, FastOutcome>> {
+    let Frame {
+        ethernet,
+        ip,
+        transport,
+    } = Frame::of(packet)?;
+    let len = packet.len() - Ethernet::LEN as u32;
+    let key = key(packet, ip, len, transport, Frame::TRANSPORT);
+    let flow = key.and_then(maps::admission);
+    let (ifindex, addresses) = (packet.ifindex(), ethernet.addresses());
+    if let Some(flow) = flow
+        && flow.is_received()
+    {
+        return enter::dequeue(packet, flow, addresses).map(|sent| sent.map(Sent::ToPod));
+    }
+    let settings = settings()?;
+    let subnet = egress::subnet_of(ip.destination)?;
+    // SAFETY: as for flows, see `maps::Admission`.
+    let peer = unsafe { maps::peers.get(subnet) }?;
+    let Some(key) = key else {
+        return Some(Err(FastOutcome::Unfit));
+    };
+    let reason = match admitted(settings, flow) {
+        Some(flow) if flow.ifindex() == ifindex && flow.addresses() == addresses => {
+            return Some(transmit(packet, peer, subnet, ip).map(Sent::ToPeer));
+        }
+        Some(_) => FastOutcome::OtherPlace,
+        None => FastOutcome::NotAdmitted,
+    };
+    let start = Start {
+        ip: *ip,
+        transport: transport.rest,
+        addresses,
+        ifindex,
+    };
+    note(packet, key, start);
+    Some(Err(reason))
+}
+
+/// Sends the packet to the peer, as it would come out of the standard path.
+#[inline(always)]
+fn transmit(
+    packet: &Packet,
+    peer: &Peer,
+    subnet: [u8; 4],
+    ip: &Ipv4,
+) -> Result<Verdict, FastOutcome> {
+    const DIRECT: u32 = Encap::Direct as u32;
+    const UDP: u32 = Encap::Udp as u32;
+    const VXLAN: u32 = Encap::Vxlan as u32;
+    egress::check_kinship(peer, ip).map_err(reason)?;
+    let len = packet.len() - Ethernet::LEN as u32;
+    egress::check_way(packet, peer, ip, Ethernet::LEN, len).map_err(reason)?;
+    match peer.encap {
+        VXLAN => transmit_in(Encap::Vxlan, packet, peer, ip, len),
+        UDP => transmit_in(Encap::Udp, packet, peer, ip, len),
+        DIRECT => transmit_direct(packet, peer, subnet, ip),
+        _ => Err(FastOutcome::Unresolved),
+    }
+}
+
+/// To a direct peer nothing changes but the link-layer header and one hop.
+#[inline(always)]
+fn transmit_direct(
+    packet: &Packet,
+    peer: &Peer,
+    subnet: [u8; 4],
+    ip: &Ipv4,
+) -> Result<Verdict, FastOutcome> {
+    let hop = enter::hops(Encap::Direct, ip).ok_or(FastOutcome::Unfit)?;
+    let addresses = peer.headers.outer.addresses();
+    if !packet.write(0, &addresses) || !packet.write(Ethernet::LEN + Hop::OFFSET, &hop) {
+        return Err(FastOutcome::Failed);
+    }
+    count::sent(subnet, Size::of(packet));
+    packet.set_counted();
+    Ok(packet.redirect(peer.ifindex, Side::Egress))
+}
+
+/// To a tunnelled peer the headers of its template come in front of the packet of `inner_len`
+/// bytes.
+#[inline(always)]
+fn transmit_in(
+    encap: Encap,
+    packet: &Packet,
+    peer: &Peer,
+    ip: &Ipv4,
+    inner_len: u32,
+) -> Result<Verdict, FastOutcome> {
+    let hop = enter::hops(encap, ip).ok_or(FastOutcome::Unfit)?;
+    let source_port = match encap {
+        Encap::Vxlan => flow::source_port(egress::flow_hash(packet, ip, Ethernet::LEN)),
+        Encap::Udp | Encap::Direct => peer.headers.udp.source,
+    };
+    let [id @ .., _, _] = random().to_ne_bytes();
+    let headers = complete(
+        peer,
+        encap,
+        encap::Packet {
+            inner_len,
+            inner_tos: ip.tos,
+            id,
+            source_port,
+        },
+    );
+    // The step that the kernel may refuse comes first, while the packet is unchanged.
+    if !packet.add_room(encap) {
+        return Err(FastOutcome::NoRoom);
+    }
+    let (is_written, inner) = match encap {
+        Encap::Vxlan => (packet.write(0, &headers), Headers::LEN),
+        Encap::Udp | Encap::Direct => (packet.write(0, headers.datagram()), Datagram::LEN),
+    };
+    if !is_written || !packet.write(inner + Hop::OFFSET, &hop) {
+        return Err(FastOutcome::Failed);
+    }
+    Ok(packet.redirect(peer.ifindex, Side::Egress))
+}
+
+/// Why a packet that the tunnel's own program would leave is left here.
+#[inline(always)]
+fn reason(outcome: EgressOutcome) -> FastOutcome {
+    match outcome {
+        EgressOutcome::TooBig => FastOutcome::TooBig,
+        EgressOutcome::Unproven => FastOutcome::Unproven,
+        EgressOutcome::Unresolved => FastOutcome::Unresolved,
+        _ => FastOutcome::Unfit,
+    }
+}
