@@ -26,7 +26,7 @@ pub use self::arm::Many;
 const SET_UP: Duration = Duration::from_secs(3);
 
 /// What is measured, and what it may cost against one of everything.
-const ARMS: [(Path, Many, u32, Option<f64>); 10] = [
+const ARMS: [(Path, Many, u32, Option<f64>); 11] = [
     (Path::Standard, Many::Peers, 1, None),
     (Path::Standard, Many::Peers, 1_000, None),
     (Path::Standard, Many::Peers, 65_536, Some(1.05)),
@@ -36,6 +36,7 @@ const ARMS: [(Path, Many, u32, Option<f64>); 10] = [
     (Path::Fast, Many::Peers, 65_536, Some(1.05)),
     (Path::Fast, Many::Flows, 1_000, None),
     (Path::Fast, Many::Flows, 100_000, Some(1.25)),
+    (Path::Fast, Many::RenewedFlows, 100_000, None),
     (Path::Fast, Many::Pods, 250, None),
 ];
 

@@ -108,9 +108,8 @@ impl Side {
                 let before = fast(&cluster.agents)?;
                 self.ends.small_packets(LOOK)?;
                 if fast(&cluster.agents)? == before {
-                    let reason = cluster.agents[0].status()?.fast_path.reason;
-                    let reason = reason.as_deref().unwrap_or("the agent does not say why");
-                    bail!(Unavailable(format!("no packet took it; {reason}")));
+                    let reasons = cluster.agents[0].status()?.fast_path.reasons;
+                    bail!(Unavailable(format!("no packet took it: {reasons:?}")));
                 }
             }
             Choice::Own(Kind::HostGwFlowtable) => {
@@ -177,16 +176,22 @@ fn build(kind: Kind) -> Result<(Place, Ends)> {
 
 /// Two hosts with an agent on each, and the data path in use.
 pub(in crate::bench) fn start(backend: &str, path: Path) -> Result<Cluster> {
+    start_with(backend, path, &[])
+}
+
+/// The same, of agents with further flags.
+pub(in crate::bench) fn start_with(backend: &str, path: Path, more: &[&str]) -> Result<Cluster> {
     let config = cluster::config(&format!(r#"{{"Type":"{backend}"}}"#));
     let datapath = match path {
         Path::Kernel => Datapath::Kernel,
         Path::Standard | Path::Fast => Datapath::Ebpf,
     };
-    let flags: &[&str] = match path {
-        Path::Kernel | Path::Standard => &["--fast-path=off"],
-        Path::Fast => &["--fast-path=auto"],
+    let flag = match path {
+        Path::Kernel | Path::Standard => "--fast-path=off",
+        Path::Fast => "--fast-path=auto",
     };
-    let cluster = Cluster::with_flags(&config, BedOptions::default(), &[datapath; 2], flags)?;
+    let flags = [&[flag], more].concat();
+    let cluster = Cluster::with_flags(&config, BedOptions::default(), &[datapath; 2], &flags)?;
     for agent in &cluster.agents {
         wait_for_path(agent, &datapath.to_string(), path)?;
     }
