@@ -88,6 +88,17 @@ pub enum Ports {
     Random(u32),
 }
 
+impl Ports {
+    /// Source and destination port of a flow of [`Random`](Self::Random) by its number, as they
+    /// follow each other in the header.
+    #[must_use]
+    pub fn of(number: u32) -> [u8; 4] {
+        let [first, second, ..] = number.to_ne_bytes();
+        let [high, low] = (TO_PORT + (number >> 16) as u16).to_be_bytes();
+        [first, second, high, low]
+    }
+}
+
 struct Injected {
     count: u64,
     elapsed: Duration,
@@ -298,6 +309,14 @@ mod tests {
             0xc7,
         ];
         assert_eq!(header_checksum(&header), 0xb861);
+    }
+
+    #[test]
+    fn numbers_of_flows_are_ports() {
+        assert_eq!(Ports::of(0), [0, 0, 0, 9]);
+        let many: std::collections::HashSet<_> = (0..100_000).map(Ports::of).collect();
+        assert_eq!(many.len(), 100_000);
+        assert_eq!(Ports::of(0x1_0000), [0, 0, 0, 10]);
     }
 
     #[test]

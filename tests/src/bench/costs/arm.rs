@@ -3,18 +3,19 @@
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::Pod as AyaPod;
 use aya::maps::{HashMap, Map, MapData, PerCpuArray};
 use flannel_agent::dataplane::pin::Pins;
-use flannel_ebpf::abi::{EgressCounters, EgressOutcome, Peer, Remote, map_name};
+use flannel_ebpf::abi::{EgressCounters, EgressOutcome, Flow, FlowKey, Peer, Remote, map_name};
+use flannel_ebpf::wire::PROTOCOL_UDP;
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 use crate::agent::Agent;
-use crate::bench::paths::side::{Path, start_with};
+use crate::bench::paths::side::{Path, start};
 use crate::cluster::Cluster;
 use crate::cpu;
 use crate::host::{BRIDGE, Host};
@@ -22,10 +23,10 @@ use crate::netns::NetNs;
 use crate::source::{Frames, Ports, SMALL, Source};
 use crate::wait;
 
-/// The longest bound of an admission that the agent takes.
-const LONG_BOUND: &str = "--fast-path-bound=60000";
-/// How long flows are admitted before they are measured, at most.
-const ADMITTING: Duration = Duration::from_secs(15);
+/// Longer than any bench, nanoseconds.
+const LONG_NS: u64 = 3_600_000_000_000;
+/// How long packets flow until some flow is admitted.
+const ADMITTING: Duration = Duration::from_millis(300);
 /// How long agents may take to find all pods.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -35,11 +36,11 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub enum Many {
     /// Entries of the maps of peers and of senders; traffic is with one of them.
     Peers,
-    /// UDP flows between two pods, admitted by their own packets for so long that none is renewed;
-    /// each packet is of one of them by chance.
+    /// UDP flows between two pods, written into the maps of admitted flows; each packet is of one of
+    /// them by chance.
     Flows,
-    /// The same, admitted for as long as by default. A flow with a packet a second is always on the
-    /// standard path, so the figure says more of packets per flow than of flows.
+    /// The same, admitted and renewed by their own packets. A flow with a packet a second is always
+    /// on the standard path, so the figure says more of packets per flow than of flows.
     RenewedFlows,
     /// Pods on each host; traffic is with one of them.
     Pods,
@@ -63,11 +64,7 @@ pub(super) struct Sample {
 
 impl Arm {
     pub(super) fn new(path: Path, many: Many, count: u32) -> Result<Self> {
-        let flags: &[&str] = match many {
-            Many::Flows => &[LONG_BOUND],
-            _ => &[],
-        };
-        let cluster = start_with("vxlan", path, flags)?;
+        let cluster = start("vxlan", path)?;
         let mut crowds = Vec::new();
         let mut flows = 1;
         match many {
@@ -97,18 +94,37 @@ impl Arm {
             source,
         };
         if many == Many::Flows {
-            arm.admit_all()?;
+            arm.fill_flows(count)?;
         }
         Ok(arm)
     }
 
-    /// Injects until nearly all flows are admitted, or for as long as it is worth.
-    fn admit_all(&self) -> Result<()> {
-        let end = Instant::now() + ADMITTING;
-        while Instant::now() < end {
-            let sample = self.measure(cpu::count() - 1, Duration::from_millis(500))?;
-            if sample.fast_share > 0.995 {
-                break;
+    /// Gives the programs `count` admitted flows: those of the source. Agents, which would end the
+    /// admissions with the next change that they see, stand still from here on.
+    fn fill_flows(&self, count: u32) -> Result<()> {
+        let flow = |number| FlowKey {
+            source: self.cluster.pod(0).address.octets(),
+            destination: self.cluster.pod(1).address.octets(),
+            ports: Ports::of(number),
+            protocol: PROTOCOL_UDP.into(),
+        };
+        // Some have been admitted then, and have what the others are to have, too.
+        self.source.measure(cpu::count() - 1, ADMITTING)?;
+        for agent in &self.cluster.agents {
+            agent.signal(Signal::SIGSTOP)?;
+            let map = MapData::from_pin(pinned(agent, map_name::FLOWS)?)?;
+            let mut map: HashMap<_, FlowKey, Flow> = Map::HashMap(map).try_into()?;
+            let known = (0..count).find_map(|number| map.get(&flow(number), 0).ok());
+            let known = known.context("no flow was admitted")?;
+            let admitted = Flow {
+                expires: known.expires + LONG_NS,
+                queued: 0,
+                dequeued: 0,
+                ..known
+            };
+            for number in 0..count {
+                map.insert(flow(number), admitted, 0)
+                    .context("write a flow")?;
             }
         }
         Ok(())

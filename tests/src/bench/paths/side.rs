@@ -176,22 +176,16 @@ fn build(kind: Kind) -> Result<(Place, Ends)> {
 
 /// Two hosts with an agent on each, and the data path in use.
 pub(in crate::bench) fn start(backend: &str, path: Path) -> Result<Cluster> {
-    start_with(backend, path, &[])
-}
-
-/// The same, of agents with further flags.
-pub(in crate::bench) fn start_with(backend: &str, path: Path, more: &[&str]) -> Result<Cluster> {
     let config = cluster::config(&format!(r#"{{"Type":"{backend}"}}"#));
     let datapath = match path {
         Path::Kernel => Datapath::Kernel,
         Path::Standard | Path::Fast => Datapath::Ebpf,
     };
-    let flag = match path {
-        Path::Kernel | Path::Standard => "--fast-path=off",
-        Path::Fast => "--fast-path=auto",
+    let flags: &[&str] = match path {
+        Path::Kernel | Path::Standard => &["--fast-path=off"],
+        Path::Fast => &["--fast-path=auto"],
     };
-    let flags = [&[flag], more].concat();
-    let cluster = Cluster::with_flags(&config, BedOptions::default(), &[datapath; 2], &flags)?;
+    let cluster = Cluster::with_flags(&config, BedOptions::default(), &[datapath; 2], flags)?;
     for agent in &cluster.agents {
         wait_for_path(agent, &datapath.to_string(), path)?;
     }
