@@ -7,6 +7,8 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::backend::udp::counters::Counters as Proxy;
+
 /// The whole document.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Status {
@@ -34,6 +36,10 @@ pub struct Status {
     pub device: Option<Device>,
     /// Which data path is in use, and why.
     pub datapath: Datapath,
+    /// What the udp backend's proxy has carried and refused since it started; absent for
+    /// other backends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<Proxy>,
     /// The fast path; absent while the agent has not come so far.
     #[serde(default)]
     pub fast_path: FastPath,
@@ -101,6 +107,19 @@ pub struct Datapath {
     pub programs: Vec<Program>,
     /// Packets by outcome; empty on the kernel path.
     pub counters: Vec<Counter>,
+    /// What XDP does on the external interface; absent on the kernel path.
+    pub xdp: Option<Xdp>,
+}
+
+/// Taking tunnel headers off in the driver of the external interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Xdp {
+    /// What was asked for: `auto`, `native` or `off`.
+    pub requested: String,
+    /// Whether it is in use.
+    pub active: bool,
+    /// Why, in one line.
+    pub reason: String,
 }
 
 /// The fast path: flows that go around routing and netfilter for a while.

@@ -13,7 +13,7 @@ use aya_ebpf::helpers::{
 };
 use aya_ebpf::programs::TcContext;
 use bytemuck::{AnyBitPattern, NoUninit};
-use flannel_ebpf::abi::Encap;
+use flannel_ebpf::abi::{Encap, Stripped};
 use flannel_ebpf::wire::{ETHERTYPE_IPV4, Ethernet};
 
 /// What a program answers.
@@ -245,6 +245,24 @@ impl Packet {
             TC_ACT_REDIRECT => Verdict::Redirected,
             _ => Verdict::Dropped,
         }
+    }
+
+    /// Whether an XDP program has taken the headers of this kind of tunnel off.
+    #[inline(always)]
+    pub(crate) fn is_stripped(&self, encap: Encap) -> bool {
+        let start = self.skb().data_meta as usize;
+        if start + size_of::<Stripped>() > self.context.data() {
+            return false;
+        }
+        // SAFETY: in bounds as just checked; alignment 1, and any bytes are one.
+        let note = unsafe { &*(start as *const Stripped) };
+        *note == Stripped::new(encap)
+    }
+
+    /// Identifier of the VLAN whose tag the kernel keeps beside the packet; zero for none.
+    #[inline(always)]
+    pub(crate) fn vlan_id(&self) -> u32 {
+        self.skb().vlan_tci & 0xfff
     }
 
     /// Lets the program on the device that it is redirected to know that it is counted.

@@ -1,6 +1,5 @@
 //! The fast path: flows between pods go around the stack, and the rules in force still hold.
 
-use std::thread;
 use std::time::{Duration, Instant};
 
 use flannel_tests::agent::{Agent, Datapath};

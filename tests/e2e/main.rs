@@ -27,3 +27,4 @@ mod routed;
 mod store;
 mod trouble;
 mod underlay;
+mod xdp;

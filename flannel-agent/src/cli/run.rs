@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args};
 
 use super::go;
-use super::{DatapathMode, EbpfLogLevel, FastPathMode, OnLeaseLoss, TcAttach};
+use super::{DatapathMode, EbpfLogLevel, FastPathMode, OnLeaseLoss, TcAttach, XdpMode};
 
 /// Where an agent keeps what others find it by.
 #[derive(Debug, Clone, Args)]
@@ -182,6 +182,9 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Data path", value_name = "MS", default_value_t = 1000,
         value_parser = clap::value_parser!(u64).range(10..=60_000))]
     pub fast_path_bound: u64,
+    /// Whether XDP takes tunnel headers off in the NIC's driver, before GRO
+    #[arg(long, help_heading = "Data path", value_name = "WHERE", default_value_t = XdpMode::Auto)]
+    pub xdp: XdpMode,
     /// How TC programs are attached
     #[arg(long, help_heading = "Data path", value_name = "HOW", default_value_t = TcAttach::Auto)]
     pub tc_attach: TcAttach,

@@ -8,8 +8,10 @@ pub mod compat;
 pub mod logs;
 pub mod maps;
 pub mod object;
+mod patience;
 pub mod pin;
 pub mod probe;
+pub mod xdp;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -22,8 +24,10 @@ use flannel_ebpf::abi;
 use self::attach::{Hook, Mechanism};
 use self::maps::Maps;
 use self::pin::Pins;
-use crate::cli::TcAttach;
+use self::xdp::Stripper;
+use crate::cli::{TcAttach, XdpMode};
 use crate::error::chain;
+use crate::netlink::link::Link;
 use crate::status;
 
 /// Which interface of a node.
@@ -54,7 +58,9 @@ impl Direction {
         }
     }
 
-    const fn attach_type(self) -> TcAttachType {
+    /// As the kernel's interface has it.
+    #[must_use]
+    pub const fn attach_type(self) -> TcAttachType {
         match self {
             Self::Ingress => TcAttachType::Ingress,
             Self::Egress => TcAttachType::Egress,
@@ -107,6 +113,8 @@ pub struct Options {
     pub pin_path: PathBuf,
     /// How programs attach.
     pub tc_attach: TcAttach,
+    /// Whether an XDP program goes before those that receive.
+    pub xdp: XdpMode,
     /// Level of the programs' own log: 0 is off, 1 error … 5 trace.
     pub log_level: u8,
 }
@@ -171,6 +179,9 @@ pub struct Dataplane {
     tc_attach: TcAttach,
     attachments: &'static [Attachment],
     attached: Vec<Attached>,
+    /// Hooks where somebody else has filters on clsact, see [`yield_to`](Self::yield_to).
+    filtered: Vec<(Interface, Direction)>,
+    stripper: Stripper,
 }
 
 /// A program where it was attached.
@@ -210,12 +221,21 @@ impl Dataplane {
             tc_attach: options.tc_attach,
             attachments,
             attached: Vec::new(),
+            filtered: Vec::new(),
+            stripper: Stripper::new(options.xdp),
         })
     }
 
     /// The maps.
     pub fn maps(&mut self) -> &mut Maps {
         &mut self.maps
+    }
+
+    /// Takes notice of the hooks where somebody else has filters on clsact. Programs that are
+    /// attached from then on go there, behind those filters, which from tcx would see nothing of
+    /// what ours take; if the way to attach is not prescribed.
+    pub fn yield_to(&mut self, filtered: &[(Interface, Direction)]) {
+        self.filtered = filtered.to_vec();
     }
 
     /// Attaches all programs, or replaces those of an earlier agent. The maps should have been
@@ -238,8 +258,12 @@ impl Dataplane {
             };
             // Read first: an interface that is made anew meanwhile is then found to be another one.
             let index = attach::index(hook.interface);
-            let mechanism =
-                attach::attach(classifier, hook, self.tc_attach, &self.pins).map_err(fail)?;
+            let place = (attachment.interface, attachment.direction);
+            let how = match self.tc_attach {
+                TcAttach::Auto if self.filtered.contains(&place) => TcAttach::Clsact,
+                how => how,
+            };
+            let mechanism = attach::attach(classifier, hook, how, &self.pins).map_err(fail)?;
             let info = classifier.info().map_err(|error| fail(error.into()))?;
             self.attached.push(Attached {
                 attachment: *attachment,
@@ -254,6 +278,25 @@ impl Dataplane {
             tracing::warn!(%error, "maps of an earlier version stay pinned");
         }
         Ok(())
+    }
+
+    /// Has tunnel headers taken off in the driver of the external interface, where that is wished
+    /// and can be; `links` are all of the host. For after [`attach`](Self::attach).
+    pub fn keep_xdp(&mut self, external: &Link, links: &[Link]) {
+        let Self {
+            ebpf,
+            pins,
+            attachments,
+            stripper,
+            ..
+        } = self;
+        stripper.keep(ebpf, pins, attachments, external, links);
+    }
+
+    /// What XDP does, for `status`.
+    #[must_use]
+    pub fn xdp(&self) -> status::Xdp {
+        self.stripper.status()
     }
 
     /// Whether every program hangs where it was attached: a deleted device takes its programs with
@@ -357,11 +400,11 @@ pub fn remove(
     programs: &[&[Attachment]],
     interfaces: Interfaces<'_>,
 ) -> Result<Vec<String>, Error> {
-    let pins = Pins::new(pin_path).remove_all()?;
-    let mut removed: Vec<String> = pins
-        .into_iter()
-        .map(|path| format!("pin {}", path.display()))
-        .collect();
+    let pins = Pins::new(pin_path);
+    // First: what it has stripped, only the TC program can deliver.
+    let mut removed = xdp::remove_but(&pins, None);
+    let others = pins.remove_all()?.into_iter();
+    removed.extend(others.map(|path| format!("pin {}", path.display())));
     removed.extend(detach_all(programs, interfaces)?);
     Ok(removed)
 }
@@ -378,7 +421,7 @@ pub fn remove_others(
     interfaces: Interfaces<'_>,
 ) -> Result<Vec<String>, Error> {
     let pins = Pins::new(pin_path);
-    let mut removed = Vec::new();
+    let mut removed = xdp::remove_but(&pins, xdp::before(used));
     let others = programs.iter().copied().flatten();
     for attachment in others.filter(|attachment| !used.contains(attachment)) {
         if pins.remove_link(attachment.program)? {

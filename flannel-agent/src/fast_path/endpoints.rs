@@ -111,7 +111,7 @@ fn why_not(link: &Link) -> Option<WhyNot> {
     if !link.is_up {
         return Some(WhyNot::Down);
     }
-    if link.has_xdp {
+    if link.xdp_id.is_some() {
         return Some(WhyNot::Xdp);
     }
     let qdisc = link.qdisc.as_deref().unwrap_or("noqueue");
@@ -141,7 +141,7 @@ mod tests {
             controller: None,
             has_end_elsewhere: kind == "veth",
             qdisc: Some("noqueue".into()),
-            has_xdp: false,
+            xdp_id: None,
             vxlan: None,
         }
     }
@@ -207,7 +207,7 @@ mod tests {
             ),
             (
                 Link {
-                    has_xdp: true,
+                    xdp_id: Some(1),
                     ..base()
                 },
                 WhyNot::Xdp,

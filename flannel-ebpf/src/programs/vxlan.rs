@@ -32,7 +32,11 @@ pub(crate) fn vxlan_encap(context: TcContext) -> i32 {
 
 #[classifier]
 pub(crate) fn vxlan_decap(context: TcContext) -> i32 {
-    ingress::run(&Packet::new(context), receive)
+    let packet = Packet::new(context);
+    if packet.is_stripped(Encap::Vxlan) {
+        return ingress::run_stripped(&packet, receive_stripped);
+    }
+    ingress::run(&packet, receive)
 }
 
 #[inline(always)]
@@ -112,6 +116,22 @@ fn receive(packet: &Packet, config: &Config) -> Result<(IngressOutcome, Verdict)
     }
     let verdict = packet.redirect(config.device_ifindex, Side::Ingress);
     Ok((IngressOutcome::Decapsulated, verdict))
+}
+
+/// The inner frame, or a whole aggregate of them. A header outside the linear part is for the
+/// standard path, which does not need it here.
+#[inline(always)]
+fn receive_stripped(packet: &Packet, config: &Config) -> Option<(IngressOutcome, Verdict)> {
+    let inner: Option<&Inner> = packet.header(0);
+    let flow = inner.and_then(|it| fast::delivery(packet, Encap::Vxlan, &it.ip, Ethernet::LEN));
+    if let Some(flow) = flow {
+        // The device has taken it for somebody else's, by the inner link-layer address.
+        packet.set_for_host();
+        let verdict = fast::deliver(packet, Encap::Vxlan, flow, Size::of(packet))?;
+        return Some((IngressOutcome::Fast, verdict));
+    }
+    let verdict = packet.redirect(config.device_ifindex, Side::Ingress);
+    Some((IngressOutcome::Stripped, verdict))
 }
 
 /// Writes the changed octets of the inner header. Its sum stays the same (the checksum makes up for
