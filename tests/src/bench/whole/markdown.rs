@@ -47,11 +47,7 @@ pub fn page(report: &Report) -> String {
         for wire in &paths.wires {
             push_wire(&mut page, wire);
         }
-        push_goals(
-            &mut page,
-            paths.wires.iter().flat_map(|wire| &wire.goals),
-            costs.as_ref(),
-        );
+        push_goals(&mut page, &paths.wires, costs.as_ref());
     }
     if let Some(costs) = costs {
         push_costs(&mut page, costs);
@@ -101,11 +97,7 @@ fn cell(side: &SideReport, figure: Figure) -> String {
     format!("{:.digits$}{}", spread.median, half.unwrap_or_default())
 }
 
-fn push_goals<'a>(
-    page: &mut String,
-    goals: impl Iterator<Item = &'a Judged>,
-    costs: Option<&costs::report::Report>,
-) {
+fn push_goals(page: &mut String, wires: &[WireReport], costs: Option<&costs::report::Report>) {
     page.push_str("\n## Goals\n\n");
     let header = ["is to be", "is", "verdict"].map(str::to_owned);
     push_row(page, "", header.into_iter());
@@ -119,7 +111,11 @@ fn push_goals<'a>(
         let cells = [bound.to_string(), found, verdict.to_string()];
         push_row(page, name, cells.into_iter());
     };
-    for goal in goals {
+    let goals = wires.iter().flat_map(|wire| {
+        let goals = wire.goals.iter();
+        goals.map(|goal| (wire.wire, goal))
+    });
+    for (wire, goal) in goals {
         let Judged {
             side,
             base,
@@ -128,7 +124,7 @@ fn push_goals<'a>(
             ratio,
             verdict,
         } = goal;
-        let name = format!("{side} / {base}, {}", figure.label());
+        let name = format!("{wire}: {side} / {base}, {}", figure.label());
         push(&name, *bound, ratio, *verdict);
     }
     for point in costs.iter().flat_map(|costs| &costs.points) {
@@ -229,7 +225,7 @@ mod tests {
         };
         let mut page = String::new();
         push_costs(&mut page, &report);
-        push_goals(&mut page, [].iter(), Some(&report));
+        push_goals(&mut page, &[], Some(&report));
         for row in [
             "| fast path, 65536 peers | 1000 | 100.0 % | 1.10 (1.06–1.20) |",
             "| fast path, cost of a packet with 65536 peers | ≤ 1.05 | 1.10 (1.06–1.20) | not met |",
