@@ -14,7 +14,6 @@ use super::begin::{Begun, write_subnet_file};
 use super::{Agent, datapath, earlier, external};
 use crate::cli::DatapathMode;
 use crate::fast_path::{self, FastPath};
-use crate::netlink::monitor::Monitor;
 use crate::node;
 use crate::node::run::{Fallback, Inputs};
 use crate::notify::summary;
@@ -56,6 +55,7 @@ pub(super) async fn serve(agent: &Agent, begun: Begun) -> Result<Outcome> {
         external,
         state,
         wish,
+        leases: known,
         lease,
         rules,
         spec,
@@ -122,7 +122,6 @@ pub(super) async fn serve(agent: &Agent, begun: Begun) -> Result<Outcome> {
         netlink.clone(),
     );
     let fast_path_inputs = fast_path::run::Inputs {
-        monitor: Monitor::open()?,
         subnet: subnet.clone(),
         is_ebpf,
         requests: fast_path_requests,
@@ -166,7 +165,7 @@ pub(super) async fn serve(agent: &Agent, begun: Begun) -> Result<Outcome> {
         result = node::run::run(&mut node, inputs, fallback, end.clone()) => result?,
         held = holder.hold(lease, &mut rng, follow_lease, end) => held?,
         () = watch_network(store, &network, timing, &notice, end) => {}
-        () = watch_leases(store, timing, changes, health, end) => {}
+        () = watch_leases(store, timing, Some(known), changes, health, end) => {}
         () = external::moved(config, &network.backend, &external, has_moved) => return Ok(Outcome::Again),
         never = fast_path::run::run(fast_path, fast_path_inputs) => match never {},
         never = keep_rules(rules, config.rules.resync, subnet) => match never {},
