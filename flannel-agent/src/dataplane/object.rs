@@ -6,13 +6,14 @@ use super::pin::Pins;
 use flannel_ebpf::abi::map_name;
 
 /// The maps that outlive the agent.
-pub const PINNED_MAPS: [&str; 9] = [
+pub const PINNED_MAPS: [&str; 10] = [
     map_name::CONFIG,
     map_name::PEERS,
     map_name::REMOTES,
     map_name::EGRESS,
     map_name::INGRESS,
     map_name::TRAFFIC,
+    map_name::FAST,
     map_name::FAST_PATH,
     map_name::FLOWS,
     map_name::CANDIDATES,

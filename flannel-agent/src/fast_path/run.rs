@@ -11,6 +11,7 @@ use tracing::debug;
 
 use super::FastPath;
 use super::follow::Rules;
+use super::sweep::Sweeping;
 use crate::cli::FastPathMode;
 use crate::netlink::monitor::{Monitor, NetlinkEvent};
 use crate::status;
@@ -68,6 +69,7 @@ pub async fn run(mut fast_path: FastPath, inputs: Inputs) -> Infallible {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     }
     let mut rules = Rules::new();
+    let mut sweeping = Sweeping::default();
     let mut due: Option<(Instant, Look)> = None;
     let mut last = Instant::now();
     loop {
@@ -98,7 +100,11 @@ pub async fn run(mut fast_path: FastPath, inputs: Inputs) -> Infallible {
                 Look::Pods
             }
             _ = sweep.tick() => {
-                fast_path.sweep();
+                sweeping.start(fast_path.flows());
+                continue;
+            }
+            flows = sweeping.done() => {
+                fast_path.set_flows(flows);
                 status.send_replace(fast_path.status());
                 continue;
             }

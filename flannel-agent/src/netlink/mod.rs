@@ -19,6 +19,7 @@ pub mod neigh;
 pub mod netdev;
 pub mod nic;
 pub mod route;
+pub mod tc;
 pub mod tun;
 
 use std::io;

@@ -3,5 +3,6 @@
 pub mod iperf;
 pub mod latency;
 pub mod ping;
+pub mod pulse;
 pub mod sequence;
 pub mod stream;

@@ -1,0 +1,85 @@
+//! Everything goes over the fast path, and a flow keeps its order when it enters or leaves it.
+
+use std::thread;
+use std::time::Duration;
+
+use flannel_tests::agent::Agent;
+use flannel_tests::bed::BedOptions;
+use flannel_tests::cluster::{CONFIG, Cluster};
+use flannel_tests::traffic::sequence::Flow;
+
+use super::{HOST_GW, UDP, cluster, cluster_with, made_of};
+use crate::exercise;
+
+/// Datagrams per second of each flow.
+const RATE: u32 = 2_000;
+
+/// Packets on the fast path: sent and received.
+fn fast(agent: &Agent) -> [u64; 2] {
+    let status = agent.status().expect("status");
+    ["egress", "ingress"].map(|direction| {
+        let counters = status.datapath.counters.iter();
+        counters
+            .filter(|counter| counter.direction == direction && counter.outcome == "fast")
+            .map(|counter| counter.packets)
+            .sum()
+    })
+}
+
+#[test]
+fn carries_everything_of_vxlan() {
+    carries_everything(&cluster(), 0.95);
+}
+
+#[test]
+fn carries_everything_of_host_gw() {
+    carries_everything(&cluster_with(HOST_GW, BedOptions::default(), &[]), 0.95);
+}
+
+#[test]
+fn carries_everything_of_udp() {
+    carries_everything(&cluster_with(UDP, BedOptions::default(), &[]), 0.95);
+}
+
+/// With the shortest bound a flow leaves the fast path, and enters it again, a hundred times a
+/// second at each end.
+#[test]
+fn a_thousand_transitions_keep_order() {
+    for config in [CONFIG, HOST_GW, UDP] {
+        let cluster = cluster_with(config, BedOptions::default(), &["--fast-path-bound=10"]);
+        // What udp does with a pod's own aggregates of datagrams is the proxy's.
+        let at_a_time: &[usize] = if config == UDP { &[1] } else { &[1, 32] };
+        for &segments in at_a_time {
+            let [queued, delivered] = ["queued", "delivered"];
+            let receiver = &cluster.agents[1];
+            let before = [queued, delivered].map(|outcome| made_of(receiver, outcome));
+            let flow = Flow::start_full(cluster.pod(0), cluster.pod(1), 100, segments, 0);
+            let flow = flow.expect("flow");
+            thread::sleep(Duration::from_secs(12));
+            let tally = flow.finish().expect("count datagrams");
+            let after = [queued, delivered].map(|outcome| made_of(receiver, outcome));
+            let [queued, delivered] = [after[0] - before[0], after[1] - before[1]];
+            println!(
+                "{config}, {segments} at a time: {queued} queued, {delivered} delivered, {tally:?}"
+            );
+            assert!(tally.is_lossless() && tally.reordered == 0, "{tally:?}");
+            // At least one for each transition.
+            assert!(queued >= 1_000, "{queued} transitions");
+            assert!(delivered > tally.sent / 2, "{delivered} of {}", tally.sent);
+        }
+    }
+}
+
+fn carries_everything(cluster: &Cluster, least: f64) {
+    exercise::everything(cluster);
+    let flow = Flow::start(cluster.pod(0), cluster.pod(1), 100, RATE).expect("flow");
+    let before = [fast(&cluster.agents[0])[0], fast(&cluster.agents[1])[1]];
+    let tally = exercise::run_for(flow, 4_000);
+    let after = [fast(&cluster.agents[0])[0], fast(&cluster.agents[1])[1]];
+    assert!(tally.is_lossless() && tally.reordered == 0, "{tally:?}");
+    for (side, (before, after)) in ["sent", "received"].iter().zip(before.iter().zip(after)) {
+        let share = (after - before) as f64 / tally.sent as f64;
+        println!("{side}: {:.1} % on the fast path", share * 100.0);
+        assert!(share >= least, "{side}: {share}");
+    }
+}
