@@ -251,6 +251,7 @@ impl FastPath {
                 }
             }
             programs.forget_all_but(&BTreeSet::new());
+            self.is_clean = false;
             info!(reason = reasons.join("; "), "fast path: off");
         }
         if !self.is_clean {

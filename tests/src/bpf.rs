@@ -5,12 +5,16 @@
 //! Layouts are those of `union bpf_attr` in `include/uapi/linux/bpf.h` of Linux 5.18, the first
 //! with live frames.
 
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow};
+use aya::programs::TcAttachType;
 
 const BPF_PROG_LOAD: u32 = 5;
+const BPF_OBJ_PIN: u32 = 6;
 const BPF_PROG_TEST_RUN: u32 = 10;
 const BPF_OBJ_GET_INFO_BY_FD: u32 = 15;
 const BPF_LINK_CREATE: u32 = 28;
@@ -18,7 +22,13 @@ const BPF_LINK_CREATE: u32 = 28;
 const BPF_XDP: u32 = 37;
 /// Run by the stack, not by the driver (`linux/if_link.h`).
 const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
+const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 const BPF_PROG_TYPE_XDP: u32 = 6;
+/// Attach types of a link on tcx.
+const BPF_TCX_INGRESS: u32 = 46;
+const BPF_TCX_EGRESS: u32 = 47;
+/// Verdict that drops a packet (`linux/pkt_cls.h`).
+const TC_ACT_SHOT: i32 = 2;
 const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
 /// Verdict that hands a frame to the stack.
 pub const XDP_PASS: i32 = 2;
@@ -222,25 +232,9 @@ impl XdpProgram {
     /// # Errors
     /// The verifier refuses it; the message has the log.
     pub fn load(instructions: &[Instruction]) -> Result<Self> {
-        let mut log = vec![0_u8; 64 << 10];
-        let mut attributes = LoadAttributes {
-            program_type: BPF_PROG_TYPE_XDP,
-            instruction_count: u32::try_from(instructions.len())?,
-            instructions: instructions.as_ptr() as u64,
-            license: c"GPL".as_ptr() as u64,
-            log_level: 1,
-            log_size: u32::try_from(log.len())?,
-            log: log.as_mut_ptr() as u64,
-            ..LoadAttributes::default()
-        };
-        // SAFETY: every pointer in the attributes is to a live buffer of the size beside it.
-        let result = unsafe { bpf(BPF_PROG_LOAD, &mut attributes) };
-        let fd = result.map_err(|error| {
-            let text = String::from_utf8_lossy(&log);
-            anyhow!("load XDP program: {error}\n{}", text.trim_end_matches('\0'))
-        })?;
-        // SAFETY: the kernel has just made this descriptor for us.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+        load(BPF_PROG_TYPE_XDP, instructions)
+            .context("load XDP program")
+            .map(Self)
     }
 
     /// The kernel's id of the program.
@@ -307,6 +301,92 @@ impl XdpProgram {
             .map(drop)
             .context("run XDP program with live frames (needs Linux 5.18)")
     }
+}
+
+/// A TC program that drops every packet.
+#[derive(Debug)]
+pub struct DropAll(OwnedFd);
+
+#[derive(Default)]
+#[repr(C)]
+struct PinAttributes {
+    path: u64,
+    fd: u32,
+    flags: u32,
+}
+
+impl DropAll {
+    /// Loads it.
+    ///
+    /// # Errors
+    /// Not root.
+    pub fn load() -> Result<Self> {
+        load(BPF_PROG_TYPE_SCHED_CLS, &[set(0, TC_ACT_SHOT), exit()]).map(Self)
+    }
+
+    /// Attaches it behind all other programs that hang on tcx of a device of the calling thread's
+    /// namespace, for as long as the descriptor is open.
+    ///
+    /// # Errors
+    /// There is no such device.
+    ///
+    /// # Kernel
+    /// 6.6
+    pub fn attach(&self, ifindex: u32, direction: TcAttachType) -> Result<OwnedFd> {
+        let mut attributes = LinkAttributes {
+            program: u32::try_from(self.0.as_raw_fd())?,
+            ifindex,
+            attach_type: match direction {
+                TcAttachType::Ingress => BPF_TCX_INGRESS,
+                _ => BPF_TCX_EGRESS,
+            },
+            flags: 0,
+        };
+        // SAFETY: the attributes hold no pointer.
+        let result = unsafe { bpf(BPF_LINK_CREATE, &mut attributes) };
+        let fd = result.context("attach by tcx (needs Linux 6.6)")?;
+        // SAFETY: the kernel has just made this descriptor for us.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+
+    /// Pins it, so that `tc` can attach it.
+    ///
+    /// # Errors
+    /// The path is not on a bpffs, or is taken.
+    pub fn pin(&self, path: &Path) -> Result<()> {
+        let path = CString::new(path.as_os_str().as_encoded_bytes())?;
+        let mut attributes = PinAttributes {
+            path: path.as_ptr() as u64,
+            fd: u32::try_from(self.0.as_raw_fd())?,
+            flags: 0,
+        };
+        // SAFETY: the path is alive, and ends with a zero.
+        let result = unsafe { bpf(BPF_OBJ_PIN, &mut attributes) };
+        result.context("pin a TC program").map(drop)
+    }
+}
+
+/// Loads a program of this kind.
+fn load(program_type: u32, instructions: &[Instruction]) -> Result<OwnedFd> {
+    let mut log = vec![0_u8; 64 << 10];
+    let mut attributes = LoadAttributes {
+        program_type,
+        instruction_count: u32::try_from(instructions.len())?,
+        instructions: instructions.as_ptr() as u64,
+        license: c"GPL".as_ptr() as u64,
+        log_level: 1,
+        log_size: u32::try_from(log.len())?,
+        log: log.as_mut_ptr() as u64,
+        ..LoadAttributes::default()
+    };
+    // SAFETY: every pointer in the attributes is to a live buffer of the size beside it.
+    let result = unsafe { bpf(BPF_PROG_LOAD, &mut attributes) };
+    let fd = result.map_err(|error| {
+        let text = String::from_utf8_lossy(&log);
+        anyhow!("load a program: {error}\n{}", text.trim_end_matches('\0'))
+    })?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// The system call.

@@ -82,6 +82,7 @@ pub(super) async fn begin(agent: &Agent) -> Result<Option<Begun>> {
         _ => None,
     };
     let mut backend = backend::new(&network.backend, known_mac);
+    datapath::make_room(config).await;
     let datapath = datapath::open(config, &*backend)?;
     let Some(pod_mtu) = backend.pod_mtu(external.mtu) else {
         bail!(

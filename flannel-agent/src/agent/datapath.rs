@@ -1,11 +1,14 @@
 //! The data path as the command line asks for it.
 
 use anyhow::Result;
+use tracing::warn;
 
 use crate::backend::Backend;
 use crate::cli::DatapathMode;
 use crate::config::Config;
 use crate::dataplane;
+use crate::error::chain;
+use crate::fast_path::earlier;
 use crate::node::Datapath;
 
 /// With `--datapath=ebpf`, refuses before anything is touched on a host that cannot.
@@ -27,6 +30,15 @@ pub(super) fn open(config: &Config, backend: &dyn Backend) -> Result<Datapath> {
     Datapath::open(options(config), backend.programs(), config.datapath).map_err(refusal)
 }
 
+/// Lets the table of flows have the room that is asked for now.
+pub(super) async fn make_room(config: &Config) {
+    if config.datapath != DatapathMode::Kernel
+        && let Err(error) = earlier::make_room(&options(config)).await
+    {
+        warn!(error = chain(&error), "the table of flows stays as it is");
+    }
+}
+
 fn refusal(error: dataplane::Error) -> anyhow::Error {
     anyhow::Error::from(error).context("--datapath=ebpf cannot be used here")
 }
@@ -36,5 +48,6 @@ pub(super) fn options(config: &Config) -> dataplane::Options {
         pin_path: config.bpf_pin_path.clone(),
         tc_attach: config.tc_attach,
         log_level: config.ebpf_log_level as u8,
+        flows: config.fast_path_flows,
     }
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
+use flannel_ebpf::abi::MAX_FLOWS;
 
 use super::go;
 use super::{DatapathMode, EbpfLogLevel, FastPathMode, OnLeaseLoss, TcAttach};
@@ -182,6 +183,10 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Data path", value_name = "MS", default_value_t = 1000,
         value_parser = clap::value_parser!(u64).range(10..=60_000))]
     pub fast_path_bound: u64,
+    /// How many flows may be on the fast path at once, 64 to 16777216; others take the standard path
+    #[arg(long, help_heading = "Data path", value_name = "FLOWS", default_value_t = MAX_FLOWS as u32,
+        value_parser = clap::value_parser!(u32).range(64..=16_777_216))]
+    pub fast_path_flows: u32,
     /// How TC programs are attached
     #[arg(long, help_heading = "Data path", value_name = "HOW", default_value_t = TcAttach::Auto)]
     pub tc_attach: TcAttach,

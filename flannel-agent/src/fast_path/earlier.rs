@@ -3,13 +3,14 @@
 
 use std::fmt;
 
-use aya::maps::{Array, Map, MapData, MapError};
-use flannel_ebpf::abi::{self, map_name};
-use tracing::warn;
+use flannel_ebpf::abi::map_name;
+use tracing::{info, warn};
 
 use super::endpoints::Endpoint;
 use super::{IN_FLIGHT, programs};
 use crate::dataplane::pin::Pins;
+use crate::dataplane::{self, compat, maps};
+use crate::error::chain;
 use crate::netlink::nic::ClsactSide;
 use crate::netlink::{self, Netlink};
 
@@ -57,19 +58,22 @@ pub async fn filters(netlink: &Netlink) -> Result<Vec<Filter>, netlink::Error> {
     Ok(found)
 }
 
-/// Sends everything by the standard path from here on. What is queued on its way into a pod still
-/// needs the programs for [`IN_FLIGHT`].
+/// Takes the table of flows of an earlier run away, if it has room for another number of flows than
+/// this run wants: the next load makes a new one. Programs of the earlier run go on with the old one,
+/// where nothing is admitted any more, until they are replaced.
 ///
 /// # Errors
-/// The map could not be written; one that is not there is fine.
-pub fn end_admissions(pins: &Pins) -> Result<(), MapError> {
-    let path = pins.map(map_name::FAST_PATH);
-    if !path.exists() {
+/// The table cannot be read or taken away: loading will say so, too.
+pub async fn make_room(options: &dataplane::Options) -> Result<(), dataplane::Error> {
+    let pins = Pins::new(&options.pin_path);
+    if !compat::has_other_room(&pins, options.flows)? {
         return Ok(());
     }
-    let map = Map::Array(MapData::from_pin(path)?);
-    let mut settings: Array<_, abi::FastPath> = map.try_into()?;
-    settings.set(0, abi::FastPath::default(), 0)
+    maps::end_admissions(&pins)?;
+    tokio::time::sleep(IN_FLIGHT).await;
+    pins.remove_map(map_name::FLOWS)?;
+    info!(flows = options.flows, "the table of flows is made anew");
+    Ok(())
 }
 
 /// Takes all programs off pods' interfaces; returns what was removed, a line each.
@@ -82,8 +86,9 @@ pub async fn remove(netlink: &Netlink, pins: &Pins) -> Result<Vec<String>, super
     if links.is_empty() && filters.is_empty() {
         return Ok(Vec::new());
     }
-    if let Err(error) = end_admissions(pins) {
-        warn!(%error, "packets that are on their way into a pod may be lost");
+    if let Err(error) = maps::end_admissions(pins) {
+        let error = chain(&error);
+        warn!(error, "packets that are on their way into a pod may be lost");
     }
     tokio::time::sleep(IN_FLIGHT).await;
     let mut removed = Vec::new();

@@ -84,9 +84,9 @@ impl Programs {
     pub fn load(options: &dataplane::Options) -> Result<Self, Error> {
         let pins = Pins::new(&options.pin_path);
         let bytes = object::embedded().ok_or(Error::Absent("programs at all"))?;
-        compat::check(bytes, &pins).map_err(dataplane::Error::from)?;
+        compat::check(bytes, &pins, options.flows).map_err(dataplane::Error::from)?;
         let mut ebpf =
-            object::load(bytes, &pins, options.log_level).map_err(dataplane::Error::from)?;
+            object::load(bytes, &pins, options).map_err(dataplane::Error::from)?;
         for (program, _) in PROGRAMS {
             classifier(&mut ebpf, program)?
                 .load()
@@ -224,7 +224,7 @@ fn at(map: &'static str) -> impl Fn(MapError) -> Error {
 
 fn take<T>(ebpf: &mut Ebpf, map: &'static str) -> Result<T, Error>
 where
-    T: TryFrom<aya::maps::Map, Error = MapError>,
+    T: TryFrom<Map, Error = MapError>,
 {
     let taken = ebpf.take_map(map).ok_or(Error::Absent(map))?;
     taken.try_into().map_err(at(map))

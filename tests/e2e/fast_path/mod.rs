@@ -1,7 +1,15 @@
 //! The fast path: flows between pods go around the stack, and the rules in force still hold.
 
 mod carry;
+mod devices;
+mod limits;
+mod nat;
+mod pods;
+mod programs;
+mod routes;
 mod row;
+mod scans;
+mod state;
 mod switch;
 mod verdicts;
 
@@ -20,9 +28,10 @@ fn cluster() -> Cluster {
     cluster_with(CONFIG, BedOptions::default(), &[])
 }
 
-/// As [`cluster`], of another network, bed or with more flags.
+/// As [`cluster`], of another network, bed or with more flags. The agents accept nothing by rules of
+/// their own, which they would keep in front of those of a test.
 fn cluster_with(config: &str, options: BedOptions, flags: &[&str]) -> Cluster {
-    let flags = [&["--fast-path=auto"], flags].concat();
+    let flags = [&["--fast-path=auto", "--iptables-forward-rules=false"], flags].concat();
     let datapaths = vec![Datapath::Ebpf; options.hosts.into()];
     let cluster = Cluster::with_flags(config, options, &datapaths, &flags).expect("cluster");
     for agent in &cluster.agents {

@@ -42,9 +42,19 @@ impl<'a> Flows<'a> {
         Self::between(cluster, cluster.pod(0), cluster.pod(1))
     }
 
+    /// As [`start`](Self::start), with packets of so many octets of payload.
+    pub(super) fn sized(cluster: &'a Cluster, size: usize) -> Self {
+        Self::open(cluster, cluster.pod(0), cluster.pod(1), size)
+    }
+
     /// As [`start`](Self::start), between two other pods of the two hosts.
     pub(super) fn between(cluster: &'a Cluster, from: &Pod, to: &Pod) -> Self {
-        let start = |protocol| Pulse::start(from, to, protocol).expect("pulse");
+        Self::open(cluster, from, to, 64)
+    }
+
+    fn open(cluster: &'a Cluster, from: &Pod, to: &Pod, size: usize) -> Self {
+        let target = (to.address, 0).into();
+        let start = |protocol| Pulse::sized(from, to, target, protocol, size).expect("pulse");
         let flows = Self {
             cluster,
             pulses: Protocol::ALL.map(start).into(),
@@ -53,19 +63,19 @@ impl<'a> Flows<'a> {
         flows
     }
 
+    /// Packets on the fast path, sent and received, and all that have been sent.
+    pub(super) fn counts(&self) -> [u64; 3] {
+        let [sender, receiver] = [0, 1].map(|host| &self.cluster.agents[host]);
+        let received = ["queued", "delivered"].map(|outcome| made_of(receiver, outcome));
+        [made_of(sender, "sent"), received.iter().sum(), self.sent()]
+    }
+
     /// Waits until nearly all of their packets are on the fast path, sending and receiving.
     pub(super) fn wait_admitted(&self) {
-        let counts = || {
-            let [sender, receiver] = [0, 1].map(|host| &self.cluster.agents[host]);
-            let received = ["queued", "delivered"].map(|outcome| made_of(receiver, outcome));
-            // Last, so that what they count has all been sent.
-            let sent = made_of(sender, "sent");
-            [sent, received.iter().sum(), self.sent()]
-        };
         wait::until("admission", LIMIT, || {
-            let before = counts();
+            let before = self.counts();
             thread::sleep(WINDOW);
-            let after = counts();
+            let after = self.counts();
             let [sent, received, all] = [0, 1, 2].map(|it| (after[it] - before[it]) as f64);
             anyhow::ensure!(
                 sent.min(received) >= ADMITTED * all,
@@ -109,6 +119,43 @@ impl<'a> Flows<'a> {
     }
 }
 
+/// A change by commands, in which `{from}` and `{to}` stand for the pods' addresses and `{subnet}` for
+/// that of the changed host.
+pub(super) struct Change {
+    pub(super) name: &'static str,
+    pub(super) apply: &'static [&'static str],
+    pub(super) undo: &'static [&'static str],
+}
+
+impl Change {
+    fn run(cluster: &Cluster, host: usize, lines: &[&str]) {
+        let [from, to] = [0, 1].map(|host| cluster.pod(host).address);
+        let [a, b, c, _] = cluster.pod(host).address.octets();
+        for line in lines {
+            let line = line
+                .replace("{from}", &from.to_string())
+                .replace("{to}", &to.to_string())
+                .replace("{subnet}", &format!("{a}.{b}.{c}.0/24"));
+            let words: Vec<_> = line.split(' ').collect();
+            let done = cluster.host(host).ns.run(words[0], &words[1..]);
+            done.expect("change the host");
+        }
+    }
+}
+
+/// Makes each of the changes on a host, one after the other, and undoes it.
+pub(super) fn hold(cluster: &Cluster, host: usize, changes: &[Change], table: &mut Table) {
+    let side = ["sender", "receiver"][host];
+    for Change { name, apply, undo } in changes {
+        let flows = Flows::start(cluster);
+        Change::run(cluster, host, apply);
+        let changed = Instant::now();
+        table.push(flows.held(format!("{name} on the {side}"), changed));
+        drop(flows);
+        Change::run(cluster, host, undo);
+    }
+}
+
 /// How long flows have gone on after a change.
 pub(super) struct Row {
     change: String,
@@ -123,6 +170,14 @@ impl Table {
     pub(super) fn push(&mut self, row: Row) {
         println!("{row}");
         self.0.push(row);
+    }
+
+    /// A change that concerns datagrams alone.
+    pub(super) fn note(&mut self, change: String, time: Duration) {
+        self.0.push(Row {
+            change,
+            times: vec![(Protocol::Udp, time)],
+        });
     }
 
     /// # Panics

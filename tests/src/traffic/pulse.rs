@@ -16,7 +16,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, setsocko
 use crate::host::Pod;
 use crate::netns::NetNs;
 
-/// Octets of a packet's payload.
+/// Octets of a packet's payload, unless others are asked for.
 const SIZE: usize = 64;
 /// How long one wait for a packet lasts, until the end is looked for.
 const PATIENCE: Duration = Duration::from_millis(20);
@@ -115,6 +115,20 @@ impl Pulse {
     /// # Errors
     /// As there.
     pub fn to(from: &Pod, to: &Pod, target: SocketAddr, protocol: Protocol) -> Result<Self> {
+        Self::sized(from, to, target, protocol, SIZE)
+    }
+
+    /// As [`to`](Self::to), with packets of `size` octets of payload, 8 at least.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn sized(
+        from: &Pod,
+        to: &Pod,
+        target: SocketAddr,
+        protocol: Protocol,
+        size: usize,
+    ) -> Result<Self> {
         let record = Arc::new(Record {
             start: Instant::now(),
             sent: AtomicU64::new(0),
@@ -124,9 +138,9 @@ impl Pulse {
             stop: AtomicBool::new(false),
         });
         let ends = match protocol {
-            Protocol::Udp => udp(from, to, target, &record),
-            Protocol::Tcp => tcp(from, to, target, &record),
-            Protocol::Icmp => icmp(from, target, &record),
+            Protocol::Udp => udp(from, to, target, size, &record),
+            Protocol::Tcp => tcp(from, to, target, size, &record),
+            Protocol::Icmp => icmp(from, target, size, &record),
         };
         let ends = ends.with_context(|| format!("{} to {target}", protocol.name()))?;
         Ok(Self {
@@ -174,17 +188,29 @@ impl Drop for Pulse {
 
 type Ends = [JoinHandle<()>; 2];
 
-fn udp(from: &Pod, to: &Pod, mut target: SocketAddr, record: &Arc<Record>) -> Result<Ends> {
+fn udp(
+    from: &Pod,
+    to: &Pod,
+    mut target: SocketAddr,
+    size: usize,
+    record: &Arc<Record>,
+) -> Result<Ends> {
     let receiving = bind(&to.ns, target.port())?;
     target.set_port(receiving.local_addr()?.port());
     let sending = bind(&from.ns, 0)?;
     sending.connect(target)?;
-    let send = move |number: u64| sending.send(&piece(number)).map(drop);
+    let send = move |number: u64| sending.send(&piece(number, size)).map(drop);
     let sender = pace(record, Protocol::Udp, send);
     Ok([sender, count(record, receiving, |_| true)])
 }
 
-fn tcp(from: &Pod, to: &Pod, mut target: SocketAddr, record: &Arc<Record>) -> Result<Ends> {
+fn tcp(
+    from: &Pod,
+    to: &Pod,
+    mut target: SocketAddr,
+    size: usize,
+    record: &Arc<Record>,
+) -> Result<Ends> {
     let any = (Ipv4Addr::UNSPECIFIED, target.port());
     let listener = to.ns.enter(|| TcpListener::bind(any))??;
     target.set_port(listener.local_addr()?.port());
@@ -195,15 +221,15 @@ fn tcp(from: &Pod, to: &Pod, mut target: SocketAddr, record: &Arc<Record>) -> Re
     sending.set_nonblocking(true)?;
     let (mut receiving, _) = listener.accept()?;
     receiving.set_read_timeout(Some(PATIENCE))?;
-    let send = move |number: u64| sending.write_all(&piece(number));
+    let send = move |number: u64| sending.write_all(&piece(number, size));
     let sender = pace(record, Protocol::Tcp, send);
     let record = Arc::clone(record);
     let receiver = thread::spawn(move || {
-        let mut buffer = vec![0; SIZE << 8];
+        let mut buffer = vec![0; size << 8];
         while !record.is_over() {
             match receiving.read(&mut buffer) {
                 Ok(0) => return,
-                Ok(len) => record.note_received(len.div_ceil(SIZE) as u64),
+                Ok(len) => record.note_received(len.div_ceil(size) as u64),
                 Err(_) => {}
             }
         }
@@ -211,7 +237,7 @@ fn tcp(from: &Pod, to: &Pod, mut target: SocketAddr, record: &Arc<Record>) -> Re
     Ok([sender, receiver])
 }
 
-fn icmp(from: &Pod, target: SocketAddr, record: &Arc<Record>) -> Result<Ends> {
+fn icmp(from: &Pod, target: SocketAddr, size: usize, record: &Arc<Record>) -> Result<Ends> {
     static LAST: AtomicU16 = AtomicU16::new(0);
     let id = LAST.fetch_add(1, Ordering::Relaxed).to_be_bytes();
     let open = || {
@@ -224,7 +250,7 @@ fn icmp(from: &Pod, target: SocketAddr, record: &Arc<Record>) -> Result<Ends> {
     sending.set_read_timeout(Some(PATIENCE))?;
     sending.connect((target.ip(), 0))?;
     let receiving = sending.try_clone()?;
-    let send = move |number: u64| sending.send(&echo_request(id, number)).map(drop);
+    let send = move |number: u64| sending.send(&echo_request(id, number, size)).map(drop);
     let sender = pace(record, Protocol::Icmp, send);
     // Type 0 behind an IPv4 header of 20 octets, and the number of the sender.
     let is_answer = move |packet: &[u8]| packet.get(20) == Some(&0) && packet.get(24..26) == Some(&id);
@@ -239,16 +265,16 @@ fn bind(ns: &NetNs, port: u16) -> Result<UdpSocket> {
 }
 
 /// Payload: the number, then zeros.
-fn piece(number: u64) -> [u8; SIZE] {
-    let mut piece = [0; SIZE];
+fn piece(number: u64, size: usize) -> Vec<u8> {
+    let mut piece = vec![0; size];
     piece[..8].copy_from_slice(&number.to_be_bytes());
     piece
 }
 
 /// An echo request (RFC 792) with the number as its sequence number.
-fn echo_request([high, low]: [u8; 2], number: u64) -> [u8; SIZE] {
+fn echo_request([high, low]: [u8; 2], number: u64, size: usize) -> Vec<u8> {
     let [.., first, second] = number.to_be_bytes();
-    let mut packet = [0; SIZE];
+    let mut packet = vec![0; size];
     packet[..8].copy_from_slice(&[8, 0, 0, 0, high, low, first, second]);
     let checksum = checksum(sum(&packet));
     packet[2..4].copy_from_slice(&checksum);
@@ -263,7 +289,7 @@ fn count(
 ) -> JoinHandle<()> {
     let record = Arc::clone(record);
     thread::spawn(move || {
-        let mut buffer = [0; 2048];
+        let mut buffer = [0; 4096];
         while !record.is_over() {
             match socket.recv(&mut buffer) {
                 Ok(len) if is_ours(&buffer[..len]) => record.note_received(1),
