@@ -14,6 +14,7 @@ pub mod judge;
 pub mod liberal;
 pub mod others;
 pub mod programs;
+pub mod rps;
 pub mod rules;
 pub mod ruleset;
 pub mod run;
@@ -26,6 +27,7 @@ use std::time::Duration;
 
 use flannel_ebpf::abi;
 use ipnetwork::Ipv4Network;
+use tokio::time::sleep;
 use tracing::{info, warn};
 
 use self::endpoints::{Endpoint, Found, Host, WhyNot, find, unbridged};
@@ -34,8 +36,8 @@ use self::others::Sides;
 use self::programs::Programs;
 use self::sweep::Flows;
 use crate::cli::FastPathMode;
-use crate::dataplane;
 use crate::dataplane::pin::Pins;
+use crate::dataplane::{self, attach};
 use crate::error::chain;
 use crate::netlink::{self, Netlink};
 use crate::status;
@@ -142,7 +144,7 @@ impl FastPath {
                     self.close(obstacles).await;
                     return;
                 }
-                self.open(found)
+                self.open(found).await
             }
             Err(error) => Err(error.into()),
         };
@@ -164,7 +166,7 @@ impl FastPath {
         self.close(obstacles).await;
     }
 
-    fn open(&mut self, found: Found) -> Result<(), Error> {
+    async fn open(&mut self, found: Found) -> Result<(), Error> {
         let is_first = self.programs.is_none();
         if is_first {
             let programs = Programs::load(&self.spec.dataplane)?;
@@ -177,14 +179,27 @@ impl FastPath {
         let Some(programs) = &mut self.programs else {
             return Ok(());
         };
-        // An earlier run may have left programs on those that are not used any more.
-        let former = found.unusable.iter().map(|(endpoint, _)| endpoint);
-        let former = former.filter(|_| is_first);
-        for endpoint in self.attached.difference(&found.usable).chain(former) {
-            // Most are gone with their pod, and their programs with them.
+        // Those that are not used any more, and any that an earlier run may have used. Most are gone
+        // with their pod, and their programs with them.
+        let unused = found.unusable.iter().map(|(endpoint, _)| endpoint);
+        let unused = unused.filter(|endpoint| is_first || self.attached.contains(endpoint));
+        let former = self.attached.difference(&found.usable);
+        let leaving: BTreeSet<Endpoint> = former.chain(unused).cloned().collect();
+        let is_there = |it: &&Endpoint| attach::index(&it.name) == it.index;
+        let leaving: Vec<_> = leaving.iter().filter(is_there).collect();
+        if !leaving.is_empty() {
+            // No packet may be on its way to a program that goes, and none that it still sees may
+            // admit a flow: the kernel takes it off after a grace period only.
+            programs.set(abi::FastPath::default())?;
+            sleep(IN_FLIGHT).await;
+        }
+        for endpoint in &leaving {
             if let Err(error) = programs.detach(endpoint) {
                 warn!(%endpoint, error = chain(&error), "a program stays on an interface");
             }
+        }
+        if !leaving.is_empty() {
+            sleep(IN_FLIGHT).await;
         }
         let mut attached: BTreeSet<_> =
             self.attached.intersection(&found.usable).cloned().collect();
@@ -244,7 +259,7 @@ impl FastPath {
             if let Err(error) = programs.set(abi::FastPath::default()) {
                 warn!(error = chain(&error), "the fast path is on until its bound");
             }
-            tokio::time::sleep(IN_FLIGHT).await;
+            sleep(IN_FLIGHT).await;
             for endpoint in std::mem::take(&mut self.attached) {
                 if let Err(error) = programs.detach(&endpoint) {
                     warn!(%endpoint, error = chain(&error), "a program stays on an interface");
@@ -301,15 +316,19 @@ impl FastPath {
             addresses,
             routed,
             programs: BTreeSet::new(),
+            spread: BTreeSet::new(),
         };
         let others = others::Programs::read(&self.netlink).await?;
-        let mut programs = BTreeSet::new();
+        let (mut programs, mut spread) = (BTreeSet::new(), BTreeSet::new());
         for link in host.on_the_way(own) {
+            if rps::is_spread(&link.name, link.index) {
+                spread.insert(link.index);
+            }
             if others.has_foreign(link.index, &link.name, Sides::Both).await? {
                 programs.insert(link.index);
             }
         }
-        host.programs = programs;
+        (host.programs, host.spread) = (programs, spread);
         let mut obstacles = Vec::new();
         for link in &host.links {
             let sides = if self.spec.device.as_ref() == Some(&link.name) {
@@ -319,10 +338,14 @@ impl FastPath {
             } else {
                 continue;
             };
-            let shaper = (sides == Sides::Both).then(|| others::shaper(link)).flatten();
             let has_foreign = others.has_foreign(link.index, &link.name, sides).await?;
-            let program = has_foreign.then_some(WhyNot::Program);
-            let found = shaper.into_iter().chain(program);
+            let mut found: Vec<_> = has_foreign.then_some(WhyNot::Program).into_iter().collect();
+            if sides == Sides::Both {
+                found.extend(others::shaper(link));
+                let is_spread = rps::is_spread(&link.name, link.index);
+                found.extend(is_spread.then_some(WhyNot::Rps));
+            }
+            let found = found.into_iter();
             obstacles.extend(found.map(|why| format!("{} {why}", link.name)));
         }
         Ok((find(&host, own), obstacles))

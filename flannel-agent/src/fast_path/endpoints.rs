@@ -34,6 +34,9 @@ pub enum WhyNot {
     /// Somebody's TC program or filter wants to see packets.
     #[error("has a TC program of somebody else")]
     Program,
+    /// A packet of its may overtake another one on its way through the stack.
+    #[error("spreads packets over processors (RPS)")]
+    Rps,
     /// Nothing goes through it.
     #[error("is down")]
     Down,
@@ -53,6 +56,8 @@ pub struct Host {
     pub routed: BTreeSet<u32>,
     /// Links, of those that matter, with a TC program of somebody else.
     pub programs: BTreeSet<u32>,
+    /// Links, of those that matter, whose packets change the processor.
+    pub spread: BTreeSet<u32>,
 }
 
 impl Host {
@@ -93,10 +98,13 @@ impl Host {
         if !link.is_up {
             return Some(WhyNot::Down);
         }
-        on_link(link).or_else(|| {
-            let has_program = self.programs.contains(&link.index);
-            has_program.then_some(WhyNot::Program)
-        })
+        if self.programs.contains(&link.index) {
+            return Some(WhyNot::Program);
+        }
+        if self.spread.contains(&link.index) {
+            return Some(WhyNot::Rps);
+        }
+        on_link(link)
     }
 }
 

@@ -158,8 +158,8 @@ pub(super) fn hold(cluster: &Cluster, host: usize, changes: &[Change], table: &m
 
 /// How long flows have gone on after a change.
 pub(super) struct Row {
-    change: String,
-    times: Vec<(Protocol, Duration)>,
+    pub(super) change: String,
+    pub(super) times: Vec<(Protocol, Duration)>,
 }
 
 /// Rows, printed at the end and held against the bound.

@@ -3,13 +3,13 @@
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flannel_tests::cluster::Cluster;
 use flannel_tests::traffic::pulse::{Protocol, Pulse};
 use flannel_tests::wait;
 
-use super::row::{BOUND, Flows};
+use super::row::{BOUND, Flows, Table};
 use super::{cluster, made_of};
 
 /// As kube-proxy writes it, and as whoever lets only the first host open connections does.
@@ -134,7 +134,7 @@ fn long_and_idle_connections_survive_rules_by_state() {
 
 #[test]
 fn what_belongs_to_no_connection_stays_out() {
-    let cluster = cluster_with_state();
+    let (cluster, mut table) = (cluster_with_state(), Table::default());
     let flows = Flows::start(&cluster);
     // The other way a connection may not be opened, whatever is admitted.
     for protocol in [Protocol::Udp, Protocol::Icmp] {
@@ -146,17 +146,18 @@ fn what_belongs_to_no_connection_stays_out() {
         assert_eq!(back.received(), 0, "{protocol:?}");
     }
     flows.wait_admitted();
-    // Where no new connections are let in any more, those that are known go on.
+    // Where no new connections are let in any more, those that have been answered go on; datagrams
+    // that nobody has answered belong to none.
     let deny = "delete chain ip state forward; \
          add chain ip state forward { type filter hook forward priority 10; policy drop; }; \
          add rule ip state forward ct state established accept";
     let ns = &cluster.host(1).ns;
     ns.run("nft", &[deny]).expect("rules");
-    flows.wait_admitted();
-    let late = Pulse::start(cluster.pod(0), cluster.pod(1), Protocol::Udp).expect("pulse");
-    wait::until("attempts", Duration::from_secs(5), || {
-        Ok((late.sent() > 200).then_some(()))
-    })
-    .expect("sent");
-    assert_eq!(late.received(), 0);
+    let changed = Instant::now();
+    let row = flows.held("unanswered datagrams on the receiver", changed);
+    table.note(row.change.clone(), row.times[0].1);
+    for pulse in &flows.pulses[1..] {
+        assert!(pulse.last().elapsed() < BOUND, "{:?} goes on", pulse.protocol);
+    }
+    table.check();
 }
