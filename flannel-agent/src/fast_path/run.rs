@@ -137,9 +137,10 @@ fn obstacles(is_ebpf: &watch::Receiver<bool>, rules: &Rules) -> Vec<String> {
 
 fn look_at(event: &NetlinkEvent) -> Look {
     match event {
-        NetlinkEvent::Overrun | NetlinkEvent::Link { .. } | NetlinkEvent::Address { .. } => {
-            Look::Pods
-        }
+        NetlinkEvent::Overrun
+        | NetlinkEvent::Link { .. }
+        | NetlinkEvent::Address { .. }
+        | NetlinkEvent::TrafficControl => Look::Pods,
         NetlinkEvent::Route { oif, .. } if oif.is_some() => Look::Pods,
         _ => Look::Flows,
     }

@@ -11,7 +11,7 @@ use flannel_tests::cluster::Cluster;
 use flannel_tests::mounts::BPFFS;
 use flannel_tests::wait;
 
-use super::row::{BOUND, Flows, MARGIN, Table};
+use super::row::{Flows, Table};
 use super::{cluster, wait_for_pods};
 
 /// Where a packet from the first host's pod to the second's goes through a hook: behind it on the
@@ -116,10 +116,11 @@ fn shapers_shape() {
         let changed = Instant::now();
         let agent = &cluster.agents[host];
         if interface != "eth0" {
-            wait::until("the pod to be left alone", BOUND + MARGIN, || {
+            wait::until("the pod to be left alone", Duration::from_secs(5), || {
                 let status = agent.status()?.fast_path;
                 let is_told = status.skipped.iter().any(|why| why.contains("tbf"));
-                Ok((status.pods == 0 && is_told).then_some(()))
+                anyhow::ensure!(status.pods == 0 && is_told, "{status:?}");
+                Ok(Some(()))
             })
             .expect("left alone, with the reason");
         }
