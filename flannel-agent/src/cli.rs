@@ -18,7 +18,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory as _, FromArgMatches as _};
 use thiserror::Error;
 
-pub use self::choice::{DatapathMode, EbpfLogLevel, FastPathMode, OnLeaseLoss, TcAttach};
+pub use self::choice::{DatapathMode, EbpfLogLevel, FastPathMode, OnLeaseLoss, TcAttach, XdpMode};
 pub use self::command::{CleanupMode, Command, Output};
 use self::command::{Cli, DOCKER_OPTS, Shell, Sub};
 use self::inapplicable::Verdict;

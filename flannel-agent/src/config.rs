@@ -15,7 +15,7 @@ use tracing::Level;
 
 pub use self::endpoint::Endpoint;
 use crate::cli::{
-    DatapathMode, EbpfLogLevel, FastPathMode, OnLeaseLoss, PlaceArgs, RunArgs, TcAttach,
+    DatapathMode, EbpfLogLevel, FastPathMode, OnLeaseLoss, PlaceArgs, RunArgs, TcAttach, XdpMode,
 };
 use crate::iface::Selection;
 use crate::notify;
@@ -44,6 +44,8 @@ pub struct Config {
     pub datapath: DatapathMode,
     /// How TC programs are attached.
     pub tc_attach: TcAttach,
+    /// Whether XDP takes tunnel headers off.
+    pub xdp: XdpMode,
     /// Whether established flows go around the stack.
     pub fast_path: FastPathMode,
     /// How long until the rules are asked again.
@@ -158,6 +160,7 @@ impl Config {
             on_lease_loss,
             datapath,
             tc_attach,
+            xdp,
             fast_path,
             fast_path_bound,
             fast_path_flows,
@@ -210,6 +213,7 @@ impl Config {
             rules,
             datapath,
             tc_attach,
+            xdp,
             fast_path,
             fast_path_bound: Duration::from_millis(fast_path_bound),
             fast_path_flows,

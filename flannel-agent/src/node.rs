@@ -424,7 +424,22 @@ impl Node {
                 device: self.device.as_ref().map(|device| device.name.as_str()),
             })?;
         }
+        if scope.device {
+            self.keep_xdp().await?;
+        }
         probe(&self.netlink, self.local.ifindex, unresolved).await;
+        Ok(())
+    }
+
+    /// The XDP program, which comes after all others are attached.
+    async fn keep_xdp(&mut self) -> Result<(), Error> {
+        let links = self.netlink.links().await?;
+        let external = links.iter().find(|link| link.name == self.spec.external);
+        if let (Some(external), Some(dataplane)) = (external, self.datapath.dataplane())
+            && dataplane.is_attached()
+        {
+            dataplane.keep_xdp(external, &links);
+        }
         Ok(())
     }
 
@@ -554,6 +569,7 @@ fn config(backend: &dyn Backend, device: Option<&Device>, local: &Local) -> abi:
         local_ip: local.address.octets(),
         udp_port: local.port.unwrap_or(0).to_be_bytes(),
         device_ifindex: device.map_or(0, |device| device.index),
+        external_mac: local.mac.0,
         ..abi::Config::zeroed()
     };
     match device {

@@ -101,6 +101,19 @@ pub struct Datapath {
     pub programs: Vec<Program>,
     /// Packets by outcome; empty on the kernel path.
     pub counters: Vec<Counter>,
+    /// What XDP does on the external interface; absent on the kernel path.
+    pub xdp: Option<Xdp>,
+}
+
+/// Taking tunnel headers off in the driver of the external interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Xdp {
+    /// What was asked for: `auto`, `native` or `off`.
+    pub requested: String,
+    /// Whether it is in use.
+    pub active: bool,
+    /// Why, in one line.
+    pub reason: String,
 }
 
 /// The fast path: flows that go around routing and netfilter for a while.

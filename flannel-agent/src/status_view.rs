@@ -128,11 +128,17 @@ impl View {
             reason,
             programs,
             counters: _,
+            xdp,
         } = datapath;
         self.row(
             "data path",
             format!("{active} ({requested} asked for): {reason}"),
         );
+        if let Some(xdp) = xdp {
+            let active = if xdp.active { "on" } else { "off" };
+            let (requested, reason) = (&xdp.requested, &xdp.reason);
+            self.row("XDP", format!("{active} ({requested} asked for): {reason}"));
+        }
         let program = |program: &crate::status::Program| {
             let crate::status::Program {
                 name,
@@ -356,6 +362,7 @@ pub(crate) fn example() -> Status {
                 counter("egress", "oversize", false, 0),
                 counter("ingress", "decapsulated", true, 0),
             ],
+            xdp: None,
         },
         fast_path: FastPath {
             requested: "off".into(),

@@ -100,9 +100,48 @@ fn distinctive(ip: &Ipv4, rest: [u8; 4]) -> u32 {
     }
 }
 
+/// What stands in the place of the source address in a frame that is queued on its way into a pod:
+/// it is ours to write until the frame is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ticket {
+    /// How often the frame goes through the queue, from now on.
+    pub rounds: u8,
+    /// The admission that it was queued under, by the low half of [`Flow::expires`](crate::abi::Flow::expires).
+    pub admission: u32,
+}
+
+impl Ticket {
+    /// As octets of a link-layer address.
+    #[inline(always)]
+    #[must_use]
+    pub const fn to_address(self) -> [u8; 6] {
+        let [a, b, c, d] = self.admission.to_ne_bytes();
+        [self.rounds, 0, a, b, c, d]
+    }
+
+    /// Out of the octets of a link-layer address, whosever that is.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_address([rounds, _, a, b, c, d]: [u8; 6]) -> Self {
+        Self {
+            rounds,
+            admission: u32::from_ne_bytes([a, b, c, d]),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_ticket_fits_in_an_address() {
+        let ticket = Ticket {
+            rounds: 2,
+            admission: 0xfedc_ba98,
+        };
+        assert_eq!(Ticket::from_address(ticket.to_address()), ticket);
+    }
 
     #[test]
     fn only_tcp_packets_within_a_connection_may_be_on_the_fast_path() {

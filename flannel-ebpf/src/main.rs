@@ -12,6 +12,8 @@ mod maps;
 mod packet;
 #[cfg(any(target_arch = "bpf", ebpf_lint))]
 mod programs;
+#[cfg(any(target_arch = "bpf", ebpf_lint))]
+mod raw;
 
 /// Licence as the kernel reads it: helpers such as `bpf_skb_adjust_room` are for GPL programs.
 #[cfg(any(target_arch = "bpf", ebpf_lint))]

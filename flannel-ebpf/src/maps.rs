@@ -6,6 +6,8 @@
     reason = "a map's static is its name in the kernel"
 )]
 
+use core::ptr::NonNull;
+
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap};
 use aya_ebpf::macros::btf_map;
@@ -99,82 +101,75 @@ pub(crate) static flows: HashMap<FlowKey, Flow, MAX_FLOWS, { BPF_F_NO_PREALLOC a
 /// The admission of a flow, over or not.
 #[inline(always)]
 pub(crate) fn admission(key: FlowKey) -> Option<Admission> {
-    flows.get_ptr_mut(key).map(Admission)
+    flows.get_ptr_mut(key).and_then(NonNull::new).map(Admission)
 }
 
 /// An entry of `flows`. One that is replaced or removed meanwhile is freed after an RCU grace period
 /// (the map is not preallocated), so it is there until the program ends. Only the two counts of its
 /// packets are written in place.
 #[derive(Clone, Copy)]
-pub(crate) struct Admission(*mut Flow);
+pub(crate) struct Admission(NonNull<Flow>);
 
 impl Admission {
     /// [`Flow::expires`].
     #[inline(always)]
     pub(crate) fn expires(self) -> u64 {
         // SAFETY: the entry is there, and this word of it never changes.
-        unsafe { (*self.0).expires }
+        unsafe { (*self.0.as_ptr()).expires }
+    }
+
+    /// What tells it from the one before of the same flow.
+    #[inline(always)]
+    pub(crate) fn number(self) -> u32 {
+        self.expires() as u32
     }
 
     /// [`Flow::generation`].
     #[inline(always)]
     pub(crate) fn generation(self) -> u32 {
         // SAFETY: as above.
-        unsafe { (*self.0).generation }
+        unsafe { (*self.0.as_ptr()).generation }
     }
 
     /// [`Flow::ifindex`].
     #[inline(always)]
     pub(crate) fn ifindex(self) -> u32 {
         // SAFETY: as above.
-        unsafe { (*self.0).ifindex }
+        unsafe { (*self.0.as_ptr()).ifindex }
     }
 
     /// [`Flow::addresses`].
     #[inline(always)]
     pub(crate) fn addresses(self) -> Addresses {
         // SAFETY: as above.
-        unsafe { (*self.0).addresses }
+        unsafe { (*self.0.as_ptr()).addresses }
     }
 
     /// [`Flow::is_received`].
     #[inline(always)]
     pub(crate) fn is_received(self) -> bool {
         // SAFETY: as above.
-        unsafe { (*self.0).is_received != 0 }
+        unsafe { (*self.0.as_ptr()).is_received != 0 }
     }
 
     /// Whether a packet may go straight into the pod: some have been queued since the admission, and
     /// all of them have come out again.
     #[inline(always)]
     pub(crate) fn is_drained(self) -> bool {
-        let (queued, dequeued) = self.counts();
+        // SAFETY: the entry is there, and any value of the word is one.
+        let queued = unsafe { (&raw const (*self.0.as_ptr()).queued).read_volatile() };
+        // SAFETY: as above.
+        let dequeued = unsafe { (&raw const (*self.0.as_ptr()).dequeued).read_volatile() };
         queued != 0 && queued == dequeued
     }
 
-    /// Whether some that have been queued have not come out yet.
-    #[inline(always)]
-    pub(crate) fn is_queued(self) -> bool {
-        let (queued, dequeued) = self.counts();
-        queued != dequeued
-    }
-
-    #[inline(always)]
-    fn counts(self) -> (u64, u64) {
-        // SAFETY: the entry is there, and any value of the word is one.
-        let queued = unsafe { (&raw const (*self.0).queued).read_volatile() };
-        // SAFETY: as above.
-        let dequeued = unsafe { (&raw const (*self.0).dequeued).read_volatile() };
-        (queued, dequeued)
-    }
-
-    /// One more has been queued. What another CPU adds at that moment may be lost: a backlog is
-    /// one CPU's, and a flow that changes from one to another is in no order anyway.
+    /// One more has been queued. What another CPU adds at that moment may be lost, and the flow is
+    /// queued until its next admission: a backlog is one CPU's, and flows seldom change.
     #[inline(always)]
     pub(crate) fn count_queued(self) {
         // SAFETY: the entry is there; an aligned word is read and written whole.
         unsafe {
-            let word = &raw mut (*self.0).queued;
+            let word = &raw mut (*self.0.as_ptr()).queued;
             word.write_volatile(word.read_volatile() + 1);
         }
     }
@@ -184,7 +179,7 @@ impl Admission {
     pub(crate) fn count_dequeued(self) {
         // SAFETY: as above.
         unsafe {
-            let word = &raw mut (*self.0).dequeued;
+            let word = &raw mut (*self.0.as_ptr()).dequeued;
             word.write_volatile(word.read_volatile() + 1);
         }
     }

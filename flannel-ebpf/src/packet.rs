@@ -13,7 +13,7 @@ use aya_ebpf::helpers::{
 };
 use aya_ebpf::programs::TcContext;
 use bytemuck::{AnyBitPattern, NoUninit};
-use flannel_ebpf::abi::Encap;
+use flannel_ebpf::abi::{Encap, Stripped};
 use flannel_ebpf::wire::{ETHERTYPE_IPV4, Ethernet};
 
 /// What a program answers.
@@ -41,6 +41,10 @@ pub(crate) enum Side {
 
 /// `pkt_type` of a packet for this host (`include/uapi/linux/if_packet.h`).
 const PACKET_HOST: u32 = 0;
+
+/// What [`Packet::set_counted`] writes: where IPv4 keeps the length of a packet's options, no more
+/// than 40, so no packet from the stack has it (`struct inet_skb_parm` below `struct qdisc_skb_cb`).
+const COUNTED: u32 = 0xfffe_fefe;
 
 /// Flags of every room adjustment: the size of an aggregate's segments stays what it is, since it
 /// counts inner payload, and what is known of checksums stays known.
@@ -241,6 +245,38 @@ impl Packet {
             TC_ACT_REDIRECT => Verdict::Redirected,
             _ => Verdict::Dropped,
         }
+    }
+
+    /// Whether an XDP program has taken the headers of this kind of tunnel off.
+    #[inline(always)]
+    pub(crate) fn is_stripped(&self, encap: Encap) -> bool {
+        let start = self.skb().data_meta as usize;
+        if start + size_of::<Stripped>() > self.context.data() {
+            return false;
+        }
+        // SAFETY: in bounds as just checked; alignment 1, and any bytes are one.
+        let note = unsafe { &*(start as *const Stripped) };
+        *note == Stripped::new(encap)
+    }
+
+    /// Identifier of the VLAN whose tag the kernel keeps beside the packet; zero for none.
+    #[inline(always)]
+    pub(crate) fn vlan_id(&self) -> u32 {
+        self.skb().vlan_tci & 0xfff
+    }
+
+    /// Lets the program on the device that it is redirected to know that it is counted.
+    #[inline(always)]
+    pub(crate) fn set_counted(&self) {
+        // SAFETY: the context lives as long as the invocation, and the control block is the
+        // program's to write.
+        unsafe { (*self.context.skb.skb).cb[1] = COUNTED };
+    }
+
+    /// Whether another program has counted it on its way to this device.
+    #[inline(always)]
+    pub(crate) fn is_counted(&self) -> bool {
+        self.skb().cb[1] == COUNTED
     }
 
     /// Makes it a packet for this host, or for the pod that it is delivered into, whatever its

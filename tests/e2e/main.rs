@@ -26,3 +26,4 @@ mod routed;
 mod store;
 mod trouble;
 mod underlay;
+mod xdp;

@@ -31,7 +31,8 @@ fn start(place: &Place, tc_attach: TcAttach) -> Dataplane {
         vtep_mac: OWN_MAC,
         udp_port: 8_472_u16.to_be_bytes(),
         device_ifindex: index(place, DEVICE),
-        reserved: 0,
+        external_mac: [0; 6],
+        reserved: [0; 6],
     };
     dataplane.maps().set_config(&config).unwrap();
     let remote = Remote::new([10, 5, 1, 0], 24);

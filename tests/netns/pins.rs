@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use bytemuck::Zeroable as _;
 use flannel_agent::backend::vxlan;
-use flannel_agent::cli::TcAttach;
+use flannel_agent::cli::{TcAttach, XdpMode};
 use flannel_agent::dataplane::maps::{Maps, Part};
 use flannel_agent::dataplane::{Dataplane, Options};
 use flannel_agent::error::chain;
@@ -169,6 +169,7 @@ fn a_pin_path_off_bpffs_is_refused_with_the_remedy() {
     let options = Options {
         pin_path: dir.path().join("pins"),
         tc_attach: TcAttach::Auto,
+        xdp: XdpMode::Off,
         log_level: 0,
     };
     let error = chain(

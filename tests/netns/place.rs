@@ -6,7 +6,7 @@ use std::sync::Arc;
 use aya::programs::{SchedClassifier, TcAttachType};
 use aya::util::KernelVersion;
 use flannel_agent::backend::vxlan;
-use flannel_agent::cli::TcAttach;
+use flannel_agent::cli::{TcAttach, XdpMode};
 use flannel_agent::dataplane::{Dataplane, Interfaces, Options};
 use flannel_tests::mounts::{BPFFS, Mounts};
 use flannel_tests::netns::NetNs;
@@ -61,6 +61,7 @@ impl Place {
         Options {
             pin_path: self.pins.clone(),
             tc_attach,
+            xdp: XdpMode::Off,
             log_level: 0,
         }
     }

@@ -193,7 +193,8 @@ pub(crate) fn config() -> Config {
         vtep_mac: OWN_MAC,
         udp_port: 8_472_u16.to_be_bytes(),
         device_ifindex: DEVICE,
-        reserved: 0,
+        external_mac: [0; 6],
+        reserved: [0; 6],
     }
 }
 

@@ -47,6 +47,7 @@ pub(super) fn options(config: &Config) -> dataplane::Options {
     dataplane::Options {
         pin_path: config.bpf_pin_path.clone(),
         tc_attach: config.tc_attach,
+        xdp: config.xdp,
         log_level: config.ebpf_log_level as u8,
         flows: config.fast_path_flows,
     }

@@ -26,6 +26,17 @@ pub enum FastPathMode {
     Off,
 }
 
+/// Whether XDP takes tunnel headers off in the driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum XdpMode {
+    /// On NICs whose driver can.
+    Auto,
+    /// On whatever device the kernel lets it.
+    Native,
+    /// Never.
+    Off,
+}
+
 /// How TC programs are attached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum TcAttach {
@@ -76,6 +87,7 @@ shown_as_typed!(
     DatapathMode,
     FastPathMode,
     TcAttach,
+    XdpMode,
     EbpfLogLevel,
     OnLeaseLoss
 );

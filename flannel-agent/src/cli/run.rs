@@ -6,7 +6,7 @@ use clap::{ArgAction, Args};
 use flannel_ebpf::abi::MAX_FLOWS;
 
 use super::go;
-use super::{DatapathMode, EbpfLogLevel, FastPathMode, OnLeaseLoss, TcAttach};
+use super::{DatapathMode, EbpfLogLevel, FastPathMode, OnLeaseLoss, TcAttach, XdpMode};
 
 /// Where an agent keeps what others find it by.
 #[derive(Debug, Clone, Args)]
@@ -187,6 +187,9 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Data path", value_name = "FLOWS", default_value_t = MAX_FLOWS as u32,
         value_parser = clap::value_parser!(u32).range(64..=16_777_216))]
     pub fast_path_flows: u32,
+    /// Whether XDP takes tunnel headers off in the NIC's driver, before GRO
+    #[arg(long, help_heading = "Data path", value_name = "WHERE", default_value_t = XdpMode::Auto)]
+    pub xdp: XdpMode,
     /// How TC programs are attached
     #[arg(long, help_heading = "Data path", value_name = "HOW", default_value_t = TcAttach::Auto)]
     pub tc_attach: TcAttach,

@@ -10,6 +10,7 @@ pub mod maps;
 pub mod object;
 pub mod pin;
 pub mod probe;
+pub mod xdp;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -22,8 +23,10 @@ use flannel_ebpf::abi;
 use self::attach::{Hook, Mechanism};
 use self::maps::Maps;
 use self::pin::Pins;
-use crate::cli::TcAttach;
+use self::xdp::Stripper;
+use crate::cli::{TcAttach, XdpMode};
 use crate::error::chain;
+use crate::netlink::link::Link;
 use crate::status;
 
 /// Which interface of a node.
@@ -107,6 +110,8 @@ pub struct Options {
     pub pin_path: PathBuf,
     /// How programs attach.
     pub tc_attach: TcAttach,
+    /// Whether an XDP program goes before those that receive.
+    pub xdp: XdpMode,
     /// Level of the programs' own log: 0 is off, 1 error … 5 trace.
     pub log_level: u8,
     /// Capacity of the table of flows.
@@ -173,6 +178,7 @@ pub struct Dataplane {
     tc_attach: TcAttach,
     attachments: &'static [Attachment],
     attached: Vec<Attached>,
+    stripper: Stripper,
 }
 
 /// A program where it was attached.
@@ -212,6 +218,7 @@ impl Dataplane {
             tc_attach: options.tc_attach,
             attachments,
             attached: Vec::new(),
+            stripper: Stripper::new(options.xdp),
         })
     }
 
@@ -256,6 +263,25 @@ impl Dataplane {
             tracing::warn!(%error, "maps of an earlier version stay pinned");
         }
         Ok(())
+    }
+
+    /// Has tunnel headers taken off in the driver of the external interface, where that is wished
+    /// and can be; `links` are all of the host. For after [`attach`](Self::attach).
+    pub fn keep_xdp(&mut self, external: &Link, links: &[Link]) {
+        let Self {
+            ebpf,
+            pins,
+            attachments,
+            stripper,
+            ..
+        } = self;
+        stripper.keep(ebpf, pins, attachments, external, links);
+    }
+
+    /// What XDP does, for `status`.
+    #[must_use]
+    pub fn xdp(&self) -> status::Xdp {
+        self.stripper.status()
     }
 
     /// Whether every program hangs where it was attached: a deleted device takes its programs with
@@ -365,11 +391,10 @@ pub fn remove(
     if let Err(error) = maps::end_admissions(&pins) {
         tracing::warn!(error = chain(&error), "flows stay on the fast path until its bound");
     }
-    let pins = pins.remove_all()?;
-    let mut removed: Vec<String> = pins
-        .into_iter()
-        .map(|path| format!("pin {}", path.display()))
-        .collect();
+    // First: what it has stripped, only the TC program can deliver.
+    let mut removed = xdp::remove_but(&pins, None);
+    let others = pins.remove_all()?.into_iter();
+    removed.extend(others.map(|path| format!("pin {}", path.display())));
     removed.extend(detach_all(programs, interfaces)?);
     Ok(removed)
 }
@@ -386,7 +411,7 @@ pub fn remove_others(
     interfaces: Interfaces<'_>,
 ) -> Result<Vec<String>, Error> {
     let pins = Pins::new(pin_path);
-    let mut removed = Vec::new();
+    let mut removed = xdp::remove_but(&pins, xdp::before(used));
     let others = programs.iter().copied().flatten();
     for attachment in others.filter(|attachment| !used.contains(attachment)) {
         if pins.remove_link(attachment.program)? {

@@ -180,7 +180,7 @@ mod tests {
             controller: None,
             has_end_elsewhere: kind == "veth",
             qdisc: Some("noqueue".into()),
-            has_xdp: false,
+            xdp_id: None,
             vxlan: None,
         }
     }
@@ -246,7 +246,7 @@ mod tests {
             ),
             (
                 Link {
-                    has_xdp: true,
+                    xdp_id: Some(1),
                     ..base()
                 },
                 WhyNot::Xdp,

@@ -46,7 +46,7 @@ impl Sides {
 
 /// What the links themselves say: a queueing discipline that limits or shapes, an XDP program.
 pub(super) fn on_link(link: &Link) -> Option<WhyNot> {
-    if link.has_xdp {
+    if link.xdp_id.is_some() {
         return Some(WhyNot::Xdp);
     }
     let qdisc = link.qdisc.as_deref().unwrap_or("noqueue");

@@ -37,8 +37,8 @@ pub struct Link {
     pub has_end_elsewhere: bool,
     /// Kind of its root queueing discipline.
     pub qdisc: Option<String>,
-    /// Whether an XDP program is attached.
-    pub has_xdp: bool,
+    /// Kernel id of the XDP program that is attached.
+    pub xdp_id: Option<u32>,
     /// Parameters of a vxlan device.
     pub vxlan: Option<Vxlan>,
 }
@@ -307,7 +307,7 @@ pub(super) fn parse_link(message: &LinkMessage) -> Option<Link> {
         controller: None,
         has_end_elsewhere: false,
         qdisc: None,
-        has_xdp: false,
+        xdp_id: None,
         vxlan: None,
     };
     for attribute in &message.attributes {
@@ -320,7 +320,10 @@ pub(super) fn parse_link(message: &LinkMessage) -> Option<Link> {
             LinkAttribute::LinkNetNsId(_) => link.has_end_elsewhere = true,
             LinkAttribute::Qdisc(kind) => link.qdisc = Some(kind.clone()),
             LinkAttribute::Xdp(facts) => {
-                link.has_xdp = facts.iter().any(|fact| matches!(fact, LinkXdp::ProgId(_)));
+                link.xdp_id = facts.iter().find_map(|fact| match fact {
+                    LinkXdp::ProgId(id) => Some(*id),
+                    _ => None,
+                });
             }
             LinkAttribute::ParentDevBusName(bus) => link.bus = Some(bus.clone()),
             LinkAttribute::LinkInfo(infos) => {

@@ -126,11 +126,13 @@ impl Datapath {
             reason: self.reason.clone(),
             programs: Vec::new(),
             counters: Vec::new(),
+            xdp: None,
         };
         let Some(dataplane) = &self.dataplane else {
             return (status, None);
         };
         status.programs = dataplane.programs();
+        status.xdp = Some(dataplane.xdp());
         match dataplane.counters() {
             Ok(counters) => {
                 status.counters = counters;

@@ -108,7 +108,7 @@ outcomes! {
 
 outcomes! {
     /// Outcomes of packets that arrive on the external interface for the tunnel's port.
-    IngressOutcome, IngressCounters, carried: Decapsulated | Fast {
+    IngressOutcome, IngressCounters, carried: Decapsulated | Stripped | Fast {
         /// Delivered into the tunnel device by eBPF.
         Decapsulated decapsulated,
         /// Several packets merged by GRO or never split; the kernel's device knows how to unwrap those.
@@ -156,6 +156,8 @@ outcomes! {
         Direct direct,
         /// Delivered straight into a pod, as a packet of an admitted flow.
         Fast fast,
+        /// Delivered into the tunnel device by eBPF, XDP having taken the headers off.
+        Stripped stripped,
     }
 }
 
@@ -218,6 +220,6 @@ mod tests {
         let sent: Vec<_> = E::ALL.iter().filter(|o| o.is_handled()).collect();
         assert_eq!(sent, [&E::Encapsulated, &E::Fast]);
         let received: Vec<_> = I::ALL.iter().filter(|o| o.is_handled()).collect();
-        assert_eq!(received, [&I::Decapsulated, &I::Fast]);
+        assert_eq!(received, [&I::Decapsulated, &I::Fast, &I::Stripped]);
     }
 }

@@ -24,8 +24,10 @@ pub struct Config {
     pub udp_port: [u8; 2],
     /// Index of the tunnel device, which decapsulated packets enter.
     pub device_ifindex: u32,
+    /// Link-layer address of the external interface.
+    pub external_mac: [u8; 6],
     /// Zero.
-    pub reserved: u32,
+    pub reserved: [u8; 6],
 }
 
 /// How to reach a peer. Key: the address of its subnet.
@@ -102,6 +104,29 @@ impl Encap {
     }
 }
 
+/// The note that an XDP program leaves beside a frame whose tunnel headers it has taken off, in the
+/// frame's metadata.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Stripped {
+    /// By which it is told from the notes of others.
+    pub magic: [u8; 4],
+    /// Which headers: the number of an [`Encap`], in any byte order.
+    pub encap: [u8; 4],
+}
+
+impl Stripped {
+    /// The note for one kind of tunnel.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(encap: Encap) -> Self {
+        Self {
+            magic: *b"fl\xf1\x01",
+            encap: (encap as u32).to_ne_bytes(),
+        }
+    }
+}
+
 /// What went straight to a direct peer and came from it. Key: the address of its subnet.
 ///
 /// One value per CPU. The agent makes and removes the entries; programs only add to them.
@@ -154,7 +179,7 @@ mod pod {
     unsafe impl aya::Pod for super::Traffic {}
 }
 
-const _: () = assert!(size_of::<Config>() == 32 && size_of::<Peer>() == 88);
+const _: () = assert!(size_of::<Config>() == 40 && size_of::<Peer>() == 88);
 const _: () = assert!(size_of::<Remote>() == 12 && size_of::<Traffic>() == 32);
 const _: () = assert!(Encap::Direct as u32 == 14 && Encap::Udp as u32 == 42);
 const _: () = assert!(Encap::Vxlan as u32 == 64);

@@ -13,7 +13,7 @@ pub use self::counter::{
     IngressOutcome,
 };
 pub use self::fast::{Candidate, FastPath, Flow, FlowKey};
-pub use self::map::{Config, Encap, Peer, Remote, Traffic};
+pub use self::map::{Config, Encap, Peer, Remote, Stripped, Traffic};
 
 /// Version of every layout in this module.
 pub const VERSION: u32 = 4;
@@ -102,7 +102,8 @@ pub(crate) mod tests {
             vtep_mac: [0x5e, 1, 2, 3, 4, 12],
             udp_port: 8472_u16.to_be_bytes(),
             device_ifindex: 9,
-            reserved: 0,
+            external_mac: [2, 0, 0, 0, 0, 12],
+            reserved: [0; 6],
         }
     }
 }

@@ -16,6 +16,9 @@ use crate::packet::{Packet, Verdict};
 #[classifier]
 pub(crate) fn direct_egress(context: TcContext) -> i32 {
     let packet = Packet::new(context);
+    if packet.is_counted() {
+        return Verdict::Kernel as i32;
+    }
     if let Some(ip) = header(&packet)
         && let Some(subnet) = subnet_of(ip.destination)
     {
@@ -50,8 +53,8 @@ pub(crate) fn direct_ingress(context: TcContext) -> i32 {
 #[inline(always)]
 fn receive(packet: &Packet, ip: &Ipv4, size: Size) -> Option<Verdict> {
     ingress::check_arrival(packet).ok()?;
-    let delivery = fast::delivery(packet, Encap::Direct, ip, Ethernet::LEN)?;
-    Some(fast::deliver(packet, &delivery, size).unwrap_or(Verdict::Dropped))
+    let flow = fast::delivery(packet, Encap::Direct, ip, Ethernet::LEN)?;
+    Some(fast::deliver(packet, Encap::Direct, flow, size).unwrap_or(Verdict::Dropped))
 }
 
 /// The IPv4 header of a frame, if that is what it holds. One outside the linear part is not worth

@@ -25,7 +25,33 @@ pub(super) fn run(
         return Verdict::Kernel as i32;
     }
     let size = Size::of(packet);
-    let (outcome, verdict) = match receive(packet, config) {
+    finish(packet, size, receive(packet, config))
+}
+
+/// Runs `receive` on a packet whose tunnel headers an XDP program has taken off, after all checks.
+/// What cannot be delivered now is lost: the headers are gone.
+#[inline(always)]
+pub(super) fn run_stripped(
+    packet: &Packet,
+    receive: impl FnOnce(&Packet, &Config) -> Option<(IngressOutcome, Verdict)>,
+) -> i32 {
+    let size = Size::of(packet);
+    // A tag that is left belongs to a VLAN that this host is not in; its packets end here.
+    let received = match maps::config.get(0) {
+        Some(config) if packet.vlan_id() == 0 => receive(packet, config),
+        _ => None,
+    };
+    finish(packet, size, received.ok_or(IngressOutcome::Failed))
+}
+
+/// Counts the outcome and gives the kernel its answer.
+#[inline(always)]
+fn finish(
+    packet: &Packet,
+    size: Size,
+    received: Result<(IngressOutcome, Verdict), IngressOutcome>,
+) -> i32 {
+    let (outcome, verdict) = match received {
         Ok(done) => {
             trace!(packet.context(), "decapsulated");
             done

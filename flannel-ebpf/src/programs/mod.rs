@@ -8,6 +8,10 @@
 //! | `udp_decap`      | tc ingress, external interface | flannel's UDP from a peer, into the TUN    |
 //! | `direct_egress`  | tc egress, external interface  | nothing: counts IPv4 to direct peers       |
 //! | `direct_ingress` | tc ingress, external interface | nothing: counts IPv4 from direct peers     |
+//! | `from_pod`       | tc ingress, a pod's interface  | packets of admitted flows, to peer or pod  |
+//! | `to_pod`         | tc egress, a pod's interface   | nothing: admits flows to the fast path     |
+//! | `xdp_vxlan`      | XDP, external interface        | the headers off for `vxlan_decap`          |
+//! | `xdp_udp`        | XDP, external interface        | the headers off for `udp_decap`            |
 //! | `probe_helpers`  | none: test runs of the agent   | nothing: tries what helpers accept         |
 //!
 //! A program is a decision (`Result<_, Outcome>`), an action, and one count at its edge. On doubt
@@ -21,3 +25,4 @@ mod ingress;
 mod probe;
 mod udp;
 mod vxlan;
+mod xdp;

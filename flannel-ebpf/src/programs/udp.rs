@@ -32,7 +32,11 @@ pub(crate) fn udp_encap(context: TcContext) -> i32 {
 
 #[classifier]
 pub(crate) fn udp_decap(context: TcContext) -> i32 {
-    ingress::run(&Packet::new(context), receive)
+    let packet = Packet::new(context);
+    if packet.is_stripped(Encap::Udp) {
+        return ingress::run_stripped(&packet, receive_stripped);
+    }
+    ingress::run(&packet, receive)
 }
 
 #[inline(always)]
@@ -88,15 +92,16 @@ fn receive(packet: &Packet, config: &Config) -> Result<(IngressOutcome, Verdict)
     }
     ingress::check_checksum(packet, outer, &[], inner)?;
     let hop = ttl::next_hop(inner).ok_or(IngressOutcome::Ttl)?;
-    let delivery = fast::delivery(packet, Encap::Udp, inner, Datagram::LEN);
+    let flow = fast::delivery(packet, Encap::Udp, inner, Datagram::LEN);
     let size = Size::of(packet);
 
     if !packet.remove_room(Encap::Udp) {
         return Err(IngressOutcome::NoRoom);
     }
     packet.drop_checksum_level();
-    if let Some(delivery) = delivery {
-        let verdict = fast::deliver(packet, &delivery, size).ok_or(IngressOutcome::Failed)?;
+    if let Some(flow) = flow {
+        let verdict =
+            fast::deliver(packet, Encap::Udp, flow, size).ok_or(IngressOutcome::Failed)?;
         return Ok((IngressOutcome::Fast, verdict));
     }
     if !packet.write(Ethernet::LEN + Hop::OFFSET, &hop) {
@@ -104,6 +109,26 @@ fn receive(packet: &Packet, config: &Config) -> Result<(IngressOutcome, Verdict)
     }
     let verdict = packet.redirect(config.device_ifindex, Side::Ingress);
     Ok((IngressOutcome::Decapsulated, verdict))
+}
+
+/// The inner packet behind the outer link-layer header, or a whole aggregate of such.
+#[inline(always)]
+fn receive_stripped(packet: &Packet, config: &Config) -> Option<(IngressOutcome, Verdict)> {
+    let is_there = packet.header::<Ipv4>(Ethernet::LEN).is_some();
+    if !is_there && !packet.pull(Ethernet::LEN + Ipv4::LEN) {
+        return None;
+    }
+    let ip: &Ipv4 = packet.header(Ethernet::LEN)?;
+    let hop = ttl::next_hop(ip)?;
+    if let Some(flow) = fast::delivery(packet, Encap::Udp, ip, Ethernet::LEN) {
+        let verdict = fast::deliver(packet, Encap::Udp, flow, Size::of(packet))?;
+        return Some((IngressOutcome::Fast, verdict));
+    }
+    if !packet.write(Ethernet::LEN + Hop::OFFSET, &hop) {
+        return None;
+    }
+    let verdict = packet.redirect(config.device_ifindex, Side::Ingress);
+    Some((IngressOutcome::Stripped, verdict))
 }
 
 /// An aggregate that is one TCP packet between pods, not split yet, can be taken as it is. One whose

@@ -32,7 +32,11 @@ pub(crate) fn vxlan_encap(context: TcContext) -> i32 {
 
 #[classifier]
 pub(crate) fn vxlan_decap(context: TcContext) -> i32 {
-    ingress::run(&Packet::new(context), receive)
+    let packet = Packet::new(context);
+    if packet.is_stripped(Encap::Vxlan) {
+        return ingress::run_stripped(&packet, receive_stripped);
+    }
+    ingress::run(&packet, receive)
 }
 
 #[inline(always)]
@@ -86,12 +90,12 @@ fn receive(packet: &Packet, config: &Config) -> Result<(IngressOutcome, Verdict)
     ingress::check_checksum(packet, outer, bytemuck::bytes_of(shim), inner)?;
     let mark = decap::inner_mark(&outer.ip, inner)?;
     // A mark to be carried over is for the standard path.
-    let delivery = match mark {
+    let flow = match mark {
         None => fast::delivery(packet, Encap::Vxlan, inner, Headers::LEN),
         Some(_) => fast::left_for_mark(packet),
     };
     let size = Size::of(packet);
-    if delivery.is_none() && packet.gso_size() != 0 {
+    if flow.is_none() && packet.gso_size() != 0 {
         return Err(IngressOutcome::Aggregate);
     }
     let addresses = shim.inner.addresses();
@@ -100,8 +104,9 @@ fn receive(packet: &Packet, config: &Config) -> Result<(IngressOutcome, Verdict)
         return Err(IngressOutcome::NoRoom);
     }
     packet.drop_checksum_level();
-    if let Some(delivery) = delivery {
-        let verdict = fast::deliver(packet, &delivery, size).ok_or(IngressOutcome::Failed)?;
+    if let Some(flow) = flow {
+        let verdict =
+            fast::deliver(packet, Encap::Vxlan, flow, size).ok_or(IngressOutcome::Failed)?;
         return Ok((IngressOutcome::Fast, verdict));
     }
     // The outer link-layer header is in front of the inner packet now: make it the inner one (the
@@ -111,6 +116,22 @@ fn receive(packet: &Packet, config: &Config) -> Result<(IngressOutcome, Verdict)
     }
     let verdict = packet.redirect(config.device_ifindex, Side::Ingress);
     Ok((IngressOutcome::Decapsulated, verdict))
+}
+
+/// The inner frame, or a whole aggregate of them. A header outside the linear part is for the
+/// standard path, which does not need it here.
+#[inline(always)]
+fn receive_stripped(packet: &Packet, config: &Config) -> Option<(IngressOutcome, Verdict)> {
+    let inner: Option<&Inner> = packet.header(0);
+    let flow = inner.and_then(|it| fast::delivery(packet, Encap::Vxlan, &it.ip, Ethernet::LEN));
+    if let Some(flow) = flow {
+        // The device has taken it for somebody else's, by the inner link-layer address.
+        packet.set_for_host();
+        let verdict = fast::deliver(packet, Encap::Vxlan, flow, Size::of(packet))?;
+        return Some((IngressOutcome::Fast, verdict));
+    }
+    let verdict = packet.redirect(config.device_ifindex, Side::Ingress);
+    Some((IngressOutcome::Stripped, verdict))
 }
 
 /// Writes the changed octets of the inner header. Its sum stays the same (the checksum makes up for

@@ -2,6 +2,7 @@
 
 mod carry;
 mod devices;
+mod leave;
 mod limits;
 mod nat;
 mod pods;

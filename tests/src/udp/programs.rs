@@ -46,7 +46,8 @@ pub fn load(hosts: [&Host; 2], number: u8, external: External) -> Result<Program
         vtep_mac: [0; 6],
         udp_port: PORT.to_be_bytes(),
         device_ifindex: host.device_index(DEVICE_NAME)?,
-        reserved: 0,
+        external_mac: [0; 6],
+        reserved: [0; 6],
     })?;
     let peer = hosts[usize::from(other)];
     programs.set_peer(network_of(other), &way(host, peer, external)?)?;

@@ -363,7 +363,7 @@ mod tests {
             controller: None,
             has_end_elsewhere: false,
             qdisc: None,
-            has_xdp: false,
+            xdp_id: None,
             vxlan: Some(Vxlan {
                 vni: 1,
                 lower: Some(7),

@@ -4,7 +4,7 @@ use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use flannel_ebpf::abi::{Candidate, FastOutcome, FastPath, Flow, FlowKey};
-use flannel_ebpf::fast::{PATIENCE, Transport, is_awaited, is_unchanged};
+use flannel_ebpf::fast::{Transport, is_awaited, is_unchanged};
 use flannel_ebpf::wire::{Addresses, Ethernet, Ipv4};
 
 use super::{Frame, key, settings};
@@ -126,14 +126,6 @@ fn flow(settings: &FastPath, ifindex: u32, addresses: Addresses) -> Flow {
 
 #[inline(always)]
 fn admit(packet: &Packet, key: FlowKey, flow: Flow) {
-    // What was queued under the admission before, and has not come out yet, would be counted under
-    // this one. Should it have been lost, the wait has an end.
-    if let Some(before) = maps::admission(key)
-        && before.is_queued()
-        && now() < before.expires() + PATIENCE
-    {
-        return;
-    }
     if maps::flows.insert(key, flow, BPF_ANY.into()).is_err() {
         count::fast(FastOutcome::TableFull, Size::of(packet));
     }

@@ -1,7 +1,17 @@
 //! What a pod receives.
+//!
+//! The standard path of a packet from the tunnel goes through the processor's backlog twice: into
+//! the tunnel device, and through the pod's veth. That of a direct peer's packet goes through the
+//! second one only. A packet that goes from the external interface straight into the pod overtakes
+//! those that wait there. Therefore packets are queued as often after an admission: into the host's
+//! end of the pod's veth, where `from_pod` finds them. The backlog is first in, first out, so these
+//! come behind all of the standard path that came before them; and when as many have come out as
+//! went in, nothing of the flow waits any more.
+//!
+//! In the place of its source address a queued frame has a [`Ticket`].
 
 use flannel_ebpf::abi::{Encap, FastOutcome};
-use flannel_ebpf::fast::Transport;
+use flannel_ebpf::fast::{Ticket, Transport};
 use flannel_ebpf::ttl::Hop;
 use flannel_ebpf::wire::{Addresses, Ethernet, Ipv4};
 
@@ -11,35 +21,23 @@ use crate::count::{self, Size};
 use crate::maps::{self, Admission};
 use crate::packet::{Packet, Side, Verdict};
 
-/// What [`deliver`] is to do with a received packet.
-///
-/// The standard path of a packet from the tunnel goes through the processor's backlog twice: into
-/// the tunnel device, and through the pod's veth. That of a direct peer's packet goes through the
-/// second one only. A packet that goes from the external interface straight into the pod overtakes
-/// those that wait there. Therefore packets are queued as often after an admission: into the host's
-/// end of the pod's veth, where `from_pod` finds them. The backlog is first in, first out, so these
-/// come behind all of the standard path that came before them; and when as many have come out as
-/// went in, nothing of the flow waits any more.
-///
-/// The source address of a frame that is queued twice is zero for the first time.
-pub(in super::super) struct Delivery {
-    flow: Admission,
-    /// Link-layer addresses to write.
-    addresses: Addresses,
-    /// The hops of this host off.
-    hop: Hop,
-    is_queued: bool,
+/// How many hops this host takes off a packet: its own, and where the tunnel counts as one, that.
+#[inline(always)]
+const fn own_hops(encap: Encap) -> u8 {
+    match encap {
+        Encap::Udp => 2,
+        Encap::Vxlan | Encap::Direct => 1,
+    }
 }
 
-/// The hops that this host takes off a packet: its own, and where the tunnel counts as one, that.
+/// What is left of its hops behind this host.
 #[inline(always)]
-pub(super) fn hops(encap: Encap, ip: &Ipv4) -> Result<Hop, FastOutcome> {
-    let hop = Hop::of(ip).next();
-    let hop = match encap {
-        Encap::Udp => hop.and_then(Hop::next),
-        Encap::Vxlan | Encap::Direct => hop,
-    };
-    hop.ok_or(FastOutcome::Unfit)
+pub(super) fn hops(encap: Encap, ip: &Ipv4) -> Option<Hop> {
+    let hop = Hop::of(ip).next()?;
+    match encap {
+        Encap::Udp => hop.next(),
+        Encap::Vxlan | Encap::Direct => Some(hop),
+    }
 }
 
 /// Looks the flow of a received packet up; `offset` is where its inner IPv4 header starts. Where
@@ -50,79 +48,65 @@ pub(in super::super) fn delivery(
     encap: Encap,
     ip: &Ipv4,
     offset: usize,
-) -> Option<Delivery> {
+) -> Option<Admission> {
     let settings = settings()?;
     let transport: &Transport = packet.header(offset + Ipv4::LEN)?;
     let len = packet.len() - offset as u32;
-    let found = key(packet, ip, len, transport, offset + Ipv4::LEN)
-        .zip(hops(encap, ip).ok())
-        .ok_or(FastOutcome::Unfit);
-    let reason = match found {
-        Ok((key, hop)) => match admitted(settings, maps::admission(key)) {
-            Some(flow) => return Some(way(encap, flow, hop)),
-            None => {
-                let start = Start {
-                    ip: Ipv4 {
-                        // As it was before the host's own hop.
-                        ttl: hop.ttl + 1,
-                        ..*ip
-                    },
-                    transport: transport.rest,
-                    addresses: Addresses([[0; 6]; 2]),
-                    ifindex: 0,
-                };
-                note(packet, key, start);
-                FastOutcome::NotAdmitted
-            }
-        },
-        Err(reason) => reason,
+    let Some(key) = key(packet, ip, len, transport, offset + Ipv4::LEN) else {
+        count::fast(FastOutcome::Unfit, Size::of(packet));
+        return None;
     };
-    count::fast(reason, Size::of(packet));
-    None
+    let flow = admitted(settings, maps::admission(key));
+    if flow.is_none() {
+        let start = Start {
+            ip: Ipv4 {
+                // As the host's own hop will find it.
+                ttl: ip.ttl + 1 - own_hops(encap),
+                ..*ip
+            },
+            transport: transport.rest,
+            addresses: Addresses([[0; 6]; 2]),
+            ifindex: 0,
+        };
+        note(packet, key, start);
+        count::fast(FastOutcome::NotAdmitted, Size::of(packet));
+    }
+    flow
 }
 
 /// A packet with a mark to be carried over is for the standard path.
 #[inline(always)]
-pub(in super::super) fn left_for_mark(packet: &Packet) -> Option<Delivery> {
+pub(in super::super) fn left_for_mark(packet: &Packet) -> Option<Admission> {
     if settings().is_some() {
         count::fast(FastOutcome::Mark, Size::of(packet));
     }
     None
 }
 
-/// Straight into the pod, or behind what of the flow is on the standard path.
-#[inline(always)]
-fn way(encap: Encap, flow: Admission, hop: Hop) -> Delivery {
-    let is_queued = !flow.is_drained();
-    let Addresses([destination, source]) = flow.addresses();
-    let is_queued_twice = is_queued && !matches!(encap, Encap::Direct);
-    let source = if is_queued_twice { [0; 6] } else { source };
-    Delivery {
-        flow,
-        addresses: Addresses([destination, source]),
-        hop,
-        is_queued,
-    }
-}
-
-/// Sends a packet whose tunnel headers are off on its way into its pod; nothing if it could not be
-/// written.
+/// Sends a packet whose tunnel headers are off into its pod, straight or behind what of the flow is
+/// on the standard path; nothing if it could not be written. `size` is that of the frame as it came.
 #[inline(always)]
 pub(in super::super) fn deliver(
     packet: &Packet,
-    delivery: &Delivery,
+    encap: Encap,
+    flow: Admission,
     size: Size,
 ) -> Option<Verdict> {
-    let Delivery {
-        flow,
-        addresses,
-        hop,
-        is_queued,
-    } = delivery;
-    if !packet.write(0, addresses) || !packet.write(Ethernet::LEN + Hop::OFFSET, hop) {
+    let hop = hops(encap, packet.header(Ethernet::LEN)?)?;
+    let is_queued = !flow.is_drained();
+    let mut addresses = flow.addresses();
+    if is_queued {
+        let rounds = match encap {
+            Encap::Direct => 1,
+            Encap::Udp | Encap::Vxlan => 2,
+        };
+        let admission = flow.number();
+        addresses.0[1] = Ticket { rounds, admission }.to_address();
+    }
+    if !packet.write(0, &addresses) || !packet.write(Ethernet::LEN + Hop::OFFSET, &hop) {
         return None;
     }
-    if *is_queued {
+    if is_queued {
         flow.count_queued();
         count::fast(FastOutcome::Queued, size);
         return Some(packet.redirect(flow.ifindex(), Side::Ingress));
@@ -133,28 +117,39 @@ pub(in super::super) fn deliver(
 
 /// A packet on the ingress of a pod's interface that belongs to a flow which the pod receives: it
 /// has come out of the queue, whatever has become of the admission meanwhile. A pod that sends such
-/// packets gets them itself.
+/// packets gets them itself; nothing, if this is not its flow.
 #[inline(always)]
 pub(super) fn dequeue(
     packet: &Packet,
     flow: Admission,
-    addresses: Addresses,
+    Addresses([destination, source]): Addresses,
 ) -> Option<Result<Verdict, FastOutcome>> {
     let ifindex = packet.ifindex();
     if flow.ifindex() != ifindex {
         return None;
     }
-    let Addresses([destination, source]) = flow.addresses();
-    if addresses == Addresses([destination, [0; 6]]) {
-        if !packet.write(0, &Addresses([destination, source])) {
-            return Some(Err(FastOutcome::Failed));
+    let ticket = Ticket::from_address(source);
+    let addresses = match ticket.rounds {
+        1 => flow.addresses(),
+        2 => {
+            let next = Ticket {
+                rounds: 1,
+                ..ticket
+            };
+            Addresses([destination, next.to_address()])
         }
+        _ => return None,
+    };
+    if !packet.write(0, &addresses) {
+        return Some(Err(FastOutcome::Failed));
+    }
+    if ticket.rounds == 2 {
         return Some(Ok(packet.redirect(ifindex, Side::Ingress)));
     }
-    if addresses != Addresses([destination, source]) {
-        return None;
+    // Those of an earlier admission were not counted under this one.
+    if ticket.admission == flow.number() {
+        flow.count_dequeued();
     }
-    flow.count_dequeued();
     packet.set_for_host();
     Some(Ok(packet.redirect_peer(ifindex)))
 }

@@ -68,7 +68,7 @@ fn send(packet: &Packet) -> Option<Result<Sent, FastOutcome>> {
     };
     let reason = match admitted(settings, flow) {
         Some(flow) if flow.ifindex() == ifindex && flow.addresses() == addresses => {
-            return Some(transmit(packet, peer, ip).map(Sent::ToPeer));
+            return Some(transmit(packet, peer, subnet, ip).map(Sent::ToPeer));
         }
         Some(_) => FastOutcome::OtherPlace,
         None => FastOutcome::NotAdmitted,
@@ -85,7 +85,12 @@ fn send(packet: &Packet) -> Option<Result<Sent, FastOutcome>> {
 
 /// Sends the packet to the peer, as it would come out of the standard path.
 #[inline(always)]
-fn transmit(packet: &Packet, peer: &Peer, ip: &Ipv4) -> Result<Verdict, FastOutcome> {
+fn transmit(
+    packet: &Packet,
+    peer: &Peer,
+    subnet: [u8; 4],
+    ip: &Ipv4,
+) -> Result<Verdict, FastOutcome> {
     const DIRECT: u32 = Encap::Direct as u32;
     const UDP: u32 = Encap::Udp as u32;
     const VXLAN: u32 = Encap::Vxlan as u32;
@@ -95,19 +100,26 @@ fn transmit(packet: &Packet, peer: &Peer, ip: &Ipv4) -> Result<Verdict, FastOutc
     match peer.encap {
         VXLAN => transmit_in(Encap::Vxlan, packet, peer, ip, len),
         UDP => transmit_in(Encap::Udp, packet, peer, ip, len),
-        DIRECT => transmit_direct(packet, peer, ip),
+        DIRECT => transmit_direct(packet, peer, subnet, ip),
         _ => Err(FastOutcome::Unresolved),
     }
 }
 
 /// To a direct peer nothing changes but the link-layer header and one hop.
 #[inline(always)]
-fn transmit_direct(packet: &Packet, peer: &Peer, ip: &Ipv4) -> Result<Verdict, FastOutcome> {
-    let hop = enter::hops(Encap::Direct, ip)?;
+fn transmit_direct(
+    packet: &Packet,
+    peer: &Peer,
+    subnet: [u8; 4],
+    ip: &Ipv4,
+) -> Result<Verdict, FastOutcome> {
+    let hop = enter::hops(Encap::Direct, ip).ok_or(FastOutcome::Unfit)?;
     let addresses = peer.headers.outer.addresses();
     if !packet.write(0, &addresses) || !packet.write(Ethernet::LEN + Hop::OFFSET, &hop) {
         return Err(FastOutcome::Failed);
     }
+    count::sent(subnet, Size::of(packet));
+    packet.set_counted();
     Ok(packet.redirect(peer.ifindex, Side::Egress))
 }
 
@@ -121,7 +133,7 @@ fn transmit_in(
     ip: &Ipv4,
     inner_len: u32,
 ) -> Result<Verdict, FastOutcome> {
-    let hop = enter::hops(encap, ip)?;
+    let hop = enter::hops(encap, ip).ok_or(FastOutcome::Unfit)?;
     let source_port = match encap {
         Encap::Vxlan => flow::source_port(egress::flow_hash(packet, ip, Ethernet::LEN)),
         Encap::Udp | Encap::Direct => peer.headers.udp.source,
