@@ -324,7 +324,10 @@ impl FastPath {
             if rps::is_spread(&link.name, link.index) {
                 spread.insert(link.index);
             }
-            if others.has_foreign(link.index, &link.name, Sides::Both).await? {
+            if others
+                .has_foreign(link.index, &link.name, Sides::Both)
+                .await?
+            {
                 programs.insert(link.index);
             }
         }

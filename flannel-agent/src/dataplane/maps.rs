@@ -4,9 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::hash::Hash;
 
-use aya::maps::{
-    Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues,
-};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues};
 use aya::util::nr_cpus;
 use aya::{Ebpf, Pod};
 use flannel_ebpf::abi::{
@@ -80,8 +78,7 @@ pub fn end_admissions(pins: &Pins) -> Result<(), Error> {
         }
     };
     let data = MapData::from_pin(path).map_err(at("open"))?;
-    let mut settings: Array<_, abi::FastPath> =
-        Map::Array(data).try_into().map_err(at("open"))?;
+    let mut settings: Array<_, abi::FastPath> = Map::Array(data).try_into().map_err(at("open"))?;
     let off = abi::FastPath::default();
     settings.set(0, off, 0).map_err(at("write"))
 }

@@ -389,7 +389,10 @@ pub fn remove(
 ) -> Result<Vec<String>, Error> {
     let pins = Pins::new(pin_path);
     if let Err(error) = maps::end_admissions(&pins) {
-        tracing::warn!(error = chain(&error), "flows stay on the fast path until its bound");
+        tracing::warn!(
+            error = chain(&error),
+            "flows stay on the fast path until its bound"
+        );
     }
     // First: what it has stripped, only the TC program can deliver.
     let mut removed = xdp::remove_but(&pins, None);

@@ -44,7 +44,10 @@ pub async fn filters(netlink: &Netlink) -> Result<Vec<Filter>, netlink::Error> {
             ("from_pod", ClsactSide::Ingress),
         ] {
             let filters = netlink.filters(link.index, side).await?;
-            if filters.iter().any(|it| it.program.as_deref() == Some(program)) {
+            if filters
+                .iter()
+                .any(|it| it.program.as_deref() == Some(program))
+            {
                 found.push(Filter {
                     endpoint: Endpoint {
                         index: link.index,
@@ -88,7 +91,10 @@ pub async fn remove(netlink: &Netlink, pins: &Pins) -> Result<Vec<String>, super
     }
     if let Err(error) = maps::end_admissions(pins) {
         let error = chain(&error);
-        warn!(error, "packets that are on their way into a pod may be lost");
+        warn!(
+            error,
+            "packets that are on their way into a pod may be lost"
+        );
     }
     tokio::time::sleep(IN_FLIGHT).await;
     let mut removed = Vec::new();

@@ -85,8 +85,7 @@ impl Programs {
         let pins = Pins::new(&options.pin_path);
         let bytes = object::embedded().ok_or(Error::Absent("programs at all"))?;
         compat::check(bytes, &pins, options.flows).map_err(dataplane::Error::from)?;
-        let mut ebpf =
-            object::load(bytes, &pins, options).map_err(dataplane::Error::from)?;
+        let mut ebpf = object::load(bytes, &pins, options).map_err(dataplane::Error::from)?;
         for (program, _) in PROGRAMS {
             classifier(&mut ebpf, program)?
                 .load()

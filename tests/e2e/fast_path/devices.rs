@@ -77,7 +77,8 @@ fn a_lower_mtu_is_told_to_the_sender() {
         let (from, to) = (cluster.pod(0), cluster.pod(1));
         let flows = Flows::sized(&cluster, LARGE);
         let ns = &cluster.host(host).ns;
-        ns.ip(&format!("link set {interface} mtu {lower}")).expect("MTU");
+        ns.ip(&format!("link set {interface} mtu {lower}"))
+            .expect("MTU");
         let changed = Instant::now();
         let route = ["route", "get", &to.address.to_string()];
         wait::until("the sender to know", Duration::from_secs(5), || {
@@ -90,7 +91,11 @@ fn a_lower_mtu_is_told_to_the_sender() {
         let name = format!("sender told of {lower} on {interface} of the {side}");
         table.note(name, changed.elapsed());
         // Echo requests that are too long come to nothing, as with any sender that goes by no MTU.
-        for pulse in flows.pulses.iter().filter(|it| it.protocol != Protocol::Icmp) {
+        for pulse in flows
+            .pulses
+            .iter()
+            .filter(|it| it.protocol != Protocol::Icmp)
+        {
             let target = pulse.received() + 200;
             wait::until(pulse.protocol.name(), Duration::from_secs(15), || {
                 Ok((pulse.received() >= target).then_some(()))
@@ -98,7 +103,8 @@ fn a_lower_mtu_is_told_to_the_sender() {
             .expect("the flow goes on");
         }
         drop(flows);
-        ns.ip(&format!("link set {interface} mtu {mtu}")).expect("MTU");
+        ns.ip(&format!("link set {interface} mtu {mtu}"))
+            .expect("MTU");
         from.ns.ip("route flush cache").expect("forget");
     }
     table.check();

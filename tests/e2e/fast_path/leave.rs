@@ -4,8 +4,8 @@ use flannel_tests::bed::BedOptions;
 use flannel_tests::cluster::CONFIG;
 use flannel_tests::host::Host;
 
-use super::row::Flows;
 use super::cluster_with;
+use super::row::Flows;
 
 /// Conntrack's setting that the fast path changes.
 const LIBERAL: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal";
@@ -46,7 +46,10 @@ fn cleanup_takes_it_off_pods_interfaces() {
 #[test]
 fn another_run_takes_it_off_clsact() {
     let mut cluster = cluster_with(CONFIG, BedOptions::default(), &["--tc-attach=clsact"]);
-    for (flags, left) in [(["--fast-path=auto", "--tc-attach=tcx"], 2), (["--fast-path=off", "--tc-attach=clsact"], 0)] {
+    for (flags, left) in [
+        (["--fast-path=auto", "--tc-attach=tcx"], 2),
+        (["--fast-path=off", "--tc-attach=clsact"], 0),
+    ] {
         let agent = &mut cluster.agents[0];
         agent.kill().expect("SIGKILL");
         agent.flags = flags.map(str::to_owned).into();
@@ -56,7 +59,10 @@ fn another_run_takes_it_off_clsact() {
         flannel_tests::wait::until("programs", std::time::Duration::from_secs(5), || {
             let pods = agent.status()?.fast_path.pods;
             let programs = programs(host);
-            anyhow::ensure!(pods * 2 == left && programs.lines().count() == left, "{programs}");
+            anyhow::ensure!(
+                pods * 2 == left && programs.lines().count() == left,
+                "{programs}"
+            );
             Ok(Some(()))
         })
         .expect("no others");

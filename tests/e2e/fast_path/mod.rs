@@ -32,7 +32,11 @@ fn cluster() -> Cluster {
 /// As [`cluster`], of another network, bed or with more flags. The agents accept nothing by rules of
 /// their own, which they would keep in front of those of a test.
 fn cluster_with(config: &str, options: BedOptions, flags: &[&str]) -> Cluster {
-    let flags = [&["--fast-path=auto", "--iptables-forward-rules=false"], flags].concat();
+    let flags = [
+        &["--fast-path=auto", "--iptables-forward-rules=false"],
+        flags,
+    ]
+    .concat();
     let datapaths = vec![Datapath::Ebpf; options.hosts.into()];
     let cluster = Cluster::with_flags(config, options, &datapaths, &flags).expect("cluster");
     for agent in &cluster.agents {

@@ -38,12 +38,16 @@ fn nft(chain: &str, hook: &str, rule: &str) -> Vec<String> {
 
 fn dnat(cluster: &Cluster, insert: &str) -> Vec<String> {
     let (service, pod) = (service(cluster).ip(), cluster.pod(1).address);
-    vec![format!("-t nat {insert} PREROUTING -d {service} -j DNAT --to-destination {pod}")]
+    vec![format!(
+        "-t nat {insert} PREROUTING -d {service} -j DNAT --to-destination {pod}"
+    )]
 }
 
 fn snat(cluster: &Cluster, insert: &str) -> Vec<String> {
     let pod = cluster.pod(0).address;
-    vec![format!("-t nat {insert} POSTROUTING -s {pod} -o flannel.1 -j MASQUERADE")]
+    vec![format!(
+        "-t nat {insert} POSTROUTING -s {pod} -o flannel.1 -j MASQUERADE"
+    )]
 }
 
 const REWRITES: [Rewrite; 6] = [

@@ -103,7 +103,9 @@ fn an_address_that_moves_takes_its_packets_along() {
     // As a runtime that stops the one pod and gives its address to the other does.
     let address = old.address;
     old.ns.ip("addr flush dev eth0").expect("address off");
-    new.ns.ip(&format!("addr add {address}/24 dev eth0")).expect("address on");
+    new.ns
+        .ip(&format!("addr add {address}/24 dev eth0"))
+        .expect("address on");
     let mac = new.mac().expect("MAC").map(|octet| format!("{octet:02x}"));
     let mac = mac.join(":");
     let line = format!("neigh replace {address} lladdr {mac} dev cni0");
@@ -114,7 +116,10 @@ fn an_address_that_moves_takes_its_packets_along() {
     thread::sleep(MARGIN);
     assert!(seen[1].count() > moved, "the other pod gets them");
     assert_eq!(seen[2].count(), 0, "a third pod has got packets");
-    table.note("address moved to another pod".into(), seen[0].after(changed));
+    table.note(
+        "address moved to another pod".into(),
+        seen[0].after(changed),
+    );
     drop(flows);
     table.check();
 }

@@ -53,7 +53,11 @@ fn hang(cluster: &Cluster, hook: (usize, &str, TcAttachType), on_tcx: bool) -> H
     program.pin(&outside).expect("pin");
     // It may be there from before.
     let _ = ns.run("tc", &["qdisc", "add", "dev", interface, "clsact"]);
-    let line = format!("filter add dev {interface} {} bpf da object-pinned {}", word(direction), path.display());
+    let line = format!(
+        "filter add dev {interface} {} bpf da object-pinned {}",
+        word(direction),
+        path.display()
+    );
     let added = ns.run("tc", &line.split(' ').collect::<Vec<_>>());
     std::fs::remove_file(&outside).expect("unpin");
     added.expect("filter");
@@ -63,7 +67,10 @@ fn hang(cluster: &Cluster, hook: (usize, &str, TcAttachType), on_tcx: bool) -> H
 fn take_off(cluster: &Cluster, hook: (usize, &str, TcAttachType), hung: Hung) {
     let (host, interface, _) = hook;
     if let Hung::Clsact = hung {
-        let done = cluster.host(host).ns.run("tc", &["qdisc", "del", "dev", interface, "clsact"]);
+        let done = cluster
+            .host(host)
+            .ns
+            .run("tc", &["qdisc", "del", "dev", interface, "clsact"]);
         done.expect("take the qdisc off");
     }
 }
@@ -112,7 +119,8 @@ fn shapers_shape() {
         let flows = Flows::start(&cluster);
         let ns = &cluster.host(host).ns;
         let line = format!("qdisc add dev {interface} root tbf rate 80kbit burst 3000 limit 6000");
-        ns.run("tc", &line.split(' ').collect::<Vec<_>>()).expect("shaper");
+        ns.run("tc", &line.split(' ').collect::<Vec<_>>())
+            .expect("shaper");
         let changed = Instant::now();
         let agent = &cluster.agents[host];
         if interface != "eth0" {
@@ -133,12 +141,19 @@ fn shapers_shape() {
         let passed = udp.received() - before;
         // 64 octets of payload and 28 of headers.
         let most = (RATE as f64 * since.elapsed().as_secs_f64() + (BURST + 6_000) as f64) / 92.0;
-        println!("{interface}: shaped after {} ms, then {passed} of {most:.0}", off.as_millis());
+        println!(
+            "{interface}: shaped after {} ms, then {passed} of {most:.0}",
+            off.as_millis()
+        );
         assert!((passed as f64) < most, "{passed} of {most}");
-        let name = format!("shaper on {interface} of the {}", ["sender", "receiver"][host]);
+        let name = format!(
+            "shaper on {interface} of the {}",
+            ["sender", "receiver"][host]
+        );
         table.note(name, off);
         let line = format!("qdisc del dev {interface} root");
-        ns.run("tc", &line.split(' ').collect::<Vec<_>>()).expect("shaper off");
+        ns.run("tc", &line.split(' ').collect::<Vec<_>>())
+            .expect("shaper off");
         drop(flows);
         wait_for_pods(agent, 1);
     }

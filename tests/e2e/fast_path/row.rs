@@ -102,7 +102,11 @@ impl<'a> Flows<'a> {
         thread::sleep(WINDOW);
         Row {
             change: change.into(),
-            times: self.pulses.iter().map(|it| (it.protocol, after(it))).collect(),
+            times: self
+                .pulses
+                .iter()
+                .map(|it| (it.protocol, after(it)))
+                .collect(),
         }
     }
 
@@ -183,7 +187,10 @@ impl Table {
     /// # Panics
     /// A flow has gone on for longer than the bound.
     pub(super) fn check(&self) {
-        println!("\n{:<58} {:>7} {:>7} {:>7}", "last packet, ms after", "udp", "tcp", "icmp");
+        println!(
+            "\n{:<58} {:>7} {:>7} {:>7}",
+            "last packet, ms after", "udp", "tcp", "icmp"
+        );
         self.0.iter().for_each(|row| println!("{row}"));
         let late = |row: &&Row| row.times.iter().any(|(_, time)| *time > BOUND + MARGIN);
         let late: Vec<_> = self.0.iter().filter(late).map(|row| &row.change).collect();

@@ -56,7 +56,10 @@ fn flows_stay_admitted(cluster: &Cluster, scan: impl Fn() + Send) -> u64 {
     let [sent, received, all] = [0, 1, 2].map(|it| after[it] - from[it]);
     println!("{sent} sent, {received} received on the fast path of {all} during the scan");
     // The scans' own second datagrams may be on it, too: that is not what is asked here.
-    assert!(sent.min(received) * 10 >= all * 9, "{sent}, {received} of {all}");
+    assert!(
+        sent.min(received) * 10 >= all * 9,
+        "{sent}, {received} of {all}"
+    );
     flows.wait_received();
     made_of(&cluster.agents[0], "table_full") - to
 }

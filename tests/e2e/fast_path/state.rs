@@ -66,8 +66,10 @@ impl Connection {
         let near = near.expect("namespace").expect("connect");
         let (far, _) = listener.accept().expect("accept");
         for end in [&near, &far] {
-            end.set_read_timeout(Some(Duration::from_secs(20))).expect("timeout");
-            end.set_write_timeout(Some(Duration::from_secs(20))).expect("timeout");
+            end.set_read_timeout(Some(Duration::from_secs(20)))
+                .expect("timeout");
+            end.set_write_timeout(Some(Duration::from_secs(20)))
+                .expect("timeout");
         }
         Self { near, far }
     }
@@ -95,7 +97,10 @@ impl Connection {
 
 /// The line of conntrack for a port, as the kernel prints it.
 fn tracked(cluster: &Cluster, host: usize, port: u16) -> String {
-    let text = cluster.host(host).ns.run("cat", &["/proc/net/nf_conntrack"]);
+    let text = cluster
+        .host(host)
+        .ns
+        .run("cat", &["/proc/net/nf_conntrack"]);
     let text = text.unwrap_or_default();
     let needle = format!("dport={port} ");
     let mut lines = text.lines().filter(|line| line.contains(&needle));
@@ -157,7 +162,11 @@ fn what_belongs_to_no_connection_stays_out() {
     let row = flows.held("unanswered datagrams on the receiver", changed);
     table.note(row.change.clone(), row.times[0].1);
     for pulse in &flows.pulses[1..] {
-        assert!(pulse.last().elapsed() < BOUND, "{:?} goes on", pulse.protocol);
+        assert!(
+            pulse.last().elapsed() < BOUND,
+            "{:?} goes on",
+            pulse.protocol
+        );
     }
     table.check();
 }

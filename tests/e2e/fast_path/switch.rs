@@ -115,7 +115,9 @@ fn a_restart_without_the_fast_path_loses_nothing() {
         agent.flags.push("--fast-path=off".into());
         agent.start().expect("start");
         agent.wait_for_peers(1).expect("peers");
-        agent.wait_for_log("took the fast path of an earlier run off").expect("taken off");
+        agent
+            .wait_for_log("took the fast path of an earlier run off")
+            .expect("taken off");
         agent.terminate().expect("SIGTERM");
         agent.flags = flags;
         agent.start().expect("start");

@@ -97,13 +97,17 @@ fn rules_hold(tool: Tool) {
             let ns = &cluster.host(host).ns;
             tool.apply(ns, verdict);
             let changed = Instant::now();
-            table.push(flows.held(format!("{} {verdict:?} on the {side}", tool.name()), changed));
+            table.push(flows.held(
+                format!("{} {verdict:?} on the {side}", tool.name()),
+                changed,
+            ));
             let told = flows.pulses.iter().map(Pulse::errors);
             let expected = match verdict {
                 Verdict::Drop => [None; 3],
                 // The connection is reset, and later pieces find it closed.
-                Verdict::Reject => [Errno::ECONNREFUSED, Errno::ECONNRESET, Errno::ECONNREFUSED]
-                    .map(Some),
+                Verdict::Reject => {
+                    [Errno::ECONNREFUSED, Errno::ECONNRESET, Errno::ECONNREFUSED].map(Some)
+                }
             };
             for (told, expected) in told.zip(expected) {
                 let is_right = expected.map_or(told.is_empty(), |it| told.contains(&it));

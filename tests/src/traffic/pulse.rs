@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use flannel_ebpf::wire::{checksum, sum};
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, setsockopt, socket, sockopt};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockProtocol, SockType, setsockopt, socket, sockopt,
+};
 
 use crate::host::Pod;
 use crate::netns::NetNs;
@@ -253,7 +255,8 @@ fn icmp(from: &Pod, target: SocketAddr, size: usize, record: &Arc<Record>) -> Re
     let send = move |number: u64| sending.send(&echo_request(id, number, size)).map(drop);
     let sender = pace(record, Protocol::Icmp, send);
     // Type 0 behind an IPv4 header of 20 octets, and the number of the sender.
-    let is_answer = move |packet: &[u8]| packet.get(20) == Some(&0) && packet.get(24..26) == Some(&id);
+    let is_answer =
+        move |packet: &[u8]| packet.get(20) == Some(&0) && packet.get(24..26) == Some(&id);
     Ok([sender, count(record, receiving, is_answer)])
 }
 
