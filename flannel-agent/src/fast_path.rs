@@ -89,13 +89,19 @@ pub enum Error {
     Netlink(#[from] netlink::Error),
     /// Programs or maps failed.
     #[error(transparent)]
-    Programs(#[from] programs::Error),
+    Programs(Box<programs::Error>),
     /// Conntrack would end healthy connections.
     #[error("set nf_conntrack_tcp_be_liberal")]
     Liberal(#[source] io::Error),
     /// A pin of an earlier run could not be removed.
     #[error("remove a pin of an earlier run")]
     Pin(#[source] io::Error),
+}
+
+impl From<programs::Error> for Error {
+    fn from(error: programs::Error) -> Self {
+        Self::Programs(Box::new(error))
+    }
 }
 
 impl FastPath {

@@ -16,6 +16,7 @@ mod datapath;
 mod echo;
 mod follow;
 mod leases;
+mod others;
 mod report;
 pub mod run;
 mod scope;
@@ -30,6 +31,7 @@ use tracing::{info, warn};
 
 pub use self::datapath::Datapath;
 use self::echo::{Doubts, Word};
+use self::others::Others;
 pub use self::scope::Scope;
 use crate::backend::entries::{apply, read_actual};
 use crate::backend::peer::{Ignored, Own, Peer, usable_peers};
@@ -91,6 +93,7 @@ pub struct Node {
     device: Option<Device>,
     local: Local,
     datapath: Datapath,
+    others: Others,
     leases: LeaseTable,
     underlay: Underlay,
     /// Entries as last read or written.
@@ -128,6 +131,7 @@ impl Node {
             device,
             local,
             datapath,
+            others: Others::default(),
             leases: LeaseTable::default(),
             underlay: Underlay::default(),
             actual,
@@ -415,15 +419,7 @@ impl Node {
         self.peers = peers;
         let (kernel, unresolved) = synced?;
         self.kernel = kernel;
-        if let Some(dataplane) = self.datapath.dataplane()
-            && !dataplane.is_attached()
-            && (scope.device || !dataplane.was_attached())
-        {
-            dataplane.attach(Interfaces {
-                external: &self.spec.external,
-                device: self.device.as_ref().map(|device| device.name.as_str()),
-            })?;
-        }
+        self.attach(scope).await?;
         if scope.device {
             self.keep_xdp().await?;
         }

@@ -7,6 +7,8 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::backend::udp::counters::Counters as Proxy;
+
 /// The whole document.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Status {
@@ -34,6 +36,10 @@ pub struct Status {
     pub device: Option<Device>,
     /// Which data path is in use, and why.
     pub datapath: Datapath,
+    /// What the udp backend's proxy has carried and refused since it started; absent for
+    /// other backends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<Proxy>,
     /// The fast path; absent while the agent has not come so far.
     #[serde(default)]
     pub fast_path: FastPath,

@@ -142,7 +142,12 @@ impl StatusSource {
             uptime_secs: started.elapsed().as_secs(),
             ready: is_ready && problems.is_empty(),
             problems,
-            notices: notice.borrow().iter().cloned().collect(),
+            notices: notice
+                .borrow()
+                .iter()
+                .cloned()
+                .chain(report.notices)
+                .collect(),
             backend: report.backend,
             interface: report.interface,
             lease: OwnLease {
@@ -153,6 +158,7 @@ impl StatusSource {
             },
             device: report.device,
             datapath: report.datapath,
+            proxy: report.proxy,
             fast_path: fast_path.borrow().clone(),
             peers: report.peers,
             store,

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::backend::udp::counters::Counters as Proxy;
 use crate::status::{
     Counter, Datapath, DirectPeer, FastPath, KernelPeer, PeerCounts, Status, Store, Traffic,
 };
@@ -49,6 +50,7 @@ pub fn render(status: &Status) -> String {
         lease,
         device,
         datapath,
+        proxy,
         fast_path: fast_path_status,
         peers,
         store,
@@ -102,6 +104,9 @@ pub fn render(status: &Status) -> String {
     view.peers(peers);
     view.store(store);
     view.counters(&datapath.counters);
+    if let Some(proxy) = proxy {
+        view.proxy(proxy);
+    }
     view.0
 }
 
@@ -259,6 +264,29 @@ impl View {
             }
         }
     }
+
+    /// What it has carried, and in a line each what else has happened.
+    fn proxy(&mut self, proxy: &Proxy) {
+        let Proxy {
+            sent_packets,
+            sent_bytes,
+            received_packets,
+            received_bytes,
+            ..
+        } = proxy;
+        let _ = writeln!(
+            self.0,
+            "\nproxy: sent {sent_packets} packets, {sent_bytes} bytes, received \
+             {received_packets} packets, {received_bytes} bytes"
+        );
+        let others = proxy.named().into_iter().filter(|(name, count)| {
+            let is_traffic = name.ends_with("_packets") || name.ends_with("_bytes");
+            !is_traffic && *count > 0
+        });
+        for (name, count) in others {
+            let _ = writeln!(self.0, "  {name:<12}  {count:>14} packets");
+        }
+    }
 }
 
 fn reason_text(peer: &KernelPeer) -> String {
@@ -364,6 +392,12 @@ pub(crate) fn example() -> Status {
             ],
             xdp: None,
         },
+        proxy: Some(Proxy {
+            sent_packets: 12,
+            sent_bytes: 1_200,
+            no_peer: 2,
+            ..Proxy::default()
+        }),
         fast_path: FastPath {
             requested: "off".into(),
             bound_ms: 1_000,
@@ -427,6 +461,9 @@ egress: 99.99 % of the packets by eBPF
   fragment      kernel               1 packets               100 bytes
 
 ingress: no packets
+
+proxy: sent 12 packets, 1200 bytes, received 0 packets, 0 bytes
+  no_peer                    2 packets
 ";
         assert_eq!(render(&example()), expected);
     }

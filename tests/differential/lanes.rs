@@ -229,7 +229,6 @@ fn vxlan_from_device_of_a_peer() {
 }
 
 #[test]
-#[ignore = "differs in the UDP checksum of the tunnel since nodes tell kin by it: find out which is right"]
 fn udp_from_pod() {
     run(&UDP_FROM_POD);
 }
@@ -268,13 +267,11 @@ fn udp_leaves_no_checksum_of_a_pod_to_the_receiver() {
 }
 
 #[test]
-#[ignore = "differs in the UDP checksum of the tunnel since nodes tell kin by it: find out which is right"]
 fn udp_from_device() {
     run(&UDP_FROM_DEVICE);
 }
 
 #[test]
-#[ignore = "one difference with FLANNEL_DIFFERENTIAL_SEED=1673715199: find out which side is right"]
 fn udp_from_wire() {
     run(&UDP_FROM_WIRE);
 }

@@ -128,14 +128,14 @@ pub(crate) fn udp(seen: &mut Seen) -> Masked {
     if !is_tunnel || bytes[20] & 0x1f | bytes[21] != 0 {
         return Ok(None);
     }
+    // A node with programs leaves it out, and tells kin by that; one without fills it in. Of
+    // fragments the kernel makes it, on both.
     let is_fragment = bytes[20] & 0x20 != 0;
-    if !is_fragment {
-        let is_absent = bytes[UDP + 6..UDP + 8] == [0, 0];
-        if !is_absent && offload.gso_type == 0 && !is_udp_right(bytes) {
-            return Err("the UDP checksum of the tunnel is wrong".to_owned());
-        }
-        bytes[UDP + 6..UDP + 8].fill(0);
+    let is_absent = bytes[UDP + 6..UDP + 8] == [0, 0];
+    if !is_absent && !is_fragment && offload.gso_type == 0 && !is_udp_right(bytes) {
+        return Err("the UDP checksum of the tunnel is wrong".to_owned());
     }
+    bytes[UDP + 6..UDP + 8].fill(0);
     forget_own_id(bytes, UDP + 8);
     forget_merged_id(bytes, UDP + 8);
     Ok(None)

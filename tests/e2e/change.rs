@@ -48,7 +48,8 @@ const STEPS: [Step; 14] = [
         &["dstport 8472 ttl", "mtu 1350", " gbp"],
     ),
     vxlan(
-        r#"{"Type":"vxlan","VNI":7}"#,
+        // The last is for Windows, and nothing here.
+        r#"{"Type":"vxlan","VNI":7,"MacPrefix":"0E-2A"}"#,
         "flannel.7",
         &["mtu 1450", "nolearning"],
     ),
@@ -229,7 +230,16 @@ fn assert_step(host: &Host, agent: &Agent, step: &Step) {
         // What hangs on pods' interfaces comes a moment later than the rest.
         .filter(|pin| !pin.contains("_pod-"))
         .collect();
-    assert_eq!(pinned, expected, "pins, {}", step.backend);
+    // At the hook with a filter of somebody else ours hangs on clsact, where nothing is pinned; on
+    // tcx only as long as the agent has not seen the filter.
+    let behind = ["vxlan_decap", "udp_decap", "direct_ingress"].map(str::to_owned);
+    let mut unpinned = expected.difference(&pinned);
+    assert!(
+        unpinned.all(|name| behind.contains(name)),
+        "{pinned:?}, {}",
+        step.backend
+    );
+    assert!(pinned.is_subset(&expected), "{pinned:?}, {}", step.backend);
 
     let state = agent
         .outside(&agent.places.run_dir.join("state.json"))

@@ -170,6 +170,11 @@ fn every_pairing(row: &Row) {
                 };
                 println!("  {datapath}");
                 assert_part(part, before, after);
+                assert_proxied(
+                    row.part == Part::CarriesForKin && part == Part::None,
+                    before,
+                    after,
+                );
             }
             println!("{} on {wire}: {pairing:?}", row.backend);
         }
@@ -221,6 +226,22 @@ fn assert_part(part: Part, before: &Status, after: &Status) {
         // The streams alone are 16 MiB each way: 11 000 packets of 1500 octets.
         assert!(sent.min(received) > 11_000, "{before:?}, then {after:?}");
     }
+}
+
+/// What the proxy carried between two looks: all, or what eBPF leaves.
+fn assert_proxied(is_all: bool, before: &Status, after: &Status) {
+    let (Some(before), Some(after)) = (before.proxy, after.proxy) else {
+        assert_ne!(after.backend, "udp", "its proxy tells what it carries");
+        return;
+    };
+    let sent = after.sent_packets - before.sent_packets;
+    let received = after.received_packets - before.received_packets;
+    println!("  {sent} packets sent and {received} received by the proxy");
+    if is_all {
+        assert!(sent.min(received) > 11_000, "{before:?}, then {after:?}");
+    }
+    let lost = after.send_failed + after.write_failed;
+    assert_eq!(lost, before.send_failed + before.write_failed, "{after:?}");
 }
 
 #[test]

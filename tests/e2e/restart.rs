@@ -2,7 +2,7 @@
 
 use flannel_tests::agent::{Agent, Datapath};
 use flannel_tests::bed::BedOptions;
-use flannel_tests::cluster::Cluster;
+use flannel_tests::cluster::{CONFIG, Cluster, config};
 use flannel_tests::traffic::sequence::Flow;
 
 use crate::exercise::wait_sent;
@@ -12,7 +12,13 @@ const RATE: u32 = 2000;
 
 /// Runs `disturb` on the agent of the first host while datagrams flow both ways.
 fn under_traffic(datapath: Datapath, disturb: impl Fn(&mut Agent)) {
-    let mut cluster = Cluster::new(BedOptions::default(), &[datapath; 2]).expect("cluster");
+    with_config(CONFIG, datapath, disturb);
+}
+
+/// The same in a network with this configuration.
+fn with_config(config: &str, datapath: Datapath, disturb: impl Fn(&mut Agent)) {
+    let options = BedOptions::default();
+    let mut cluster = Cluster::with_config(config, options, &[datapath; 2]).expect("cluster");
     let flows: Vec<Flow> = [(0, 1), (1, 0)]
         .map(|(from, to)| Flow::start(cluster.pod(from), cluster.pod(to), 200, RATE).expect("flow"))
         .into();
@@ -88,22 +94,30 @@ fn change_of_datapath_loses_nothing() {
 
 #[test]
 fn change_of_datapath_of_a_running_agent_loses_nothing() {
-    under_traffic(Datapath::Ebpf, |agent| {
-        for round in 0..3 {
-            for (mode, active) in [("kernel", "kernel"), ("auto", "ebpf"), ("ebpf", "ebpf")] {
-                let printed = agent.switch(&[mode]).expect("switch");
-                assert!(printed.starts_with(active), "round {round}: {printed}");
-                let status = agent.status().expect("status");
-                assert!(status.ready, "{:?}", status.problems);
-                assert_eq!(status.datapath.active, active);
-                assert_eq!(status.datapath.requested, mode);
-                assert_eq!(
-                    status.datapath.programs.len(),
-                    if active == "ebpf" { 2 } else { 0 }
-                );
-            }
+    for backend in ["vxlan", "udp", "host-gw"] {
+        let config = config(&format!(r#"{{"Type":"{backend}"}}"#));
+        println!("{backend}");
+        with_config(&config, Datapath::Ebpf, switch);
+    }
+}
+
+fn switch(agent: &mut Agent) {
+    for round in 0..3 {
+        for (mode, active) in [("kernel", "kernel"), ("auto", "ebpf"), ("ebpf", "ebpf")] {
+            let printed = agent.switch(&[mode]).expect("switch");
+            assert!(printed.starts_with(active), "round {round}: {printed}");
+            let status = agent.status().expect("status");
+            assert!(status.ready, "{:?}", status.problems);
+            assert_eq!(status.datapath.active, active);
+            assert_eq!(status.datapath.requested, mode);
+            assert_eq!(
+                status.datapath.programs.len(),
+                if active == "ebpf" { 2 } else { 0 }
+            );
+            // Some hundred packets each way.
+            std::thread::sleep(std::time::Duration::from_millis(200));
         }
-    });
+    }
 }
 
 #[test]

@@ -46,8 +46,15 @@ fn tunnel_route(cluster: &Cluster, host: usize) -> String {
 
 #[test]
 fn peers_on_the_link_get_routes_and_the_rest_the_tunnel() {
-    for datapath in [Datapath::Kernel, Datapath::Ebpf] {
-        let cluster = routed(&[datapath; 3]);
+    use Datapath::{Ebpf, Kernel};
+    // From `a`, to one on its link and one behind the router: every pairing of data paths.
+    for datapaths in [
+        [Kernel; 3],
+        [Ebpf; 3],
+        [Ebpf, Kernel, Kernel],
+        [Kernel, Ebpf, Ebpf],
+    ] {
+        let cluster = routed(&datapaths);
         assert_entries(&cluster);
         for wire in [Wire::Mtu1500, Wire::SuperPacket] {
             cluster.bed.set_wire(wire).expect("wire mode");
@@ -55,11 +62,11 @@ fn peers_on_the_link_get_routes_and_the_rest_the_tunnel() {
                 let read = || cluster.agents[0].status().expect("status");
                 let before = read();
                 exercise::between(cluster.pod(from), cluster.pod(to));
-                if datapath == Datapath::Ebpf {
+                if datapaths[0] == Ebpf {
                     assert_counted(&before, &read(), to == 1);
                 }
             }
-            println!("{datapath} on {wire}");
+            println!("{datapaths:?} on {wire}");
         }
     }
 }

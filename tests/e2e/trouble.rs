@@ -2,19 +2,23 @@
 
 use std::time::Duration;
 
+use flannel_agent::status::{KernelPeer, Status};
 use flannel_tests::agent::{Agent, Datapath, PREFIX};
 use flannel_tests::bed::{Bed, BedOptions};
 use flannel_tests::bpf::{XDP_PASS, XdpProgram, exit, set};
 use flannel_tests::cluster::{Cluster, config};
 use flannel_tests::traffic::ping::{Options, ping};
+use flannel_tests::traffic::sequence::Flow;
 use flannel_tests::wait;
 
-use crate::exercise::{self, packets};
+use crate::exercise::{self, packets, run_for};
 use crate::look;
 
 const VXLAN: &str = r#"{"Type":"vxlan"}"#;
 const HOST_GW: &str = r#"{"Type":"host-gw"}"#;
 const UDP: &str = r#"{"Type":"udp"}"#;
+const EXTENSION: &str = r#"{"Type":"extension",
+    "SubnetAddCommand":"ip route replace $SUBNET via $PUBLIC_IP"}"#;
 
 /// A lease that cannot be used, and words of the reason.
 struct Lease {
@@ -94,12 +98,31 @@ const OF_UDP: [Lease; 1] = [lease(
     "not the address of a host",
 )];
 
+const OF_EXTENSION: [Lease; 3] = [
+    lease(
+        "10.5.201.0-24",
+        r#"{"PublicIP":"0.0.0.0","BackendType":"extension"}"#,
+        "not the address of a host",
+    ),
+    lease(
+        "10.5.202.0-24",
+        r#"{"PublicIP":"192.168.7.62","BackendType":"extension","BackendData":{"no":"text"}}"#,
+        "BackendData",
+    ),
+    lease(
+        "10.5.203.0-24",
+        r#"{"PublicIP":"192.168.7.63","BackendType":"udp"}"#,
+        r#""udp", not extension"#,
+    ),
+];
+
 #[test]
 fn a_lease_that_cannot_be_used_is_named_and_costs_nobody_else() {
     for (backend, leases) in [
         (VXLAN, &OF_VXLAN[..]),
         (HOST_GW, &OF_HOST_GW),
         (UDP, &OF_UDP),
+        (EXTENSION, &OF_EXTENSION),
     ] {
         for datapath in [Datapath::Kernel, Datapath::Ebpf] {
             let options = BedOptions::default();
@@ -128,12 +151,104 @@ fn a_lease_that_cannot_be_used_is_named_and_costs_nobody_else() {
                 );
             }
             cluster.wait_for_peers(1).expect("the real peer");
-            let answer = ping(
-                &cluster.pod(0).ns,
-                cluster.pod(1).address,
-                Options::default(),
-            );
-            assert!(answer.expect("ping").is_complete(), "{backend}, {datapath}");
+            let [a, b] = [cluster.pod(0), cluster.pod(1)];
+            // The commands of an extension are still under way.
+            let reached = || {
+                let answer = ping(&a.ns, b.address, Options::default())?;
+                Ok(answer.is_complete().then_some(()))
+            };
+            wait::until("an answer", Duration::from_secs(5), reached)
+                .unwrap_or_else(|error| panic!("{backend}, {datapath}: {error}"));
+        }
+    }
+}
+
+/// Leases that are right, but of nodes that are not to be had: nobody answers on the link; and there
+/// is no way at all.
+const SILENT: Absent = Absent {
+    subnet: "10.5.201.0/24",
+    address: "192.168.7.77",
+    mac: "02:00:00:00:00:05",
+    said: "no link-layer address",
+};
+const UNREACHABLE: Absent = Absent {
+    subnet: "10.5.202.0/24",
+    address: "203.0.113.5",
+    mac: "02:00:00:00:00:06",
+    said: "no route",
+};
+
+/// A node that is not there.
+struct Absent {
+    subnet: &'static str,
+    address: &'static str,
+    mac: &'static str,
+    /// Words of what eBPF says of it where there is a tunnel.
+    said: &'static str,
+}
+
+impl Absent {
+    /// Its lease, with what the backend `named` adds.
+    fn value(&self, named: &str) -> String {
+        let Self { address, mac, .. } = self;
+        let data = match named {
+            VXLAN => format!(r#","BackendType":"vxlan","BackendData":{{"VtepMAC":"{mac}"}}"#),
+            HOST_GW => r#","BackendType":"host-gw""#.to_owned(),
+            _ => String::new(),
+        };
+        format!(r#"{{"PublicIP":"{address}"{data}}}"#)
+    }
+
+    /// Whether a reason says what it is.
+    fn is_told(&self, peers: &[KernelPeer]) -> bool {
+        let mut of = peers.iter().filter(|peer| peer.subnet == self.subnet);
+        of.any(|peer| peer.reason.contains(self.said))
+    }
+}
+
+#[test]
+fn a_peer_that_cannot_be_reached_is_told_and_costs_nobody_else() {
+    for backend in [VXLAN, HOST_GW, UDP] {
+        for datapath in [Datapath::Kernel, Datapath::Ebpf] {
+            let options = BedOptions::default();
+            let cluster =
+                Cluster::with_config(&config(backend), options, &[datapath; 2]).expect("cluster");
+            let [a, b] = [cluster.pod(0), cluster.pod(1)];
+            let flow = Flow::start(a, b, 200, 1000).expect("flow");
+            for absent in [SILENT, UNREACHABLE] {
+                let key = format!("{PREFIX}/subnets/{}", absent.subnet.replace('/', "-"));
+                let value = absent.value(backend);
+                cluster.bed.etcd.put(&key, &value).expect("put");
+            }
+            let told = || {
+                let Status {
+                    peers, problems, ..
+                } = cluster.agents[0].status()?;
+                let is_told = match (backend, datapath) {
+                    // The kernel takes no route over a gateway to which there is none.
+                    (HOST_GW, _) => problems.iter().any(|p| p.contains(UNREACHABLE.subnet)),
+                    // Left to the kernel, as all peers are.
+                    (_, Datapath::Kernel) => true,
+                    _ => [SILENT, UNREACHABLE]
+                        .iter()
+                        .all(|a| a.is_told(&peers.kernel)),
+                };
+                anyhow::ensure!(is_told && peers.total == 3, "{peers:?}, {problems:?}");
+                Ok(Some(()))
+            };
+            wait::until("what is said of them", Duration::from_secs(10), told)
+                .unwrap_or_else(|error| panic!("{backend}, {datapath}: {error:#}"));
+            // Packets to them disturb nobody.
+            let options = Options {
+                interval_ms: 50,
+                ..Options::default()
+            };
+            for address in [[10, 5, 201, 2], [10, 5, 202, 2]] {
+                let answer = ping(&a.ns, address.into(), options).expect("ping");
+                assert_eq!(answer.received, 0, "{}", answer.text);
+            }
+            let tally = run_for(flow, 200);
+            assert!(tally.is_lossless(), "{backend}, {datapath}: {tally:?}");
         }
     }
 }
@@ -295,6 +410,7 @@ fn programs_of_others_on_the_same_hooks_stay_and_see_packets() {
             let mut programs = look::programs(cluster.host(0));
             programs.retain(|line| before.contains(line));
             assert_eq!(programs, before, "{backend}, {datapath}");
+            assert_told(&status);
             exercise::everything(&cluster);
             if datapath == Datapath::Ebpf && backend == VXLAN {
                 let status = cluster.agents[0].status().expect("status");
@@ -304,4 +420,64 @@ fn programs_of_others_on_the_same_hooks_stay_and_see_packets() {
         }
         drop(link);
     }
+}
+
+/// With eBPF an operator is told of all three.
+fn assert_told(status: &Status) {
+    let notices = status.notices.join("; ");
+    for words in [
+        "programs of others see packets before",
+        "eth0: generic XDP",
+        "eth0: clsact ingress bpf",
+        "eth0: clsact egress bpf",
+    ] {
+        let is_told = status.datapath.active == "ebpf";
+        assert_eq!(notices.contains(words), is_told, "{words:?}: {notices}");
+    }
+}
+
+/// A filter that takes every packet, and so lets none through to filters behind it, shows who is
+/// first: what it has taken goes by the kernel path.
+#[test]
+fn filters_of_others_have_the_first_look() {
+    let cluster = Cluster::new(BedOptions::default(), &[Datapath::Ebpf; 2]).expect("cluster");
+    let host = cluster.host(0);
+    let way = |status: &Status| {
+        let mut programs = status.datapath.programs.iter();
+        let decap = programs.find(|program| program.name == "vxlan_decap");
+        decap.expect("vxlan_decap").attach.clone()
+    };
+    let status = || cluster.agents[0].status().expect("status");
+    let carried = || {
+        let before = packets(&status(), "ingress").0;
+        let [a, b] = [cluster.pod(0), cluster.pod(1)];
+        let answer = ping(&a.ns, b.address, Options::default()).expect("ping");
+        assert!(answer.is_complete(), "{}", answer.text);
+        packets(&status(), "ingress").0 - before
+    };
+    let tc = |words: &str| {
+        let words: Vec<&str> = words.split(' ').collect();
+        host.ns.run("tc", &words).expect("tc");
+    };
+    // The agent looks when something about its interfaces changes, and once a minute.
+    let look = || {
+        let lines = "link set eth0 txqueuelen 999\nlink set eth0 txqueuelen 1000";
+        host.ns.ip(lines).expect("change");
+    };
+    let first = way(&status());
+    assert!(carried() > 0);
+    tc("qdisc replace dev eth0 clsact");
+    let filter = [
+        "filter", "add", "dev", "eth0", "ingress", "prio", "3", "bpf", "bytecode",
+    ];
+    let filter = [&filter[..], &["1,6 0 0 4294967295"]].concat();
+    host.ns.run("tc", &filter).expect("filter");
+    look();
+    look::until_equal("ours behind it", &"clsact".to_owned(), || way(&status()));
+    assert_eq!(carried(), 0, "the filter is first");
+    tc("filter del dev eth0 ingress prio 3");
+    look();
+    look::until_equal("ours as before", &first, || way(&status()));
+    assert!(carried() > 0);
+    assert_eq!(status().notices, [""; 0]);
 }

@@ -13,3 +13,4 @@ mod probe;
 mod udp;
 mod udp_kin;
 mod udp_proxy;
+mod udp_stock;

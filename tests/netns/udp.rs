@@ -3,76 +3,54 @@
 
 use std::time::Duration;
 
-use flannel_tests::bed::{Bed, BedOptions};
-use flannel_tests::frame::UDP_PORT;
-use flannel_tests::host::{Pod, SubnetEnv};
+use flannel_tests::host::Pod;
 use flannel_tests::programs::{Counted, Programs};
-use flannel_tests::proxy::Proxy;
 use flannel_tests::traffic::ping::{self, Fragmentation, ping};
 use flannel_tests::traffic::{iperf, stream};
-use flannel_tests::tun::Tun;
 use flannel_tests::udp::programs::{External, attach};
-use flannel_tests::udp::{self, MTU};
+use flannel_tests::udp::reference::Reference;
+use flannel_tests::udp::{MTU, Pair};
 use flannel_tests::wire::Wire;
-
-const DEVICE: &str = "flannel0";
 
 /// What carries a host's packets.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Datapath {
-    /// The programs, with the proxy behind them.
+    /// The programs, with stock's proxy behind them.
     Ebpf,
-    /// The proxy alone.
+    /// Stock's proxy alone.
     Stock,
 }
 
 /// Two hosts with a pod each.
 struct Overlay {
     programs: Vec<Programs>,
-    proxies: Vec<Proxy>,
-    bed: Bed,
+    proxies: [Reference; 2],
+    pair: Pair,
 }
 
 impl Overlay {
     fn new(wire: Wire, datapaths: [Datapath; 2]) -> Self {
-        let mut bed = Bed::new(BedOptions {
-            wire,
-            ..BedOptions::default()
-        })
-        .unwrap();
-        let mut proxies = Vec::new();
-        let routes: Vec<_> = (0..)
-            .zip(&bed.hosts)
-            .map(|(number, host)| (udp::subnet(number).network().octets(), host.address))
-            .collect();
-        for (number, host) in (0..).zip(&mut bed.hosts) {
-            let tun = Tun::open(&host.ns, DEVICE).unwrap();
-            host.ns
-                .ip(&format!(
-                    "link set {DEVICE} mtu {MTU} up\n\
-                     addr add 10.5.{number}.0/32 dev {DEVICE}\n\
-                     route add 10.5.0.0/16 dev {DEVICE}"
-                ))
-                .unwrap();
-            proxies.push(Proxy::start(host, tun, UDP_PORT, routes.clone()).unwrap());
-            let bridge = format!("10.5.{number}.1/24").parse().unwrap();
-            host.add_pod(&SubnetEnv { bridge, mtu: MTU }).unwrap();
-        }
+        let pair = Pair::new(wire).unwrap();
+        let [a, b] = &pair.hosts;
+        let proxies = [
+            Reference::start(a, 0, b).unwrap(),
+            Reference::start(b, 1, a).unwrap(),
+        ];
         let programs: Result<Vec<_>, _> = (0..)
             .zip(datapaths)
             .filter(|(_, datapath)| *datapath == Datapath::Ebpf)
-            .map(|(number, _)| attach([&bed.hosts[0], &bed.hosts[1]], number, External::Nic))
+            .map(|(number, _)| attach([a, b], number, External::Nic))
             .collect();
         let programs = programs.unwrap();
         Self {
             programs,
             proxies,
-            bed,
+            pair,
         }
     }
 
     fn pods(&self) -> [&Pod; 2] {
-        [&self.bed.hosts[0].pods[0], &self.bed.hosts[1].pods[0]]
+        self.pair.hosts.each_ref().map(|host| &host.pods[0])
     }
 
     fn counters(&self, host: usize) -> Counted {
@@ -126,7 +104,7 @@ fn real_traffic_never_sees_the_proxy() {
 fn a_host_with_stock_flannel_takes_and_sends_the_same_packets() {
     let overlay = Overlay::new(Wire::Mtu1500, [Datapath::Ebpf, Datapath::Stock]);
     // As from a physical NIC, packets arrive with their checksums filled in.
-    for host in &overlay.bed.hosts {
+    for host in &overlay.pair.hosts {
         let off = ["-K", host.external.as_str(), "tx", "off"];
         host.ns.run("ethtool", &off).unwrap();
     }

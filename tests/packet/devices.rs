@@ -65,6 +65,66 @@ fn a_frame_with_a_vlan_tag_is_left_on_egress() {
     );
 }
 
+#[test]
+fn a_frame_with_a_vlan_tag_is_left_on_ingress() {
+    let inner = pod_packet([10, 5, 1, 2], [10, 5, 2, 2], b"hello");
+    let rows = [
+        ("vxlan_decap", Programs::load(), config(), tunnel(&inner)),
+        (
+            "udp_decap",
+            Programs::load_udp(),
+            udp_config(),
+            udp_tunnel(&inner),
+        ),
+    ];
+    for (program, mut programs, config, tunnel) in rows {
+        let ns = namespace(&format!(
+            "link add {DEVICE} type veth peer name far\n\
+             link add {EXTERNAL} type veth peer name sender\n\
+             link set {DEVICE} up\n\
+             link set far up\n\
+             link set {EXTERNAL} up\n\
+             link set sender up"
+        ));
+        let (sender, device) = (Raw::open(&ns, "sender"), Raw::open(&ns, DEVICE));
+        let (sender, device) = (sender.unwrap(), device.unwrap());
+        let index = || nix::net::if_::if_nametoindex(DEVICE).unwrap();
+        programs.set_config(&Config {
+            device_ifindex: ns.enter(index).unwrap(),
+            ..config
+        });
+        programs.attach(program, &ns, EXTERNAL, Ingress);
+        let plain = Tunnel {
+            ethernet_destination: host::mac(&ns, EXTERNAL).unwrap(),
+            ..tunnel
+        }
+        .frame();
+        let tagged = [&plain[..12], &[0x81, 0, 0, 100], &plain[12..]].concat();
+        let ((), counted) = programs.counted(|| {
+            for frame in [&tagged, &plain] {
+                sender.send(frame, Offload::default()).unwrap();
+            }
+            // The plain one, before which the other has passed.
+            let came = || {
+                Ok(device
+                    .receive()?
+                    .filter(|(frame, _)| frame.ends_with(b"hello")))
+            };
+            wait::until("the frame", Duration::from_secs(5), came).unwrap();
+        });
+        let len = plain.len() as u64;
+        let expected = [
+            ("ingress decapsulated", (1, len)),
+            ("ingress vlan", (1, len)),
+        ];
+        assert_eq!(
+            counted.into_iter().collect::<Vec<_>>(),
+            expected,
+            "{program}"
+        );
+    }
+}
+
 /// A node whose NIC leaves all but the first bytes of a frame outside of the linear part.
 struct Split {
     ns: NetNs,

@@ -5,8 +5,7 @@
 //! What a test run cannot make of a packet comes over real devices here: `bed` for a device without
 //! link-layer header and for aggregates, `devices` for VLAN tags beside the packet and headers
 //! outside of the linear part. In the other rings: flow hashes of sockets, and checksums that a
-//! device has verified. Not to be had at all: `failed`, and `no_room` of `vxlan_decap`, which takes
-//! no packet in which the kernel could refuse.
+//! device has verified. [`reasons`] holds that every reason of every program has its row.
 
 #![expect(
     clippy::unwrap_used,
@@ -19,6 +18,7 @@ mod devices;
 mod direct;
 mod probe;
 mod program;
+mod reasons;
 mod udp_decap;
 mod udp_encap;
 mod vxlan_decap;

@@ -1,5 +1,7 @@
 //! `vxlan_encap`: the bytes on the wire, and every reason.
 
+use flannel_ebpf::abi::{Encap, Peer};
+
 use super::program::{Context, Programs, REDIRECT, Run, assert_left, peer};
 use flannel_tests::frame::{
     HOP_MAC, Ip, OWN_IP, OWN_MAC, PEER_IP, PEER_MAC, checksum, ethernet, pod_packet, udp,
@@ -227,10 +229,24 @@ fn every_odd_packet_is_left_with_its_reason() {
 #[test]
 fn an_unresolved_peer_is_left() {
     let mut programs = Programs::load();
-    programs.set_peer(&flannel_ebpf::abi::Peer { mtu: 0, ..peer() });
+    programs.set_peer(&Peer { mtu: 0, ..peer() });
     let frame = frame(&pod_packet(POD, REMOTE_POD, b"hello"));
     let run = programs.run("vxlan_encap", &frame, Context::default());
     assert_left("unresolved", &run, &frame, "egress unresolved", 1);
+}
+
+#[test]
+fn a_peer_that_this_tunnel_does_not_lead_to_is_left() {
+    let frame = frame(&pod_packet(POD, REMOTE_POD, b"hello"));
+    for encap in [Encap::Direct, Encap::Udp] {
+        let mut programs = Programs::load();
+        programs.set_peer(&Peer {
+            encap: encap as u32,
+            ..peer()
+        });
+        let run = programs.run("vxlan_encap", &frame, Context::default());
+        assert_left(&format!("{encap:?}"), &run, &frame, "egress other_encap", 1);
+    }
 }
 
 #[test]

@@ -35,7 +35,6 @@ pub mod measure;
 pub mod mounts;
 pub mod netns;
 pub mod programs;
-pub mod proxy;
 pub mod raw;
 pub mod render;
 pub mod report;

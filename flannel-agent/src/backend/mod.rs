@@ -44,6 +44,13 @@ use self::peer::{IgnoredReason, Peer};
 /// The programs of all backends: those that an earlier run may have left.
 pub const ALL_PROGRAMS: [&[Attachment]; 3] = [&vxlan::PROGRAMS, &udp::PROGRAMS, &host_gw::PROGRAMS];
 
+/// Whether a program has the name of one of these.
+#[must_use]
+pub fn is_own_program(name: &str) -> bool {
+    let mut programs = ALL_PROGRAMS.iter().copied().flatten();
+    programs.any(|attachment| attachment.program == name)
+}
+
 /// How peers are reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
@@ -162,6 +169,11 @@ pub trait Backend: Send + Sync {
 
     /// Takes notice of whether the programs take part, for backends with a data path of their own.
     fn set_ebpf(&mut self, _is_used: bool) {}
+
+    /// What a proxy has carried and refused, for backends with one.
+    fn proxy(&self) -> Option<udp::counters::Counters> {
+        None
+    }
 
     /// What is not as it should be, a sentence each.
     fn problems(&self) -> Vec<String> {

@@ -31,6 +31,7 @@ use flannel_ebpf::abi::Encap;
 use flannel_ebpf::wire::{Headers, Udp as UdpHeader};
 use tracing::info;
 
+use self::counters::Counters;
 use self::device::{DeviceChange, DeviceSpec, ensure_device, queue_count};
 use self::proxy::{Proxy, ProxySpec};
 use self::socket::Sockets;
@@ -243,6 +244,13 @@ impl Backend for Udp {
     fn set_ebpf(&mut self, is_used: bool) {
         if let State::Running(_, proxy) = &self.state {
             proxy.set_kin(is_used);
+        }
+    }
+
+    fn proxy(&self) -> Option<Counters> {
+        match &self.state {
+            State::Running(_, proxy) => Some(proxy.counters()),
+            State::New | State::Bound(_) => None,
         }
     }
 

@@ -12,6 +12,7 @@ use flannel_ebpf::abi::{
     IngressOutcome, Peer, Remote, Traffic, map_name,
 };
 
+use super::patience::Patience;
 use super::pin::Pins;
 use crate::status::Counter;
 
@@ -206,11 +207,14 @@ impl Maps {
             self.traffic.remove(&key).map_err(at("remove"))?;
             self.counted.remove(&key);
         }
+        let patience = Patience::new();
         for key in desired - &self.counted {
             let cpus = nr_cpus().map_err(|(_, error)| at("write")(MapError::IoError(error)))?;
-            let zero = PerCpuValues::try_from(vec![Traffic::default(); cpus]);
-            let zero = zero.map_err(|error| at("write")(MapError::IoError(error)))?;
-            self.traffic.insert(key, zero, 0).map_err(at("write"))?;
+            let insert = || {
+                let zero = PerCpuValues::try_from(vec![Traffic::default(); cpus])?;
+                self.traffic.insert(key, zero, 0)
+            };
+            patience.write(insert).map_err(at("write"))?;
             self.counted.insert(key);
         }
         Ok(())
@@ -384,6 +388,7 @@ where
                 self.actual.remove(key);
             }
         }
+        let patience = Patience::new();
         for (key, value) in desired {
             let known = self.actual.get(key);
             if known.is_some_and(|known| value.keep_learnt(known) == *known) {
@@ -391,7 +396,8 @@ where
             }
             let found = known.and_then(|_| self.map.get(key, 0).ok());
             let value = found.map_or(*value, |found| value.keep_learnt(&found));
-            if note("write", self.map.insert(key, value, 0)) {
+            let written = patience.write(|| self.map.insert(key, value, 0));
+            if note("write", written) {
                 self.actual.insert(*key, value);
             }
         }
@@ -420,7 +426,8 @@ impl Table<Remote> {
                     subnet, prefix_len, ..
                 } = found;
                 let fresh = Remote::new(subnet, prefix_len);
-                self.map.insert(key, fresh, 0).map_err(at("write"))
+                let written = Patience::new().write(|| self.map.insert(key, fresh, 0));
+                written.map_err(at("write"))
             }
             Err(error) => Err(at("read")(error)),
         }

@@ -8,6 +8,7 @@ pub mod compat;
 pub mod logs;
 pub mod maps;
 pub mod object;
+mod patience;
 pub mod pin;
 pub mod probe;
 pub mod xdp;
@@ -57,7 +58,9 @@ impl Direction {
         }
     }
 
-    const fn attach_type(self) -> TcAttachType {
+    /// As the kernel's interface has it.
+    #[must_use]
+    pub const fn attach_type(self) -> TcAttachType {
         match self {
             Self::Ingress => TcAttachType::Ingress,
             Self::Egress => TcAttachType::Egress,
@@ -178,6 +181,8 @@ pub struct Dataplane {
     tc_attach: TcAttach,
     attachments: &'static [Attachment],
     attached: Vec<Attached>,
+    /// Hooks where somebody else has filters on clsact, see [`yield_to`](Self::yield_to).
+    filtered: Vec<(Interface, Direction)>,
     stripper: Stripper,
 }
 
@@ -218,6 +223,7 @@ impl Dataplane {
             tc_attach: options.tc_attach,
             attachments,
             attached: Vec::new(),
+            filtered: Vec::new(),
             stripper: Stripper::new(options.xdp),
         })
     }
@@ -225,6 +231,13 @@ impl Dataplane {
     /// The maps.
     pub fn maps(&mut self) -> &mut Maps {
         &mut self.maps
+    }
+
+    /// Takes notice of the hooks where somebody else has filters on clsact. Programs that are
+    /// attached from then on go there, behind those filters, which from tcx would see nothing of
+    /// what ours take; if the way to attach is not prescribed.
+    pub fn yield_to(&mut self, filtered: &[(Interface, Direction)]) {
+        self.filtered = filtered.to_vec();
     }
 
     /// Attaches all programs, or replaces those of an earlier agent. The maps should have been
@@ -247,8 +260,12 @@ impl Dataplane {
             };
             // Read first: an interface that is made anew meanwhile is then found to be another one.
             let index = attach::index(hook.interface);
-            let mechanism =
-                attach::attach(classifier, hook, self.tc_attach, &self.pins).map_err(fail)?;
+            let place = (attachment.interface, attachment.direction);
+            let how = match self.tc_attach {
+                TcAttach::Auto if self.filtered.contains(&place) => TcAttach::Clsact,
+                how => how,
+            };
+            let mechanism = attach::attach(classifier, hook, how, &self.pins).map_err(fail)?;
             let info = classifier.info().map_err(|error| fail(error.into()))?;
             self.attached.push(Attached {
                 attachment: *attachment,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use aya::Ebpf;
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::xdp::{XdpLink, XdpMode as AttachMode};
-use aya::programs::{ProgramError, Xdp};
+use aya::programs::{ProgramError, Xdp, loaded_programs};
 use tracing::{info, warn};
 
 use super::Attachment;
@@ -84,6 +84,14 @@ pub fn obstacle(
             vlan.name
         )
     })
+}
+
+/// Whether the program with this kernel id has the name of one of this agent's.
+#[must_use]
+pub fn is_own(id: u32) -> bool {
+    let mut programs = loaded_programs().map_while(Result::ok);
+    let found = programs.find(|program| program.id() == id);
+    found.is_some_and(|program| program.name_as_str().is_some_and(|n| PROGRAMS.contains(&n)))
 }
 
 /// What has become of it in this run.

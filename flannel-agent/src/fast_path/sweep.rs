@@ -21,9 +21,12 @@ const STEP: usize = 256;
 /// The table of flows.
 pub(super) type Flows = HashMap<MapData, FlowKey, Flow>;
 
+/// A way through the table.
+type Sweep = Pin<Box<dyn Future<Output = Result<usize, MapError>> + Send>>;
+
 /// What goes through the table beside all else, if anything does.
 #[derive(Default)]
-pub(super) struct Sweeping(Option<Pin<Box<dyn Future<Output = Result<usize, MapError>> + Send>>>);
+pub(super) struct Sweeping(Option<Sweep>);
 
 impl Sweeping {
     /// Begins, unless the last one is not done yet.

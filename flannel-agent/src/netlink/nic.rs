@@ -26,13 +26,15 @@ pub enum XdpMode {
     Offloaded,
 }
 
-/// A BPF program that hangs on a clsact qdisc.
+/// A filter on a clsact qdisc.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct BpfFilter {
-    /// Name as given to the filter.
-    pub name: String,
-    /// The kernel's id of the program.
-    pub id: u32,
+pub struct Filter {
+    /// Its kind, for example `bpf` or `flower`.
+    pub kind: String,
+    /// The name that was given to its BPF program.
+    pub name: Option<String>,
+    /// The kernel's id of that program; classic BPF has none.
+    pub id: Option<u32>,
 }
 
 /// Which way packets pass a clsact qdisc.
@@ -62,11 +64,11 @@ impl Netlink {
         }
     }
 
-    /// The BPF filters of a link's clsact qdisc; none where it has no such qdisc.
+    /// The filters of a link's clsact qdisc; none where it has no such qdisc.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn bpf_filters(&self, index: u32, side: ClsactSide) -> Result<Vec<BpfFilter>, Error> {
+    pub async fn filters(&self, index: u32, side: ClsactSide) -> Result<Vec<Filter>, Error> {
         let mut message = TcMessage::default();
         message.header.index = index.cast_signed();
         message.header.parent = TcHandle {
@@ -117,20 +119,27 @@ fn parse_nic(message: &LinkMessage) -> Nic {
     nic
 }
 
-/// The program of a filter. One filter is several messages: that of its chain has no handle.
-fn parse_filter(message: &TcMessage) -> Option<BpfFilter> {
-    let mut filter = BpfFilter::default();
+/// A filter. Each is several messages: that of its chain has no options.
+fn parse_filter(message: &TcMessage) -> Option<Filter> {
+    let mut filter = Filter::default();
+    let mut is_whole = false;
     for attribute in &message.attributes {
-        let TcAttribute::Options(options) = attribute else {
-            continue;
-        };
-        for option in options {
-            match option {
-                TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => filter.name.clone_from(name),
-                TcOption::Bpf(TcFilterBpfOption::ProgId(id)) => filter.id = *id,
-                _ => {}
+        match attribute {
+            TcAttribute::Kind(kind) => filter.kind.clone_from(kind),
+            TcAttribute::Options(options) => {
+                is_whole = true;
+                for option in options {
+                    match option {
+                        TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => {
+                            filter.name = Some(name.clone());
+                        }
+                        TcOption::Bpf(TcFilterBpfOption::ProgId(id)) => filter.id = Some(*id),
+                        _ => {}
+                    }
+                }
             }
+            _ => {}
         }
     }
-    (filter.id != 0).then_some(filter)
+    is_whole.then_some(filter)
 }

@@ -7,6 +7,7 @@ use tracing::{info, warn};
 
 use super::Node;
 use crate::backend::peer::{Ignored, IgnoredReason, Peer};
+use crate::backend::udp::counters::Counters as Proxy;
 use crate::dataplane::maps::Key;
 use crate::status::{Datapath, Device, DirectPeer, Interface, KernelPeer, PeerCounts, Traffic};
 
@@ -23,6 +24,10 @@ pub struct Report {
     pub peers: PeerCounts,
     /// Attached programs and counters, as far as there is a dataplane.
     pub datapath: Datapath,
+    /// What the backend's proxy has carried, for backends with one.
+    pub proxy: Option<Proxy>,
+    /// What an operator should know although nothing is wrong.
+    pub notices: Vec<String>,
     /// What is not as it should be.
     pub problems: Vec<String>,
 }
@@ -96,8 +101,20 @@ impl Node {
                 ignored: ignored.collect(),
             },
             datapath,
+            proxy: self.backend.proxy(),
+            notices: self.notices(),
             problems,
         }
+    }
+}
+
+impl Node {
+    fn notices(&self) -> Vec<String> {
+        let is_told = self.has_dataplane() && !self.others.is_empty();
+        is_told
+            .then(|| self.others.to_string())
+            .into_iter()
+            .collect()
     }
 }
 

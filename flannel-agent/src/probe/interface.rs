@@ -8,12 +8,12 @@ use anyhow::{Context as _, Result};
 use aya::programs::{ProgramError, ProgramInfo, SchedClassifier, TcAttachType};
 
 use super::facts::{Holder, Interface, is_denied};
-use crate::backend::ALL_PROGRAMS;
+use crate::backend::is_own_program;
 use crate::error::chain;
 use crate::iface::{self, ExternalInterface, Selection};
 use crate::netlink::Netlink;
 use crate::netlink::netdev::{XdpFeatures, xdp_features};
-use crate::netlink::nic::{ClsactSide, Nic, XdpMode};
+use crate::netlink::nic::{ClsactSide, Filter, Nic, XdpMode};
 
 /// The interface that the agent would choose.
 ///
@@ -35,13 +35,16 @@ pub(super) async fn read(selection: &Selection) -> Result<Interface> {
         (ClsactSide::Ingress, "clsact ingress"),
         (ClsactSide::Egress, "clsact egress"),
     ] {
-        match netlink.bpf_filters(chosen.index, side).await {
-            Ok(filters) => programs.extend(filters.into_iter().map(|filter| Holder {
+        let holder = |Filter { name, id, .. }: Filter| {
+            Some(Holder {
                 hook: hook.into(),
-                is_ours: is_ours(&filter.name),
-                name: Some(filter.name),
-                id: filter.id,
-            })),
+                is_ours: name.as_deref().is_some_and(is_own_program),
+                name,
+                id: id?,
+            })
+        };
+        match netlink.filters(chosen.index, side).await {
+            Ok(filters) => programs.extend(filters.into_iter().filter_map(holder)),
             Err(error) => unknown.push(chain(&error)),
         }
     }
@@ -109,7 +112,7 @@ fn tcx_programs(interface: &str, unknown: &mut Vec<String>) -> Vec<Holder> {
             let name = info.name_as_str().map(str::to_owned);
             Holder {
                 hook: hook.into(),
-                is_ours: name.as_deref().is_some_and(is_ours),
+                is_ours: name.as_deref().is_some_and(is_own_program),
                 name,
                 id: info.id(),
             }
@@ -125,10 +128,4 @@ fn tcx_programs(interface: &str, unknown: &mut Vec<String>) -> Vec<Holder> {
         }
     }
     holders
-}
-
-/// Whether a program has the name of one of this agent's.
-fn is_ours(name: &str) -> bool {
-    let mut programs = ALL_PROGRAMS.iter().copied().flatten();
-    programs.any(|attachment| attachment.program == name)
 }

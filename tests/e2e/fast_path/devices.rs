@@ -72,8 +72,8 @@ const LARGE: usize = 1_350;
 #[test]
 fn a_lower_mtu_is_told_to_the_sender() {
     let (cluster, mut table) = (cluster(), Table::default());
-    // The sender's external interface, from which pods' MTU follows, and the receiver's port.
-    for (host, interface, mtu, lower) in [(0, "eth0", 1_500, 1_300), (1, "veth0", 1_450, 1_000)] {
+    // The receiver's port; and the sender's external interface, on whose change its agent starts over.
+    for (host, interface, mtu, lower) in [(1, "veth0", 1_450, 1_000), (0, "eth0", 1_500, 1_300)] {
         let (from, to) = (cluster.pod(0), cluster.pod(1));
         let flows = Flows::sized(&cluster, LARGE);
         let ns = &cluster.host(host).ns;

@@ -1,8 +1,13 @@
 //! What is left of the fast path when it goes for good: nothing.
 
+use std::time::Duration;
+
+use aya::programs::SchedClassifier;
+use aya::programs::TcAttachType::{Egress, Ingress};
 use flannel_tests::bed::BedOptions;
 use flannel_tests::cluster::CONFIG;
 use flannel_tests::host::Host;
+use flannel_tests::wait;
 
 use super::cluster_with;
 use super::row::Flows;
@@ -10,13 +15,26 @@ use super::row::Flows;
 /// Conntrack's setting that the fast path changes.
 const LIBERAL: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal";
 
-/// BPF programs that hang on interfaces of a host.
-fn programs(host: &Host) -> String {
-    let text = host.ns.run("bpftool", &["net", "show"]).expect("bpftool");
-    let ours = ["from_pod", "to_pod"];
-    let lines = text.lines();
-    let lines = lines.filter(|line| ours.iter().any(|name| line.contains(name)));
-    lines.collect::<Vec<_>>().join("\n")
+/// BPF programs of ours that hang on a pod's interface.
+fn programs(host: &Host) -> Vec<String> {
+    let veth = &host.pods[0].veth;
+    let mut found = Vec::new();
+    for (direction, word) in [(Ingress, "ingress"), (Egress, "egress")] {
+        let tcx = host
+            .ns
+            .enter(|| SchedClassifier::query_tcx(veth, direction));
+        let (_, tcx) = tcx.expect("namespace").expect("tcx");
+        found.extend(
+            tcx.iter()
+                .filter_map(|it| it.name_as_str().map(str::to_owned)),
+        );
+        let args = ["filter", "show", "dev", veth.as_str(), word];
+        let text = host.ns.run("tc", &args).expect("filters");
+        let names = ["from_pod", "to_pod"].into_iter();
+        let hung = names.filter(|name| text.contains(name));
+        found.extend(hung.map(str::to_owned));
+    }
+    found
 }
 
 fn liberal(host: &Host) -> String {
@@ -33,11 +51,11 @@ fn cleanup_takes_it_off_pods_interfaces() {
         let agent = &mut cluster.agents[0];
         agent.kill().expect("SIGKILL");
         let host = &cluster.bed.hosts[0];
-        assert_eq!(programs(host).lines().count(), 2, "{}", programs(host));
+        assert_eq!(programs(host), ["from_pod", "to_pod"], "{how}");
         assert_eq!(liberal(host), "1");
         let said = agent.clean_up().expect("cleanup");
         println!("{how}: {said}");
-        assert_eq!(programs(host), "");
+        assert_eq!(programs(host), [""; 0], "{how}");
         assert_eq!(liberal(host), "0");
     }
 }
@@ -56,7 +74,7 @@ fn another_run_takes_it_off_clsact() {
         agent.start().expect("start");
         agent.wait_for_peers(1).expect("peers");
         let (agent, host) = (&cluster.agents[0], &cluster.bed.hosts[0]);
-        flannel_tests::wait::until("programs", std::time::Duration::from_secs(5), || {
+        wait::until("programs", Duration::from_secs(5), || {
             let pods = agent.status()?.fast_path.pods;
             let programs = programs(host);
             anyhow::ensure!(

@@ -86,9 +86,13 @@ fn programs_hold(on_tcx: bool) {
         let side = ["sender", "receiver"][host];
         let name = format!("{how} {} of {interface} on the {side}", word(direction));
         table.push(flows.held(name, changed));
-        let status = cluster.agents[host].status().expect("status").fast_path;
-        let says = [status.reasons, status.skipped].concat().join("; ");
-        assert!(says.contains("TC program of somebody else"), "{says}");
+        wait::until("the reason in status", Duration::from_secs(5), || {
+            let status = cluster.agents[host].status()?.fast_path;
+            let says = [status.reasons, status.skipped].concat().join("; ");
+            anyhow::ensure!(says.contains("TC program of somebody else"), "{says}");
+            Ok(Some(()))
+        })
+        .expect("told");
         drop(flows);
         take_off(&cluster, hook, hung);
         wait_for_pods(&cluster.agents[host], 1);

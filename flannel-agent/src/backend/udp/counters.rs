@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use serde::{Deserialize, Serialize};
+
 use super::packet::Reject;
 
 /// Defines a counter per name, for the threads that count and for those who look.
@@ -12,8 +14,9 @@ macro_rules! counters {
         pub(super) struct Live { $(pub(super) $name: Count,)* }
 
         /// Counters since the proxy started, of all its threads. Packets are those on the wire: an
-        /// aggregate counts as what it is cut into.
-        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        /// aggregate counts as what it is cut into. Part of the status document: names stay.
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(default)]
         pub struct Counters { $($(#[$doc])* pub $name: u64,)* }
 
         impl Counters {

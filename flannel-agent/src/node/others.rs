@@ -1,0 +1,146 @@
+//! Programs of others on the interfaces of the node: an operator is told of them, and they have the
+//! first look at every packet.
+//!
+//! XDP comes before TC anyway, and among the programs at a tcx hook ours is the last. But the kernel
+//! runs all of tcx before the filters of clsact: where somebody has filters, ours joins them there.
+
+use std::fmt::{self, Display, Formatter};
+
+use aya::programs::SchedClassifier;
+use tracing::{debug, info};
+
+use super::scope::Scope;
+use super::{Error, Node};
+use crate::backend::is_own_program;
+use crate::dataplane::{Direction, Interface, Interfaces, attach, xdp};
+use crate::error::chain;
+use crate::netlink::nic::{ClsactSide, Filter, XdpMode};
+use crate::netlink::{self, Netlink};
+
+/// What was found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Others {
+    /// One word or two for each program: interface, hook, what it is.
+    programs: Vec<String>,
+    /// Hooks with filters of others.
+    filtered: Vec<(Interface, Direction)>,
+}
+
+impl Others {
+    /// Looks at the node's interfaces. What cannot be asked is taken for nothing.
+    async fn find(netlink: &Netlink, interfaces: Interfaces<'_>) -> Self {
+        let Interfaces { external, device } = interfaces;
+        let mut found = Self::default();
+        let external = [(Interface::External, external)];
+        for (interface, name) in external
+            .into_iter()
+            .chain(device.map(|name| (Interface::Device, name)))
+        {
+            if let Err(error) = found.look_at(netlink, interface, name).await {
+                debug!(
+                    interface = name,
+                    error = chain(&error),
+                    "programs of others"
+                );
+            }
+        }
+        found
+    }
+
+    /// Hooks where somebody has filters on clsact.
+    fn filtered(&self) -> &[(Interface, Direction)] {
+        &self.filtered
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.programs.is_empty()
+    }
+
+    async fn look_at(
+        &mut self,
+        netlink: &Netlink,
+        interface: Interface,
+        name: &str,
+    ) -> Result<(), netlink::Error> {
+        let index = attach::index(name);
+        let mut programs = netlink.nic(index).await?.xdp;
+        programs.retain(|(_, id)| !xdp::is_own(*id));
+        for (mode, id) in programs {
+            let mode = match mode {
+                XdpMode::Native => "native",
+                XdpMode::Generic => "generic",
+                XdpMode::Offloaded => "offloaded",
+            };
+            self.programs.push(format!("{name}: {mode} XDP (id {id})"));
+        }
+        for (direction, side) in [
+            (Direction::Ingress, ClsactSide::Ingress),
+            (Direction::Egress, ClsactSide::Egress),
+        ] {
+            let way = direction.name();
+            // Before Linux 6.6 there is none.
+            let tcx = SchedClassifier::query_tcx(name, direction.attach_type());
+            for info in tcx.map(|(_, programs)| programs).unwrap_or_default() {
+                let program = info.name_as_str().unwrap_or_default();
+                if !is_own_program(program) {
+                    let id = info.id();
+                    let text = format!("{name}: tcx {way} {program} (id {id})");
+                    self.programs.push(text);
+                }
+            }
+            let filters = netlink.filters(index, side).await?;
+            let is_other = |filter: &&Filter| !filter.name.as_deref().is_some_and(is_own_program);
+            for Filter {
+                kind,
+                name: program,
+                ..
+            } in filters.iter().filter(is_other)
+            {
+                let program = program.as_deref().unwrap_or("filter");
+                self.programs
+                    .push(format!("{name}: clsact {way} {kind} {program}"));
+                if !self.filtered.contains(&(interface, direction)) {
+                    self.filtered.push((interface, direction));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Node {
+    /// Attaches what is not attached, and elsewhere where others have come or gone.
+    pub(super) async fn attach(&mut self, scope: Scope) -> Result<(), Error> {
+        let Some(dataplane) = self.datapath.dataplane() else {
+            return Ok(());
+        };
+        if !scope.device && dataplane.was_attached() {
+            return Ok(());
+        }
+        let interfaces = Interfaces {
+            external: &self.spec.external,
+            device: self.device.as_ref().map(|device| device.name.as_str()),
+        };
+        let others = Others::find(&self.netlink, interfaces).await;
+        let has_moved = others.filtered() != self.others.filtered();
+        if others != self.others && !others.is_empty() {
+            info!("{others}");
+        }
+        self.others = others;
+        if has_moved || !dataplane.is_attached() {
+            dataplane.yield_to(self.others.filtered());
+            dataplane.attach(interfaces)?;
+        }
+        Ok(())
+    }
+}
+
+impl Display for Others {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let programs = self.programs.join(", ");
+        write!(
+            f,
+            "programs of others see packets before this agent's: {programs}"
+        )
+    }
+}
