@@ -44,10 +44,7 @@ pub async fn filters(netlink: &Netlink) -> Result<Vec<Filter>, netlink::Error> {
             ("from_pod", ClsactSide::Ingress),
         ] {
             let filters = netlink.filters(link.index, side).await?;
-            if filters
-                .iter()
-                .any(|it| it.program.as_deref() == Some(program))
-            {
+            if filters.iter().any(|it| it.name.as_deref() == Some(program)) {
                 found.push(Filter {
                     endpoint: Endpoint {
                         index: link.index,

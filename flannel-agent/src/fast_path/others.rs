@@ -6,21 +6,11 @@ use std::collections::BTreeSet;
 use aya::programs::{SchedClassifier, TcAttachType};
 
 use super::endpoints::WhyNot;
+use super::programs;
+use crate::backend::is_own_program;
 use crate::netlink::link::Link;
 use crate::netlink::nic::ClsactSide;
 use crate::netlink::{self, Netlink};
-
-/// Names of all programs of ours, as the kernel keeps them.
-const OURS: [&str; 8] = [
-    "to_pod",
-    "from_pod",
-    "vxlan_encap",
-    "vxlan_decap",
-    "udp_encap",
-    "udp_decap",
-    "direct_egress",
-    "direct_ingress",
-];
 
 /// Which way packets pass an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,8 +87,10 @@ impl<'a> Programs<'a> {
             }
             if self.clsact.contains(&index) {
                 let filters = self.netlink.filters(index, *side).await?;
-                let is_ours = |name: Option<&str>| name.is_some_and(|it| OURS.contains(&it));
-                if filters.iter().any(|it| !is_ours(it.program.as_deref())) {
+                if filters
+                    .iter()
+                    .any(|it| !it.name.as_deref().is_some_and(is_ours))
+                {
                     return Ok(true);
                 }
             }
@@ -112,8 +104,11 @@ fn has_foreign_tcx(interface: &str, direction: TcAttachType) -> bool {
     let Ok((_, programs)) = SchedClassifier::query_tcx(interface, direction) else {
         return false;
     };
-    programs.iter().any(|program| {
-        let name = program.name_as_str().unwrap_or_default();
-        !OURS.contains(&name)
-    })
+    programs
+        .iter()
+        .any(|program| !is_ours(program.name_as_str().unwrap_or_default()))
+}
+
+fn is_ours(program: &str) -> bool {
+    programs::NAMES.contains(&program) || is_own_program(program)
 }
