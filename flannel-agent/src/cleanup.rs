@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-use crate::backend::entries::{remove_routes, route_line};
+use crate::backend::entries::{remove_routes, remove_unused_objects, route_line};
 use crate::backend::{ALL_PROGRAMS, is_own_device, remove_device};
 use crate::cli::CleanupMode;
 use crate::dataplane::pin::Pins;
@@ -110,6 +110,12 @@ async fn remove(
     Liberal::new(run_dir).restore();
     let Some(state) = state else { return Ok(()) };
     for device in state.devices_but(None) {
+        // Of a device that is not ours any more, only what nobody else can have made.
+        if let Some(link) = netlink.link_by_name(&device.name).await? {
+            let objects = remove_unused_objects(&netlink, link.index).await;
+            let objects = objects.context("remove next-hop objects")?;
+            result.removed.extend(objects);
+        }
         if remove_device(&netlink, &device).await? {
             result.removed.push(device_line(&device));
         }

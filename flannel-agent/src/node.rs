@@ -14,38 +14,36 @@
 
 mod datapath;
 mod echo;
+mod entries;
 mod follow;
 mod leases;
+mod maps;
 mod others;
 mod report;
 pub mod run;
 mod scope;
 
-use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
-use bytemuck::Zeroable as _;
-use flannel_ebpf::abi::{self, Encap};
 use ipnetwork::Ipv4Network;
-use tracing::{info, warn};
+use tracing::warn;
 
 pub use self::datapath::Datapath;
 use self::echo::{Doubts, Word};
+use self::maps::LeftToKernel;
 use self::others::Others;
 pub use self::scope::Scope;
-use crate::backend::entries::{apply, read_actual};
+use crate::backend::entries::forms::Forms;
 use crate::backend::peer::{Ignored, Own, Peer, usable_peers};
 use crate::backend::{Backend, Device, Place, Reach};
 use crate::cli::DatapathMode;
-use crate::dataplane::maps::Part;
 use crate::dataplane::{self, Attachment, Interfaces};
 use crate::error::chain;
 use crate::lease::{Lease, LeaseTable};
 use crate::netlink::monitor::NetlinkEvent;
-use crate::netlink::route::Via;
 use crate::netlink::{self, MacAddr, Netlink};
-use crate::plan::{Action, KernelState, plan};
-use crate::underlay::{Local, NotPlain, Underlay, outer_headers};
+use crate::plan::KernelState;
+use crate::underlay::{Local, Underlay};
 
 /// What a node is made from: decided before, fixed for the run but for the subnet, which a node
 /// that lost its lease may have to change.
@@ -64,9 +62,6 @@ pub struct NodeSpec {
     /// The own subnet.
     pub subnet: Ipv4Network,
 }
-
-/// Peers that eBPF leaves to the kernel, with the reason.
-type LeftToKernel = Vec<(Ipv4Network, NotPlain)>;
 
 /// Why a pass could not be finished. What was right before stays as it was.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +93,8 @@ pub struct Node {
     underlay: Underlay,
     /// Entries as last read or written.
     actual: KernelState,
+    /// How the routes among them are made.
+    forms: Forms,
     doubts: Doubts,
     peers: Vec<Peer>,
     ignored: Vec<Ignored>,
@@ -123,7 +120,6 @@ impl Node {
         datapath: Datapath,
     ) -> Result<Self, Error> {
         let (device, local) = set_up(&netlink, &spec, &mut *backend).await?;
-        let actual = read_actual(&netlink, device.as_ref().map(|device| device.index)).await?;
         Ok(Self {
             spec,
             netlink,
@@ -134,7 +130,9 @@ impl Node {
             others: Others::default(),
             leases: LeaseTable::default(),
             underlay: Underlay::default(),
-            actual,
+            // Read by the first pass.
+            actual: KernelState::default(),
+            forms: Forms::default(),
             doubts: Doubts::default(),
             peers: Vec::new(),
             ignored: Vec::new(),
@@ -228,7 +226,8 @@ impl Node {
     #[must_use]
     pub fn scope_of(&mut self, event: &NetlinkEvent) -> Option<Scope> {
         let device = self.device_index();
-        let word = self.doubts.hear(event, device, &self.actual);
+        let known = (&self.actual, &self.forms);
+        let word = self.doubts.hear(event, device, known);
         let scope = Scope::of(event, device, self.local.ifindex);
         match word {
             Word::Known => None,
@@ -332,163 +331,6 @@ impl Node {
             }
         }
     }
-
-    /// Routes, neighbours and FDB entries of all peers.
-    async fn sync_entries(&mut self) -> Result<(), Error> {
-        let desired = self.desired_entries(&self.peers);
-        let actions = plan(&desired, &self.actual);
-        if self.carry_out(actions).await? {
-            self.actual = desired;
-        }
-        Ok(())
-    }
-
-    /// Carries out a plan; says whether all is as planned. If not, what is there has been read.
-    async fn carry_out(&mut self, actions: Vec<Action>) -> Result<bool, Error> {
-        if actions.is_empty() {
-            self.failed = None;
-            return Ok(true);
-        }
-        let count = actions.len();
-        let failed = apply(&self.netlink, self.device_index(), actions).await;
-        info!(
-            changes = count - failed.len(),
-            failed = failed.len(),
-            "programmed peers"
-        );
-        let Some((action, error)) = failed.first() else {
-            self.failed = None;
-            return Ok(true);
-        };
-        let first = chain(error);
-        // Once per kind of failure, not once per try.
-        if self
-            .failed
-            .as_ref()
-            .is_none_or(|(_, reason)| *reason != first)
-        {
-            warn!(
-                ?action,
-                error = first,
-                count = failed.len(),
-                "entries could not be made"
-            );
-        }
-        self.failed = Some((failed.len(), first));
-        self.read_entries().await?;
-        Ok(false)
-    }
-
-    async fn read_entries(&mut self) -> Result<(), Error> {
-        self.actual = read_actual(&self.netlink, self.device_index()).await?;
-        self.doubts.clear();
-        Ok(())
-    }
-
-    /// What the kernel path to these peers needs.
-    fn desired_entries(&self, peers: &[Peer]) -> KernelState {
-        let mut state = KernelState::default();
-        if self.backend.reach() == Reach::None {
-            return state;
-        }
-        for peer in peers {
-            match (peer.direct, &self.device) {
-                (Some(oif), _) => {
-                    let via = Via {
-                        oif,
-                        gateway: peer.public_ip,
-                        is_onlink: false,
-                    };
-                    state.routes.insert(peer.subnet, via);
-                }
-                (None, Some(device)) => self.backend.add_tunnel(device, peer, &mut state),
-                (None, None) => {}
-            }
-        }
-        state
-    }
-
-    /// Maps, and with the first pass the attachment.
-    async fn sync_dataplane(&mut self, scope: Scope) -> Result<(), Error> {
-        if !self.has_dataplane() {
-            return Ok(());
-        }
-        let look = scope.neighbours || scope.device;
-        let peers = std::mem::take(&mut self.peers);
-        let synced = self.sync_maps(&peers, Part::All, Part::All, look).await;
-        self.peers = peers;
-        let (kernel, unresolved) = synced?;
-        self.kernel = kernel;
-        self.attach(scope).await?;
-        if scope.device {
-            self.keep_xdp().await?;
-        }
-        probe(&self.netlink, self.local.ifindex, unresolved).await;
-        Ok(())
-    }
-
-    /// The XDP program, which comes after all others are attached.
-    async fn keep_xdp(&mut self) -> Result<(), Error> {
-        let links = self.netlink.links().await?;
-        let external = links.iter().find(|link| link.name == self.spec.external);
-        if let (Some(external), Some(dataplane)) = (external, self.datapath.dataplane())
-            && dataplane.is_attached()
-        {
-            dataplane.keep_xdp(external, &links);
-        }
-        Ok(())
-    }
-
-    /// Makes the maps, or the part of them that is about some peers, what these peers ask for. Says
-    /// which peers are left to the kernel, and which next hops have to be resolved.
-    async fn sync_maps(
-        &mut self,
-        peers: &[Peer],
-        subnets: Part<'_>,
-        addresses: Part<'_>,
-        look_at_neighbours: bool,
-    ) -> Result<(LeftToKernel, BTreeSet<Ipv4Addr>), Error> {
-        let Some(dataplane) = self.datapath.dataplane() else {
-            return Ok(Default::default());
-        };
-        let underlay = &mut self.underlay;
-        underlay
-            .resolve_routes(&self.netlink, &self.local, peers)
-            .await;
-        let mut unresolved = underlay.unresolved(peers);
-        if look_at_neighbours || !unresolved.is_empty() {
-            underlay.read_neighbours(&self.netlink, &self.local).await?;
-            unresolved = underlay.unresolved(peers);
-        }
-        let ttl = default_ttl();
-        let (backend, device, local) = (&*self.backend, self.device.as_ref(), &self.local);
-        let desired = underlay.desired(local, peers, |peer, mac, mtu| {
-            entry(backend, device, local, ttl, peer, mac, mtu)
-        });
-        let direct = peers.iter().filter(|peer| peer.direct.is_some());
-        let direct: BTreeSet<_> = direct.map(|peer| peer.subnet.network().octets()).collect();
-        let maps = dataplane.maps();
-        let mut sync = || {
-            maps.set_config(&config(backend, device, local))?;
-            // Senders first: whoever hears from us may answer.
-            maps.sync_remotes(&desired.remotes, addresses)?;
-            maps.sync_peers(&desired.peers, subnets)?;
-            maps.sync_traffic(&direct, subnets)
-        };
-        sync().map_err(dataplane::Error::from)?;
-        // To a direct peer the kernel's route is the way, not what is left of one.
-        let mut kernel = desired.kernel;
-        kernel.retain(|(subnet, _)| !direct.contains(&subnet.network().octets()));
-        Ok((kernel, unresolved))
-    }
-
-    /// Asks the kernel to look after the neighbour entries in use, which packets that bypass the
-    /// stack do not do: it verifies them as it would under traffic, and tells if one fails.
-    pub async fn keep_neighbours(&self) {
-        if self.has_dataplane() {
-            probe(&self.netlink, self.local.ifindex, self.underlay.next_hops()).await;
-        }
-    }
 }
 
 /// Sets the backend up, and reads what is beneath it.
@@ -526,69 +368,4 @@ async fn set_up(
         .map_err(Error::Backend)?;
     local.port = device.as_ref().map(|device| device.port);
     Ok((device, local))
-}
-
-/// A peer's entry in the maps.
-fn entry(
-    backend: &dyn Backend,
-    device: Option<&Device>,
-    local: &Local,
-    ttl: u8,
-    peer: &Peer,
-    next_hop: MacAddr,
-    mtu: u32,
-) -> abi::Peer {
-    let headers = outer_headers(local, ttl, peer, next_hop);
-    let (encap, headers) = match device.filter(|_| peer.direct.is_none()) {
-        Some(device) => (
-            backend.encap(),
-            backend.finish_headers(device, peer, headers),
-        ),
-        None => (Encap::Direct, headers),
-    };
-    let inner_mtu = mtu.saturating_sub(encap.overhead() as u32);
-    // Behind VXLAN is a kernel, which reads all that another one sends.
-    let needs_kin = encap == Encap::Udp && !local.completes_checksums;
-    abi::Peer {
-        needs_kin: needs_kin.into(),
-        ..abi::Peer::new(headers, encap, inner_mtu, local.ifindex)
-    }
-}
-
-/// What the programs know of this node.
-fn config(backend: &dyn Backend, device: Option<&Device>, local: &Local) -> abi::Config {
-    let mask = u32::MAX
-        .checked_shl(32 - u32::from(local.subnet_len))
-        .unwrap_or(0);
-    let config = abi::Config {
-        subnet_mask: mask.to_be_bytes(),
-        local_ip: local.address.octets(),
-        udp_port: local.port.unwrap_or(0).to_be_bytes(),
-        device_ifindex: device.map_or(0, |device| device.index),
-        external_mac: local.mac.0,
-        ..abi::Config::zeroed()
-    };
-    match device {
-        Some(device) => backend.finish_config(device, config),
-        None => config,
-    }
-}
-
-async fn probe(netlink: &Netlink, ifindex: u32, hops: BTreeSet<Ipv4Addr>) {
-    match netlink.probe_neighbours(ifindex, hops).await {
-        Ok(failed) => {
-            for (hop, error) in failed {
-                warn!(%hop, error = chain(&error), "cannot have the neighbour resolved");
-            }
-        }
-        Err(error) => warn!(error = chain(&error), "cannot have neighbours resolved"),
-    }
-}
-
-/// Time to live of packets that this host sends, as the kernel's tunnel takes it.
-fn default_ttl() -> u8 {
-    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_default_ttl");
-    text.ok()
-        .and_then(|text| text.trim().parse().ok())
-        .unwrap_or(64)
 }

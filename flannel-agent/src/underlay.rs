@@ -15,15 +15,11 @@ use std::net::Ipv4Addr;
 use bytemuck::Zeroable as _;
 use flannel_ebpf::abi;
 use flannel_ebpf::wire::{ETHERTYPE_IPV4, Ethernet, Headers, Ipv4, PROTOCOL_UDP};
-use futures_util::{StreamExt as _, stream};
 use rtnetlink::packet_route::route::RouteType;
 
 use crate::backend::peer::Peer;
-use crate::netlink::route::{UnderlayQuery, UnderlayRoute};
+use crate::netlink::lookup::{UnderlayQuery, UnderlayRoute};
 use crate::netlink::{self, MacAddr, Netlink};
-
-/// Route look-ups under way at once.
-const IN_FLIGHT: usize = 64;
 
 /// The near end of the way to every peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,12 +171,7 @@ impl Underlay {
         let missing = wanted
             .into_iter()
             .filter(|dst| !self.links.contains_key(dst));
-        let answers: Vec<_> = stream::iter(missing.collect::<Vec<_>>())
-            .map(|dst| async move { (dst, netlink.host_route(dst).await) })
-            .buffer_unordered(IN_FLIGHT)
-            .collect()
-            .await;
-        for (dst, answer) in answers {
+        for (dst, answer) in netlink.host_routes(missing.collect()).await {
             match answer {
                 Ok(route) => {
                     self.links.insert(dst, on_link(&route));
@@ -208,20 +199,14 @@ impl Underlay {
         let missing = wanted
             .into_iter()
             .filter(|dst| !self.hops.contains_key(dst));
-        let answers: Vec<_> = stream::iter(missing.collect::<Vec<_>>())
-            .map(|dst| async move {
-                let query = UnderlayQuery {
-                    dst,
-                    source: local.address,
-                    oif: local.ifindex,
-                    port: local.port,
-                };
-                (dst, netlink.underlay_route(query).await)
-            })
-            .buffer_unordered(IN_FLIGHT)
-            .collect()
-            .await;
-        for (dst, answer) in answers {
+        let query = |dst| UnderlayQuery {
+            dst,
+            source: local.address,
+            oif: local.ifindex,
+            port: local.port,
+        };
+        let answers = netlink.underlay_routes(missing.map(query).collect());
+        for (UnderlayQuery { dst, .. }, answer) in answers.await {
             let hop = match answer {
                 Ok(route) => judge(&route, dst, local),
                 Err(error) if netlink::errno(&error).is_some() => Err(NotPlain::NoRoute),

@@ -6,7 +6,8 @@
     reason = "a map's static is its name in the kernel"
 )]
 
-use core::ptr::NonNull;
+use core::cell::Cell;
+use core::mem::offset_of;
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap};
@@ -100,88 +101,90 @@ pub(crate) static flows: HashMap<FlowKey, Flow, MAX_FLOWS, { BPF_F_NO_PREALLOC a
 
 /// The admission of a flow, over or not.
 #[inline(always)]
-pub(crate) fn admission(key: FlowKey) -> Option<Admission> {
-    flows.get_ptr_mut(key).and_then(NonNull::new).map(Admission)
+pub(crate) fn admission(key: FlowKey) -> Option<&'static Admission> {
+    let flow = flows.get_ptr_mut(key)?;
+    // SAFETY: the layout is the same, as asserted below. An entry that is replaced or removed
+    // meanwhile is freed after an RCU grace period (the map is not preallocated), so it is there
+    // until the program ends. Only the counts are written in place, each as one aligned word (the
+    // target has no atomic load).
+    unsafe { flow.cast::<Admission>().as_ref() }
 }
 
-/// An entry of `flows`. One that is replaced or removed meanwhile is freed after an RCU grace period
-/// (the map is not preallocated), so it is there until the program ends. Only the two counts of its
-/// packets are written in place.
-#[derive(Clone, Copy)]
-pub(crate) struct Admission(NonNull<Flow>);
+/// An entry of `flows`: a [`Flow`] whose counts of packets are written in place, by any CPU.
+#[repr(C)]
+pub(crate) struct Admission {
+    expires: u64,
+    generation: u32,
+    ifindex: u32,
+    addresses: Addresses,
+    is_received: u32,
+    queued: Cell<u64>,
+    dequeued: Cell<u64>,
+}
+
+const _: () = assert!(size_of::<Admission>() == size_of::<Flow>());
+const _: () = assert!(offset_of!(Admission, generation) == offset_of!(Flow, generation));
+const _: () = assert!(offset_of!(Admission, ifindex) == offset_of!(Flow, ifindex));
+const _: () = assert!(offset_of!(Admission, addresses) == offset_of!(Flow, addresses));
+const _: () = assert!(offset_of!(Admission, is_received) == offset_of!(Flow, is_received));
+const _: () = assert!(offset_of!(Admission, queued) == offset_of!(Flow, queued));
 
 impl Admission {
     /// [`Flow::expires`].
     #[inline(always)]
-    pub(crate) fn expires(self) -> u64 {
-        // SAFETY: the entry is there, and this word of it never changes.
-        unsafe { (*self.0.as_ptr()).expires }
+    pub(crate) fn expires(&self) -> u64 {
+        self.expires
     }
 
     /// What tells it from the one before of the same flow.
     #[inline(always)]
-    pub(crate) fn number(self) -> u32 {
-        self.expires() as u32
+    pub(crate) fn number(&self) -> u32 {
+        self.expires as u32
     }
 
     /// [`Flow::generation`].
     #[inline(always)]
-    pub(crate) fn generation(self) -> u32 {
-        // SAFETY: as above.
-        unsafe { (*self.0.as_ptr()).generation }
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation
     }
 
     /// [`Flow::ifindex`].
     #[inline(always)]
-    pub(crate) fn ifindex(self) -> u32 {
-        // SAFETY: as above.
-        unsafe { (*self.0.as_ptr()).ifindex }
+    pub(crate) fn ifindex(&self) -> u32 {
+        self.ifindex
     }
 
     /// [`Flow::addresses`].
     #[inline(always)]
-    pub(crate) fn addresses(self) -> Addresses {
-        // SAFETY: as above.
-        unsafe { (*self.0.as_ptr()).addresses }
+    pub(crate) fn addresses(&self) -> Addresses {
+        self.addresses
     }
 
     /// [`Flow::is_received`].
     #[inline(always)]
-    pub(crate) fn is_received(self) -> bool {
-        // SAFETY: as above.
-        unsafe { (*self.0.as_ptr()).is_received != 0 }
+    pub(crate) fn is_received(&self) -> bool {
+        self.is_received != 0
     }
 
     /// Whether a packet may go straight into the pod: some have been queued since the admission, and
     /// all of them have come out again.
     #[inline(always)]
-    pub(crate) fn is_drained(self) -> bool {
-        // SAFETY: the entry is there, and any value of the word is one.
-        let queued = unsafe { (&raw const (*self.0.as_ptr()).queued).read_volatile() };
-        // SAFETY: as above.
-        let dequeued = unsafe { (&raw const (*self.0.as_ptr()).dequeued).read_volatile() };
-        queued != 0 && queued == dequeued
+    pub(crate) fn is_drained(&self) -> bool {
+        let queued = self.queued.get();
+        queued != 0 && queued == self.dequeued.get()
     }
 
     /// One more has been queued. What another CPU adds at that moment may be lost, and the flow is
     /// queued until its next admission: a backlog is one CPU's, and flows seldom change.
     #[inline(always)]
-    pub(crate) fn count_queued(self) {
-        // SAFETY: the entry is there; an aligned word is read and written whole.
-        unsafe {
-            let word = &raw mut (*self.0.as_ptr()).queued;
-            word.write_volatile(word.read_volatile() + 1);
-        }
+    pub(crate) fn count_queued(&self) {
+        self.queued.set(self.queued.get() + 1);
     }
 
     /// One more has come out; as [`count_queued`](Self::count_queued).
     #[inline(always)]
-    pub(crate) fn count_dequeued(self) {
-        // SAFETY: as above.
-        unsafe {
-            let word = &raw mut (*self.0.as_ptr()).dequeued;
-            word.write_volatile(word.read_volatile() + 1);
-        }
+    pub(crate) fn count_dequeued(&self) {
+        self.dequeued.set(self.dequeued.get() + 1);
     }
 }
 
@@ -211,8 +214,10 @@ impl Noted {
     /// Its outcome is not waited for any more.
     #[inline(always)]
     pub(crate) fn settle(self) {
-        // SAFETY: as above; an aligned word is written whole. Of another flow's candidate it costs
-        // a little time.
-        unsafe { (&raw mut (*self.0).noted).write_volatile(0) }
+        // SAFETY: as above.
+        let noted = unsafe { &raw mut (*self.0).noted };
+        // SAFETY: an aligned word is written whole; in the place of another flow's it costs that a
+        // little time.
+        unsafe { noted.write_volatile(0) }
     }
 }

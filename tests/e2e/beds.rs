@@ -11,7 +11,7 @@ use flannel_tests::bed::{BedOptions, Underlay};
 use flannel_tests::by_hand;
 use flannel_tests::measure::{Side, compare};
 use flannel_tests::render;
-use flannel_tests::source::Source;
+use flannel_tests::source::{Frames, SMALL, Source};
 use flannel_tests::traffic::sequence::Flow;
 use flannel_tests::traffic::stream;
 use flannel_tests::wait;
@@ -37,7 +37,8 @@ fn reference_overlay_carries_packets() {
 fn every_injected_packet_arrives() {
     let bed = by_hand::overlay(BedOptions::default(), 1).expect("bed");
     let (a, b) = (&bed.hosts[0], &bed.hosts[1]);
-    let source = Source::new(a, &a.pods[0], &b.pods[0]).expect("source");
+    let frames = Frames::new(a, SMALL).expect("frames");
+    let source = Source::new(a, &a.pods[0], &b.pods[0], frames).expect("source");
     let rate = source
         .measure(0, Duration::from_millis(300))
         .expect("measure");

@@ -5,6 +5,7 @@
 //! (`--nocapture`).
 
 mod beds;
+mod bench;
 mod change;
 mod cleanup;
 mod exercise;

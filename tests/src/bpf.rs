@@ -13,6 +13,13 @@ use std::path::Path;
 use anyhow::{Context as _, Result, anyhow};
 use aya::programs::TcAttachType;
 
+mod instruction;
+
+pub use self::instruction::{
+    Instruction, Width, add, call, copy, exit, jump_if_greater, load_word, modulo, set,
+    shift_right, store, store_register, swap_half,
+};
+
 const BPF_PROG_LOAD: u32 = 5;
 const BPF_OBJ_PIN: u32 = 6;
 const BPF_PROG_TEST_RUN: u32 = 10;
@@ -20,120 +27,35 @@ const BPF_OBJ_GET_INFO_BY_FD: u32 = 15;
 const BPF_LINK_CREATE: u32 = 28;
 /// Attach type of a link.
 const BPF_XDP: u32 = 37;
+/// The same, of a program on an interface's ingress.
+const BPF_TCX_INGRESS: u32 = 46;
 /// Run by the stack, not by the driver (`linux/if_link.h`).
 const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
 const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 const BPF_PROG_TYPE_XDP: u32 = 6;
-/// Attach types of a link on tcx.
-const BPF_TCX_INGRESS: u32 = 46;
 const BPF_TCX_EGRESS: u32 = 47;
 /// Verdict that drops a packet (`linux/pkt_cls.h`).
 const TC_ACT_SHOT: i32 = 2;
+/// Number of `bpf_get_prandom_u32`.
+pub const GET_PRANDOM_U32: i32 = 7;
+/// Number of `bpf_redirect`.
+pub const REDIRECT: i32 = 23;
+/// Number of `bpf_redirect_peer`.
+///
+/// # Kernel
+/// 5.10
+pub const REDIRECT_PEER: i32 = 155;
 const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
 /// Verdict that hands a frame to the stack.
 pub const XDP_PASS: i32 = 2;
 
-/// One instruction, as `struct bpf_insn`.
-#[derive(Debug, Clone, Copy)]
-#[repr(C)]
-pub struct Instruction {
-    code: u8,
-    /// Destination in the low four bits, source in the high four.
-    registers: u8,
-    offset: i16,
-    immediate: i32,
-}
-
-/// Width of a memory access.
-#[derive(Debug, Clone, Copy)]
-#[repr(u8)]
-pub enum Width {
-    /// Four octets.
-    Word = 0x00,
-    /// Two octets.
-    Half = 0x08,
-}
-
-/// `dst = *(u32 *)(src + offset)`.
-#[must_use]
-pub fn load_word(dst: u8, src: u8, offset: i16) -> Instruction {
-    Instruction {
-        code: 0x61,
-        registers: src << 4 | dst,
-        offset,
-        immediate: 0,
-    }
-}
-
-/// `*(width *)(dst + offset) = value`.
-#[must_use]
-pub fn store(width: Width, dst: u8, offset: i16, value: i32) -> Instruction {
-    Instruction {
-        code: 0x62 | width as u8,
-        registers: dst,
-        offset,
-        immediate: value,
-    }
-}
-
-/// `dst = src`.
-#[must_use]
-pub fn copy(dst: u8, src: u8) -> Instruction {
-    Instruction {
-        code: 0xbf,
-        registers: src << 4 | dst,
-        offset: 0,
-        immediate: 0,
-    }
-}
-
-/// `dst = value`.
-#[must_use]
-pub fn set(dst: u8, value: i32) -> Instruction {
-    Instruction {
-        code: 0xb7,
-        registers: dst,
-        offset: 0,
-        immediate: value,
-    }
-}
-
-/// `dst += value`.
-#[must_use]
-pub fn add(dst: u8, value: i32) -> Instruction {
-    Instruction {
-        code: 0x07,
-        registers: dst,
-        offset: 0,
-        immediate: value,
-    }
-}
-
-/// Skips `distance` instructions if `dst > src`, unsigned.
-#[must_use]
-pub fn jump_if_greater(dst: u8, src: u8, distance: i16) -> Instruction {
-    Instruction {
-        code: 0x2d,
-        registers: src << 4 | dst,
-        offset: distance,
-        immediate: 0,
-    }
-}
-
-/// Ends the program.
-#[must_use]
-pub fn exit() -> Instruction {
-    Instruction {
-        code: 0x95,
-        registers: 0,
-        offset: 0,
-        immediate: 0,
-    }
-}
-
 /// A loaded XDP program.
 #[derive(Debug)]
 pub struct XdpProgram(OwnedFd);
+
+/// A loaded TC program.
+#[derive(Debug)]
+pub struct TcProgram(OwnedFd);
 
 #[derive(Default)]
 #[repr(C)]
@@ -212,6 +134,16 @@ struct LinkAttributes {
     ifindex: u32,
     attach_type: u32,
     flags: u32,
+    /// Where among others, and a revision to go by: anywhere, any.
+    _order: [u32; 4],
+}
+
+#[derive(Default)]
+#[repr(C)]
+struct PinAttributes {
+    path: u64,
+    fd: u32,
+    flags: u32,
 }
 
 /// `struct xdp_md`.
@@ -226,15 +158,112 @@ struct XdpContext {
     egress_ifindex: u32,
 }
 
+/// Loads a program of a kind.
+fn load(kind: u32, instructions: &[Instruction]) -> Result<OwnedFd> {
+    let mut log = vec![0_u8; 64 << 10];
+    let mut attributes = LoadAttributes {
+        program_type: kind,
+        instruction_count: u32::try_from(instructions.len())?,
+        instructions: instructions.as_ptr() as u64,
+        license: c"GPL".as_ptr() as u64,
+        log_level: 1,
+        log_size: u32::try_from(log.len())?,
+        log: log.as_mut_ptr() as u64,
+        ..LoadAttributes::default()
+    };
+    // SAFETY: every pointer in the attributes is to a live buffer of the size beside it.
+    let result = unsafe { bpf(BPF_PROG_LOAD, &mut attributes) };
+    let fd = result.map_err(|error| {
+        let text = String::from_utf8_lossy(&log);
+        anyhow!("load a program: {error}\n{}", text.trim_end_matches('\0'))
+    })?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Attaches a program to a device of the calling thread's namespace.
+fn link(program: &OwnedFd, ifindex: u32, attach_type: u32, flags: u32) -> Result<OwnedFd> {
+    let mut attributes = LinkAttributes {
+        program: u32::try_from(program.as_raw_fd())?,
+        ifindex,
+        attach_type,
+        flags,
+        ..LinkAttributes::default()
+    };
+    // SAFETY: the attributes hold no pointer.
+    let fd = unsafe { bpf(BPF_LINK_CREATE, &mut attributes) }?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+impl TcProgram {
+    /// Loads a program.
+    ///
+    /// # Errors
+    /// The verifier refuses it; the message has the log.
+    pub fn load(instructions: &[Instruction]) -> Result<Self> {
+        load(BPF_PROG_TYPE_SCHED_CLS, instructions).map(Self)
+    }
+
+    /// Lets the program see what comes in on a device of the calling thread's namespace, for as
+    /// long as the descriptor is open.
+    ///
+    /// # Errors
+    /// There is no such device.
+    ///
+    /// # Kernel
+    /// 6.6
+    pub fn attach(&self, ifindex: u32) -> Result<OwnedFd> {
+        link(&self.0, ifindex, BPF_TCX_INGRESS, 0).context("attach to tcx (needs Linux 6.6)")
+    }
+
+    /// A program that drops every packet.
+    ///
+    /// # Errors
+    /// Not root.
+    pub fn drop_all() -> Result<Self> {
+        Self::load(&[set(0, TC_ACT_SHOT), exit()])
+    }
+
+    /// As [`attach`](Self::attach), to what comes in or goes out.
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Kernel
+    /// 6.6
+    pub fn attach_to(&self, ifindex: u32, direction: TcAttachType) -> Result<OwnedFd> {
+        let attach_type = match direction {
+            TcAttachType::Ingress => BPF_TCX_INGRESS,
+            _ => BPF_TCX_EGRESS,
+        };
+        link(&self.0, ifindex, attach_type, 0).context("attach to tcx (needs Linux 6.6)")
+    }
+
+    /// Pins it, so that `tc` can attach it.
+    ///
+    /// # Errors
+    /// The path is not on a bpffs, or is taken.
+    pub fn pin(&self, path: &Path) -> Result<()> {
+        let path = CString::new(path.as_os_str().as_encoded_bytes())?;
+        let mut attributes = PinAttributes {
+            path: path.as_ptr() as u64,
+            fd: u32::try_from(self.0.as_raw_fd())?,
+            flags: 0,
+        };
+        // SAFETY: the path is alive, and ends with a zero.
+        let result = unsafe { bpf(BPF_OBJ_PIN, &mut attributes) };
+        result.context("pin a TC program").map(drop)
+    }
+}
+
 impl XdpProgram {
     /// Loads a program.
     ///
     /// # Errors
     /// The verifier refuses it; the message has the log.
     pub fn load(instructions: &[Instruction]) -> Result<Self> {
-        load(BPF_PROG_TYPE_XDP, instructions)
-            .context("load XDP program")
-            .map(Self)
+        load(BPF_PROG_TYPE_XDP, instructions).map(Self)
     }
 
     /// The kernel's id of the program.
@@ -257,17 +286,8 @@ impl XdpProgram {
     /// # Kernel
     /// 5.9
     pub fn attach(&self, ifindex: u32) -> Result<OwnedFd> {
-        let mut attributes = LinkAttributes {
-            program: u32::try_from(self.0.as_raw_fd())?,
-            ifindex,
-            attach_type: BPF_XDP,
-            flags: XDP_FLAGS_SKB_MODE,
-        };
-        // SAFETY: the attributes hold no pointer.
-        let result = unsafe { bpf(BPF_LINK_CREATE, &mut attributes) };
-        let fd = result.context("attach an XDP program (needs Linux 5.9)")?;
-        // SAFETY: the kernel has just made this descriptor for us.
-        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+        link(&self.0, ifindex, BPF_XDP, XDP_FLAGS_SKB_MODE)
+            .context("attach an XDP program (needs Linux 5.9)")
     }
 
     /// Runs the program `repeat` times on copies of `frame`, as received on a device of the
@@ -301,92 +321,6 @@ impl XdpProgram {
             .map(drop)
             .context("run XDP program with live frames (needs Linux 5.18)")
     }
-}
-
-/// A TC program that drops every packet.
-#[derive(Debug)]
-pub struct DropAll(OwnedFd);
-
-#[derive(Default)]
-#[repr(C)]
-struct PinAttributes {
-    path: u64,
-    fd: u32,
-    flags: u32,
-}
-
-impl DropAll {
-    /// Loads it.
-    ///
-    /// # Errors
-    /// Not root.
-    pub fn load() -> Result<Self> {
-        load(BPF_PROG_TYPE_SCHED_CLS, &[set(0, TC_ACT_SHOT), exit()]).map(Self)
-    }
-
-    /// Attaches it behind all other programs that hang on tcx of a device of the calling thread's
-    /// namespace, for as long as the descriptor is open.
-    ///
-    /// # Errors
-    /// There is no such device.
-    ///
-    /// # Kernel
-    /// 6.6
-    pub fn attach(&self, ifindex: u32, direction: TcAttachType) -> Result<OwnedFd> {
-        let mut attributes = LinkAttributes {
-            program: u32::try_from(self.0.as_raw_fd())?,
-            ifindex,
-            attach_type: match direction {
-                TcAttachType::Ingress => BPF_TCX_INGRESS,
-                _ => BPF_TCX_EGRESS,
-            },
-            flags: 0,
-        };
-        // SAFETY: the attributes hold no pointer.
-        let result = unsafe { bpf(BPF_LINK_CREATE, &mut attributes) };
-        let fd = result.context("attach by tcx (needs Linux 6.6)")?;
-        // SAFETY: the kernel has just made this descriptor for us.
-        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-    }
-
-    /// Pins it, so that `tc` can attach it.
-    ///
-    /// # Errors
-    /// The path is not on a bpffs, or is taken.
-    pub fn pin(&self, path: &Path) -> Result<()> {
-        let path = CString::new(path.as_os_str().as_encoded_bytes())?;
-        let mut attributes = PinAttributes {
-            path: path.as_ptr() as u64,
-            fd: u32::try_from(self.0.as_raw_fd())?,
-            flags: 0,
-        };
-        // SAFETY: the path is alive, and ends with a zero.
-        let result = unsafe { bpf(BPF_OBJ_PIN, &mut attributes) };
-        result.context("pin a TC program").map(drop)
-    }
-}
-
-/// Loads a program of this kind.
-fn load(program_type: u32, instructions: &[Instruction]) -> Result<OwnedFd> {
-    let mut log = vec![0_u8; 64 << 10];
-    let mut attributes = LoadAttributes {
-        program_type,
-        instruction_count: u32::try_from(instructions.len())?,
-        instructions: instructions.as_ptr() as u64,
-        license: c"GPL".as_ptr() as u64,
-        log_level: 1,
-        log_size: u32::try_from(log.len())?,
-        log: log.as_mut_ptr() as u64,
-        ..LoadAttributes::default()
-    };
-    // SAFETY: every pointer in the attributes is to a live buffer of the size beside it.
-    let result = unsafe { bpf(BPF_PROG_LOAD, &mut attributes) };
-    let fd = result.map_err(|error| {
-        let text = String::from_utf8_lossy(&log);
-        anyhow!("load a program: {error}\n{}", text.trim_end_matches('\0'))
-    })?;
-    // SAFETY: the kernel has just made this descriptor for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// The system call.

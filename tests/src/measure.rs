@@ -15,11 +15,12 @@ use anyhow::{Context as _, Result};
 use flannel_agent::status::{Counter, Status};
 
 use self::figure::{Figure, Samples};
-use self::probe::{Ends, Lengths, Probe, in_turn};
+use self::probe::{Ends, Lengths, Probe, Streams, in_turn};
 use crate::agent::Agent;
 use crate::bed::Bed;
 use crate::cpu;
 use crate::report::{PathReport, Ratios, Reason, Report, Share, WireReport};
+use crate::traffic::latency::Transport;
 use crate::wire::Wire;
 
 /// Wire modes.
@@ -39,9 +40,9 @@ const LENGTHS: Lengths = Lengths {
 const PROBES: [Probe; 5] = [
     Probe::Ping,
     Probe::Iperf,
-    Probe::TcpOneCore,
+    Probe::TcpOneCore(Streams::One),
     Probe::Small,
-    Probe::Response,
+    Probe::Response(Transport::Tcp),
 ];
 
 /// Two hosts with one data path.

@@ -28,6 +28,8 @@ use crate::netns::NetNs;
 
 /// Octets of Ethernet, IPv4 and UDP header.
 const HEADERS: usize = 42;
+/// Where the UDP header starts.
+const UDP: usize = 34;
 /// Octets of a small frame, without the checksum that a wire adds.
 pub const SMALL: usize = 64;
 /// Source port.
@@ -52,6 +54,51 @@ pub struct Rate {
     pub others_busy: f64,
 }
 
+/// What frames are like.
+#[derive(Debug, Clone, Copy)]
+pub struct Frames {
+    /// Length without the checksum that a wire adds.
+    pub octets: usize,
+    /// Link-layer address that the pod sends to: its bridge, as a rule.
+    pub next_hop: [u8; 6],
+    /// UDP ports.
+    pub ports: Ports,
+}
+
+impl Frames {
+    /// Of one flow, by way of the host's bridge.
+    ///
+    /// # Errors
+    /// The host has no bridge.
+    pub fn new(host: &Host, octets: usize) -> Result<Self> {
+        Ok(Self {
+            octets,
+            next_hop: host::mac(&host.ns, BRIDGE)?,
+            ports: Ports::Fixed,
+        })
+    }
+}
+
+/// UDP ports of frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ports {
+    /// The same of all.
+    Fixed,
+    /// Of each, those of one of so many flows (at least one), by chance.
+    Random(u32),
+}
+
+impl Ports {
+    /// Source and destination port of a flow of [`Random`](Self::Random) by its number, as they
+    /// follow each other in the header.
+    #[must_use]
+    pub fn of(number: u32) -> [u8; 4] {
+        let [first, second, ..] = number.to_ne_bytes();
+        let [high, low] = (TO_PORT + (number >> 16) as u16).to_be_bytes();
+        [first, second, high, low]
+    }
+}
+
 struct Injected {
     count: u64,
     elapsed: Duration,
@@ -59,7 +106,7 @@ struct Injected {
     arrived: u64,
 }
 
-/// A flow of frames of one size from a pod of one host to a pod of another.
+/// Frames of one size from a pod of one host to a pod of another.
 #[derive(Debug)]
 pub struct Source {
     host: NetNs,
@@ -70,30 +117,34 @@ pub struct Source {
 }
 
 impl Source {
-    /// A flow of frames of 64 octets.
+    /// Frames from a pod of `host` to another pod. Their length is 64 to some 3500 octets, which is
+    /// what a page has room for.
     ///
     /// # Errors
     /// The kernel lacks something, or a device is not there.
-    pub fn new(host: &Host, pod: &Pod, target: &Pod) -> Result<Self> {
-        Self::with_size(host, pod, target, SMALL)
-    }
-
-    /// A flow of frames of `octets`, without the checksum that a wire adds; 64 to some 3500, which
-    /// is what a page has room for.
-    ///
-    /// # Errors
-    /// The kernel lacks something, or a device is not there.
-    pub fn with_size(host: &Host, pod: &Pod, target: &Pod, octets: usize) -> Result<Self> {
+    pub fn new(host: &Host, pod: &Pod, target: &Pod, frames: Frames) -> Result<Self> {
+        let Frames {
+            octets,
+            next_hop,
+            ports,
+        } = frames;
         ensure!(octets >= SMALL, "a frame of {octets} octets");
-        let frame = build_frame(pod, host::mac(&host.ns, BRIDGE)?, target.address, octets)?;
-        let program = XdpProgram::load(&rewrite_headers(&frame))?;
+        let frame = build_frame(pod, next_hop, target.address, octets)?;
+        let program = XdpProgram::load(&rewrite_headers(&frame, ports))?;
+        let select = match ports {
+            Ports::Fixed => format!("udp sport {FROM_PORT} udp dport {TO_PORT}"),
+            Ports::Random(flows) => {
+                let last = u32::from(TO_PORT) + (flows >> 16);
+                format!("ip saddr {} udp dport {TO_PORT}-{last}", pod.address)
+            }
+        };
         let rules = format!(
             "table netdev sink\n\
              delete table netdev sink\n\
              table netdev sink {{\n\
                chain in {{\n\
                  type filter hook ingress device eth0 priority 0;\n\
-                 udp sport {FROM_PORT} udp dport {TO_PORT} counter drop\n\
+                 {select} counter drop\n\
                }}\n\
              }}\n"
         );
@@ -165,10 +216,10 @@ impl Source {
     }
 }
 
-/// A UDP frame from `pod` by way of its bridge.
-fn build_frame(pod: &Pod, bridge: [u8; 6], to: Ipv4Addr, octets: usize) -> Result<Vec<u8>> {
+/// A UDP frame from `pod`.
+fn build_frame(pod: &Pod, next_hop: [u8; 6], to: Ipv4Addr, octets: usize) -> Result<Vec<u8>> {
     let mut frame = vec![0; octets];
-    frame[0..6].copy_from_slice(&bridge);
+    frame[0..6].copy_from_slice(&next_hop);
     frame[6..12].copy_from_slice(&pod.mac()?);
     frame[12..14].copy_from_slice(&[0x08, 0x00]);
     let length = u16::try_from(octets - 14)?;
@@ -201,7 +252,7 @@ fn header_checksum(header: &[u8]) -> u16 {
 }
 
 /// A program that writes the headers of `frame` into every frame and passes it.
-fn rewrite_headers(frame: &[u8]) -> Vec<Instruction> {
+fn rewrite_headers(frame: &[u8], ports: Ports) -> Vec<Instruction> {
     let mut stores = Vec::new();
     for (place, word) in (0..).step_by(4).zip(frame[..HEADERS - 2].chunks_exact(4)) {
         let value = i32::from_ne_bytes([word[0], word[1], word[2], word[3]]);
@@ -209,16 +260,41 @@ fn rewrite_headers(frame: &[u8]) -> Vec<Instruction> {
     }
     let last = i16::from_ne_bytes([frame[HEADERS - 2], frame[HEADERS - 1]]);
     stores.push(bpf::store(Width::Half, 2, HEADERS as i16 - 2, last.into()));
-    let mut program = vec![
+    if let Ports::Random(flows) = ports {
+        stores.extend(random_ports(flows));
+    }
+    let mut program = Vec::new();
+    if matches!(ports, Ports::Random(_)) {
+        // The number in register 0; the call takes the context.
+        program.push(bpf::copy(6, 1));
+        program.push(bpf::call(bpf::GET_PRANDOM_U32));
+        program.push(bpf::copy(1, 6));
+    }
+    program.extend([
         bpf::load_word(2, 1, 0),
         bpf::load_word(3, 1, 4),
         bpf::copy(4, 2),
         bpf::add(4, HEADERS as i32),
         bpf::jump_if_greater(4, 3, stores.len() as i16),
-    ];
+    ]);
     program.extend(stores);
     program.extend([bpf::set(0, bpf::XDP_PASS), bpf::exit()]);
     program
+}
+
+/// Makes the number in register 0 one of a flow; its lower half is the source port, and the upper
+/// half counts the destination port up.
+fn random_ports(flows: u32) -> [Instruction; 7] {
+    let [source, destination] = [UDP as i16, UDP as i16 + 2];
+    [
+        bpf::modulo(0, flows.cast_signed()),
+        bpf::copy(5, 0),
+        bpf::store_register(Width::Half, 2, source, 0),
+        bpf::shift_right(5, 16),
+        bpf::add(5, TO_PORT.into()),
+        bpf::swap_half(5),
+        bpf::store_register(Width::Half, 2, destination, 5),
+    ]
 }
 
 #[cfg(test)]
@@ -236,8 +312,16 @@ mod tests {
     }
 
     #[test]
+    fn numbers_of_flows_are_ports() {
+        assert_eq!(Ports::of(0), [0, 0, 0, 9]);
+        let many: std::collections::HashSet<_> = (0..100_000).map(Ports::of).collect();
+        assert_eq!(many.len(), 100_000);
+        assert_eq!(Ports::of(0x1_0000), [0, 0, 0, 10]);
+    }
+
+    #[test]
     fn every_header_octet_is_written_once() {
         // 5 instructions before, 10 words and a half, 2 after.
-        assert_eq!(rewrite_headers(&[0; SMALL]).len(), 5 + 11 + 2);
+        assert_eq!(rewrite_headers(&[0; SMALL], Ports::Fixed).len(), 5 + 11 + 2);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! - [`Pair`]: hosts, wire and pods; [`Node`]: what the agent does about udp on one of them.
 //! - [`mod@reference`]: the proxy that sends and receives one packet per system call, as flannel's;
-//!   `cargo xtask bench paths` has both in one run.
+//!   `cargo xtask bench` has both in one run.
 //! - [`programs`]: the backend's programs beside it.
 
 pub mod programs;

@@ -1,7 +1,7 @@
 //! `bench`: builds everything for release, then measures.
 //!
-//! The benches are subcommands of the program `flannel-bench` of the tests package, which takes the
-//! rest of the command line; this builds it and the agent and takes its place.
+//! The benches are the program `flannel-bench` of the tests package, which takes the rest of the
+//! command line; this builds it and the agent and takes its place.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
@@ -14,17 +14,28 @@ use crate::ebpf::{self, Profile};
 use crate::tools::{self, Need};
 use crate::{env, progress};
 
-/// Measure the agent on this machine.
+/// The bench's own options, which it alone reads; `flannel-bench --help` has all of them.
+const OPTIONS: &str = "\
+Options of the bench:
+  --quick               less of everything, in under two minutes
+  --only SIDE,…         these data paths: vxlan-fast, or vxlan for all of vxlan
+  --figures PART,…      packets, tcp, response, costs, restarts, leases
+  --peer NAME=PATH      also any program that takes flanneld's flags
+  --rounds N            samples behind each median
+  --json FILE           write the figures as JSON, too
+  --charts DIR          write charts, as SVG and as PNG
+  --markdown FILE       write a page of figures, as docs/performance-figures.md is one
+  --from REPORT.json    measure nothing, and show the figures of an earlier --json
+  --compare OLD.json    say what is better and what is worse than then
+
+`cargo xtask bench leases` measures agents with many leases at length.";
+
+/// Measure all data paths side by side, and agents with many leases.
 #[derive(Debug, clap::Args)]
-#[command(
-    override_usage = "cargo xtask bench <BENCH> [OPTIONS]",
-    after_help = "Benches:\n  leases  start with many leases, follow them, reach the next one\n  \
-                  paths   all data paths side by side: packets, TCP, request-response\n\n\
-                  `cargo xtask bench <BENCH> --help` names the options of one."
-)]
+#[command(override_usage = "cargo xtask bench [OPTIONS]", after_help = OPTIONS)]
 pub(crate) struct Options {
-    /// Which bench, and its options
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    /// Options of the bench
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     bench: Vec<OsString>,
 }
 

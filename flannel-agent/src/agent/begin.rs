@@ -20,9 +20,10 @@ use crate::node::{Node, NodeSpec};
 use crate::rules::{self, Rules};
 use crate::state::State;
 use crate::status_source::Phase;
-use crate::subnet::acquire::{HeldLease, Wish, acquire};
+use crate::subnet::acquire::{HeldLease, Wish, acquire, list_leases};
 use crate::subnet::file::{PreviousSubnet, SubnetEnv};
 use crate::subnet::settings::wait_for_network;
+use crate::subnet::store::Listing;
 
 /// All that the running phase is made from.
 pub(super) struct Begun {
@@ -30,6 +31,8 @@ pub(super) struct Begun {
     pub(super) external: ExternalInterface,
     pub(super) state: State,
     pub(super) wish: Wish,
+    /// All leases, as they were shortly before this node had its own.
+    pub(super) leases: Listing,
     pub(super) lease: HeldLease,
     pub(super) rules: Rules,
     pub(super) spec: NodeSpec,
@@ -60,6 +63,9 @@ pub(super) async fn begin(agent: &Agent) -> Result<Option<Begun>> {
         .ipv4
         .context("EnableIPv4 is false: IPv6-only networks are not supported")?;
 
+    datapath::make_room(config).await;
+    // Which programs these are the MAC does not decide.
+    let opening = datapath::open(config, &*backend::new(&network.backend, None));
     let netlink = Netlink::open()?;
     let external = external::choose(config, &network.backend).await?;
     info!(
@@ -70,20 +76,18 @@ pub(super) async fn begin(agent: &Agent) -> Result<Option<Begun>> {
     );
 
     let earlier = earlier::load(config);
+    let Some(leases) = list_leases(store, timing, end).await else {
+        return Ok(None);
+    };
     let known_mac = match &network.backend {
         Backend::Vxlan(vxlan) => {
             let device = backend::vxlan::device_name(vxlan.vni);
-            let public_ip = external.public_ip;
-            match earlier::known_mac(agent, earlier.as_ref(), &device, public_ip).await {
-                Some(mac) => mac,
-                None => return Ok(None),
-            }
+            earlier::known_mac(earlier.as_ref(), &leases, &device, external.public_ip)
         }
         _ => None,
     };
     let mut backend = backend::new(&network.backend, known_mac);
-    datapath::make_room(config).await;
-    let datapath = datapath::open(config, &*backend)?;
+    let datapath = opening.done().await?;
     let Some(pod_mtu) = backend.pod_mtu(external.mtu) else {
         bail!(
             "the MTU of {}, {}, leaves no room for a tunnel",
@@ -107,7 +111,9 @@ pub(super) async fn begin(agent: &Agent) -> Result<Option<Begun>> {
         earlier.as_ref(),
     );
     let mut rng = StdRng::from_os_rng();
-    let Some(lease) = acquire(store, &network, &wish, timing, &mut rng, end).await else {
+    let known = Some(&leases);
+    let acquired = acquire(store, &network, &wish, timing, &mut rng, known, end);
+    let Some(lease) = acquired.await else {
         return Ok(None);
     };
     let lease = lease?;
@@ -134,6 +140,7 @@ pub(super) async fn begin(agent: &Agent) -> Result<Option<Begun>> {
         external,
         state,
         wish,
+        leases,
         lease,
         rules,
         spec,

@@ -1,6 +1,7 @@
 //! The data path as the command line asks for it.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use tokio::task::{JoinHandle, spawn_blocking};
 use tracing::warn;
 
 use crate::backend::Backend;
@@ -22,12 +23,28 @@ pub(super) fn check(config: &Config) -> Result<()> {
     dataplane::check(&options(config)).map_err(refusal)
 }
 
-/// The data path for a backend.
-///
-/// # Errors
-/// `--datapath=ebpf` is asked for and cannot be had.
-pub(super) fn open(config: &Config, backend: &dyn Backend) -> Result<Datapath> {
-    Datapath::open(options(config), backend.programs(), config.datapath).map_err(refusal)
+/// A data path that is being opened.
+pub(super) struct Opening(JoinHandle<Result<Datapath, dataplane::Error>>);
+
+/// Opens the data path for a backend, on a thread of its own: to load the programs takes as long as
+/// etcd takes to list thousands of leases.
+pub(super) fn open(config: &Config, backend: &dyn Backend) -> Opening {
+    let (options, programs) = (options(config), backend.programs());
+    let mode = config.datapath;
+    Opening(spawn_blocking(move || {
+        Datapath::open(options, programs, mode)
+    }))
+}
+
+impl Opening {
+    /// Waits until it is open.
+    ///
+    /// # Errors
+    /// `--datapath=ebpf` is asked for and cannot be had.
+    pub(super) async fn done(self) -> Result<Datapath> {
+        let opened = self.0.await.context("open the data path")?;
+        opened.map_err(refusal)
+    }
 }
 
 /// Lets the table of flows have the room that is asked for now.

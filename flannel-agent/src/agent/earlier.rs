@@ -5,7 +5,6 @@ use std::net::Ipv4Addr;
 use anyhow::{Context as _, Result};
 use tracing::{info, warn};
 
-use super::Agent;
 use crate::backend::vxlan::vtep_mac;
 use crate::backend::{self, ALL_PROGRAMS, Backend};
 use crate::config::Config;
@@ -15,6 +14,7 @@ use crate::iface::ExternalInterface;
 use crate::netlink::{MacAddr, Netlink};
 use crate::state::{DeviceState, State};
 use crate::subnet::acquire::find_lease;
+use crate::subnet::store::Listing;
 
 /// What the earlier run has noted.
 pub(super) fn load(config: &Config) -> Option<State> {
@@ -25,26 +25,23 @@ pub(super) fn load(config: &Config) -> Option<State> {
 }
 
 /// The VTEP MAC that this node had before, so that peers need not learn another one: from its own
-/// state, or, since that does not outlive a reboot, from its lease. `None` after cancellation.
-pub(super) async fn known_mac(
-    agent: &Agent,
+/// state, or, since that does not outlive a reboot, from its lease.
+pub(super) fn known_mac(
     earlier: Option<&State>,
+    leases: &Listing,
     device: &str,
     public_ip: Ipv4Addr,
-) -> Option<Option<MacAddr>> {
+) -> Option<MacAddr> {
     let kept = earlier.and_then(|state| state.device.as_ref());
     let mac = kept
         .filter(|kept| kept.name == device)
         .and_then(|kept| kept.mac);
     if mac.is_some() {
-        return Some(mac);
+        return mac;
     }
-    let lease = find_lease(&agent.store, public_ip, &agent.timing, &agent.end).await?;
-    let attrs = lease.map(|lease| lease.attrs);
-    let mac = attrs.and_then(|attrs| vtep_mac(attrs.backend_data.as_deref()).ok());
-    if let Some(mac) = mac {
-        info!(%mac, "taking the VTEP MAC over from the lease of this node");
-    }
+    let attrs = find_lease(leases, public_ip)?.attrs;
+    let mac = vtep_mac(attrs.backend_data.as_deref()).ok()?;
+    info!(%mac, "taking the VTEP MAC over from the lease of this node");
     Some(mac)
 }
 

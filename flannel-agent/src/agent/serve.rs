@@ -15,7 +15,6 @@ use super::{Agent, datapath, earlier, external};
 use crate::cli::DatapathMode;
 use crate::fast_path::{self, FastPath};
 use crate::netlink::Netlink;
-use crate::netlink::monitor::Monitor;
 use crate::node;
 use crate::node::run::{Fallback, Inputs};
 use crate::notify::summary;
@@ -57,6 +56,7 @@ pub(super) async fn serve(agent: &Agent, begun: Begun) -> Result<Outcome> {
         external,
         state,
         wish,
+        leases: known,
         lease,
         rules,
         spec,
@@ -125,7 +125,6 @@ pub(super) async fn serve(agent: &Agent, begun: Begun) -> Result<Outcome> {
         Netlink::open()?,
     );
     let fast_path_inputs = fast_path::run::Inputs {
-        monitor: Monitor::open()?,
         subnet: subnet.clone(),
         is_ebpf,
         requests: fast_path_requests,
@@ -169,7 +168,7 @@ pub(super) async fn serve(agent: &Agent, begun: Begun) -> Result<Outcome> {
         result = node::run::run(&mut node, inputs, fallback, end.clone()) => result?,
         held = holder.hold(lease, &mut rng, follow_lease, end) => held?,
         () = watch_network(store, &network, timing, &notice, end) => {}
-        () = watch_leases(store, timing, changes, health, end) => {}
+        () = watch_leases(store, timing, Some(known), changes, health, end) => {}
         () = external::moved(config, &network.backend, &external, has_moved) => return Ok(Outcome::Again),
         never = fast_path::run::run(fast_path, fast_path_inputs) => match never {},
         never = keep_rules(rules, config.rules.resync, subnet) => match never {},

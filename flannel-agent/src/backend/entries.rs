@@ -1,29 +1,40 @@
 //! Routes, neighbours and FDB entries of peers: read, and changed by plan. The same for every backend.
 
-use ipnetwork::Ipv4Network;
+pub mod forms;
 
+use std::collections::BTreeSet;
+
+use ipnetwork::Ipv4Network;
+use tracing::debug;
+
+use self::forms::{Forms, Step, Steps};
+use crate::error::chain;
+use crate::netlink::next_hop::{self, NextHop};
 use crate::netlink::route::Via;
-use crate::netlink::{Change, Error, Netlink};
+use crate::netlink::{Change, Error, Netlink, errno};
 use crate::plan::{Action, KernelState};
 
 /// What the kernel has of flannel's shape: routes to direct peers, and all of the tunnel `device`, if
-/// there is one.
+/// there is one; and in which form it has the latter's routes.
 ///
 /// # Errors
 /// See [`Error`].
-pub async fn read_actual(netlink: &Netlink, device: Option<u32>) -> Result<KernelState, Error> {
-    let mut state = match device {
+pub async fn read_actual(
+    netlink: &Netlink,
+    device: Option<u32>,
+) -> Result<(KernelState, Forms), Error> {
+    let (mut state, forms) = match device {
         Some(ifindex) => read_device(netlink, ifindex).await?,
-        None => KernelState::default(),
+        None => Default::default(),
     };
     // A subnet with both kinds of route has it from a change that was cut off; the plan replaces
     // whichever the kernel takes first.
     state.routes.extend(netlink.direct_routes().await?);
-    Ok(state)
+    Ok((state, forms))
 }
 
-async fn read_device(netlink: &Netlink, ifindex: u32) -> Result<KernelState, Error> {
-    let routes = netlink.device_routes(ifindex).await?;
+async fn read_device(netlink: &Netlink, ifindex: u32) -> Result<(KernelState, Forms), Error> {
+    let (forms, subnets) = read_forms(netlink, ifindex).await?;
     let neighbours = netlink.neighbours(ifindex).await?;
     let fdb = netlink.fdb(ifindex).await?;
     let via = |subnet: Ipv4Network| Via {
@@ -31,11 +42,10 @@ async fn read_device(netlink: &Netlink, ifindex: u32) -> Result<KernelState, Err
         gateway: subnet.network(),
         is_onlink: true,
     };
-    Ok(KernelState {
-        routes: routes
+    let state = KernelState {
+        routes: subnets
             .into_iter()
-            .filter(|route| route.is_peer_route)
-            .map(|route| (route.subnet, via(route.subnet)))
+            .map(|subnet| (subnet, via(subnet)))
             .collect(),
         neighbours: neighbours
             .into_iter()
@@ -45,27 +55,72 @@ async fn read_device(netlink: &Netlink, ifindex: u32) -> Result<KernelState, Err
             .into_iter()
             .filter_map(|entry| Some((entry.mac, entry.peer_remote()?)))
             .collect(),
-    })
+    };
+    Ok((state, forms))
 }
 
-/// Carries out a plan, in its order; returns what failed. An action that fails does not keep others
-/// from being tried, and is not tried again here: the next reconciliation finds it undone and plans
-/// it anew.
-///
-/// # Kernel
-/// Routes are the slow part of many peers. Linux files next hops under a hash of the device, not of
-/// the gateway (`fib_info_hash_bucket` in net/ipv4/fib_semantics.c, 6.18), and searches that list
-/// for each route: ten thousand take 1.7 to 2.3 s, through `ip -batch` as well, against 0.3 s where
-/// the hash differs. What else is hashed (protocol, metric, preferred source, scope, number of a
-/// next-hop object) shows in `ip route`, and flannel's routes have none of it.
+/// The forms of a device's routes to peers, and their subnets.
+async fn read_forms(
+    netlink: &Netlink,
+    ifindex: u32,
+) -> Result<(Forms, BTreeSet<Ipv4Network>), Error> {
+    let routes = netlink.device_routes(ifindex).await?;
+    let objects = netlink.next_hops(ifindex)?.into_iter().collect();
+    let routes = routes
+        .into_iter()
+        .filter_map(|route| Some((route.subnet, route.form?)));
+    Ok(Forms::of(routes, objects))
+}
+
+/// Carries out a plan, in its order, and removes next-hop objects that nothing needs; returns what
+/// failed. A step that fails does not keep others from being tried, and is not tried again here: the
+/// next reconciliation finds it undone and plans it anew.
 pub async fn apply(
     netlink: &Netlink,
     device: Option<u32>,
     actions: Vec<Action>,
-) -> Vec<(Action, Error)> {
+    forms: &mut Forms,
+) -> Vec<(Step, Error)> {
+    let Steps { objects, mut steps } = forms.steps(actions);
+    let refused = add_objects(netlink, objects, forms).await;
+    if !refused.is_empty() {
+        forms.without(&refused, &mut steps);
+    }
     netlink
-        .change_all(actions, move |action| change(device, *action))
+        .change_all(steps, move |step| change(device, *step))
         .await
+}
+
+/// Adds next-hop objects; returns those that cannot be had.
+async fn add_objects(netlink: &Netlink, objects: Vec<NextHop>, forms: &mut Forms) -> Vec<NextHop> {
+    let added = netlink.change_all(objects, |object| Change::add_next_hop(*object));
+    let refused = added.await;
+    for (object, error) in &refused {
+        if !errno(error).is_some_and(next_hop::is_unsupported) {
+            // Most likely somebody else has taken the number.
+            debug!(?object, error = chain(error), "the route is made without");
+        } else if forms.are_unsupported() {
+            debug!("the kernel has no next-hop objects, routes are made without");
+        }
+    }
+    refused.into_iter().map(|(object, _)| object).collect()
+}
+
+/// Removes the next-hop objects of a device that no route leads through; returns a line for each.
+///
+/// # Errors
+/// See [`Error`].
+pub async fn remove_unused_objects(netlink: &Netlink, ifindex: u32) -> Result<Vec<String>, Error> {
+    let (mut forms, _) = read_forms(netlink, ifindex).await?;
+    let Steps { steps, .. } = forms.steps(Vec::new());
+    let mut removed = Vec::new();
+    for step in steps {
+        netlink.change_one(change(Some(ifindex), step))?;
+        if let Step::RemoveObject(gateway) = step {
+            removed.push(format!("next-hop object of {gateway}"));
+        }
+    }
+    Ok(removed)
 }
 
 /// Removes every route of ours to a direct peer; returns a line for each.
@@ -88,14 +143,19 @@ pub fn route_line(subnet: Ipv4Network, via: Via) -> String {
 }
 
 /// Neighbours and FDB entries are the device's; without one there are none.
-fn change(device: Option<u32>, action: Action) -> Change {
+fn change(device: Option<u32>, step: Step) -> Change {
     let ifindex = device.unwrap_or(0);
-    match action {
-        Action::ReplaceFdb { mac, remote } => Change::set_fdb(ifindex, mac, remote),
-        Action::ReplaceNeighbour { ip, mac } => Change::set_neighbour(ifindex, ip, mac),
-        Action::ReplaceRoute { subnet, via } => Change::set_peer_route(subnet, via),
-        Action::RemoveRoute { subnet, via } => Change::remove_peer_route(subnet, via),
-        Action::RemoveNeighbour { ip } => Change::remove_neighbour(ifindex, ip),
-        Action::RemoveFdb { mac } => Change::remove_fdb(ifindex, mac),
+    match step {
+        Step::SetRoute { subnet, via: _ } => Change::set_object_route(subnet),
+        Step::RemoveRoute(subnet) => Change::remove_object_route(subnet),
+        Step::RemoveObject(gateway) => Change::remove_next_hop(gateway),
+        Step::Plain(action) => match action {
+            Action::ReplaceFdb { mac, remote } => Change::set_fdb(ifindex, mac, remote),
+            Action::ReplaceNeighbour { ip, mac } => Change::set_neighbour(ifindex, ip, mac),
+            Action::ReplaceRoute { subnet, via } => Change::set_peer_route(subnet, via),
+            Action::RemoveRoute { subnet, via } => Change::remove_peer_route(subnet, via),
+            Action::RemoveNeighbour { ip } => Change::remove_neighbour(ifindex, ip),
+            Action::RemoveFdb { mac } => Change::remove_fdb(ifindex, mac),
+        },
     }
 }

@@ -216,42 +216,56 @@ pub fn changed_peers<'a>(
         }
     }
     // Entries of a peer that is gone are removed by its MAC and address.
-    let (gone, stay): (Vec<&Peer>, Vec<&Peer>) = peers
-        .iter()
-        .partition(|peer| change.subnets.contains(&peer.subnet));
-    change.gone = gone.into_iter().copied().collect();
+    let is_changed = |peer: &&Peer| change.subnets.contains(&peer.subnet);
+    change.gone = peers.iter().filter(is_changed).copied().collect();
     for peer in &change.gone {
-        taken.macs.extend(peer.mac);
-        taken.addresses.insert(peer.public_ip);
+        taken.take_addresses(peer);
     }
-    let is_alone = stay.into_iter().all(|peer| taken.is_free(peer));
-    is_alone.then_some(change)
+    let mut stay = peers.iter().filter(|peer| !is_changed(peer));
+    stay.all(|peer| taken.is_free(peer)).then_some(change)
 }
 
-/// What some peers have to themselves.
+/// What some peers have to themselves, in order: they are few, and each of many others is held
+/// against them.
 #[derive(Default)]
 struct Taken {
-    /// By their first address.
-    subnets: BTreeMap<Ipv4Addr, Ipv4Network>,
-    macs: BTreeSet<MacAddr>,
-    addresses: BTreeSet<Ipv4Addr>,
+    /// No two overlap.
+    subnets: Vec<Ipv4Network>,
+    macs: Vec<MacAddr>,
+    addresses: Vec<Ipv4Addr>,
 }
 
 impl Taken {
     fn is_free(&self, peer: &Peer) -> bool {
-        let before = self.subnets.range(..=peer.subnet.broadcast()).next_back();
-        !before.is_some_and(|(_, other)| other.overlaps(peer.subnet))
-            && !peer.mac.is_some_and(|mac| self.macs.contains(&mac))
-            && !self.addresses.contains(&peer.public_ip)
+        let last = peer.subnet.broadcast();
+        let behind = self.subnets.partition_point(|it| it.network() <= last);
+        let before = behind.checked_sub(1).map(|index| self.subnets[index]);
+        before.is_none_or(|other| !other.overlaps(peer.subnet))
+            && peer
+                .mac
+                .is_none_or(|mac| self.macs.binary_search(&mac).is_err())
+            && self.addresses.binary_search(&peer.public_ip).is_err()
     }
 
     /// Says whether nobody had any of it.
     fn take(&mut self, peer: &Peer) -> bool {
         let is_free = self.is_free(peer);
-        self.subnets.insert(peer.subnet.network(), peer.subnet);
-        self.macs.extend(peer.mac);
-        self.addresses.insert(peer.public_ip);
+        insert(&mut self.subnets, peer.subnet);
+        self.take_addresses(peer);
         is_free
+    }
+
+    fn take_addresses(&mut self, peer: &Peer) {
+        if let Some(mac) = peer.mac {
+            insert(&mut self.macs, mac);
+        }
+        insert(&mut self.addresses, peer.public_ip);
+    }
+}
+
+fn insert<T: Ord>(sorted: &mut Vec<T>, item: T) {
+    if let Err(index) = sorted.binary_search(&item) {
+        sorted.insert(index, item);
     }
 }
 

@@ -283,8 +283,9 @@ impl Dataplane {
     }
 
     /// Has tunnel headers taken off in the driver of the external interface, where that is wished
-    /// and can be; `links` are all of the host. For after [`attach`](Self::attach).
-    pub fn keep_xdp(&mut self, external: &Link, links: &[Link]) {
+    /// and can be; `links` are all of the host, `is_watched` says whether programs of others look at what
+    /// arrives. For after [`attach`](Self::attach).
+    pub fn keep_xdp(&mut self, external: &Link, links: &[Link], is_watched: bool) {
         let Self {
             ebpf,
             pins,
@@ -292,7 +293,7 @@ impl Dataplane {
             stripper,
             ..
         } = self;
-        stripper.keep(ebpf, pins, attachments, external, links);
+        stripper.keep(ebpf, pins, attachments, external, links, is_watched);
     }
 
     /// What XDP does, for `status`.

@@ -53,13 +53,15 @@ pub fn remove_but(pins: &Pins, kept: Option<&str>) -> Vec<String> {
 }
 
 /// Why there must be none on this interface, if so. `links` are all of the host, `own` is the kernel
-/// id of our program if it is attached.
+/// id of our program if it is attached, `is_watched` whether TC programs of others look at what
+/// arrives.
 #[must_use]
 pub fn obstacle(
     mode: XdpMode,
     external: &Link,
     links: &[Link],
     own: Option<u32>,
+    is_watched: bool,
 ) -> Option<String> {
     let name = &external.name;
     match (mode, &external.kind, &external.bus) {
@@ -74,6 +76,11 @@ pub fn obstacle(
     }
     if external.xdp_id.is_some() && external.xdp_id != own {
         return Some(format!("{name} has an XDP program of somebody else"));
+    }
+    if is_watched {
+        return Some(format!(
+            "{name} has a TC program of somebody else on ingress, which is to see tunnel packets"
+        ));
     }
     let mut vlans = links
         .iter()
@@ -135,6 +142,7 @@ impl Stripper {
         attachments: &[Attachment],
         external: &Link,
         links: &[Link],
+        is_watched: bool,
     ) {
         let wanted = before(attachments);
         remove_but(pins, wanted);
@@ -144,7 +152,7 @@ impl Stripper {
         };
         if self.attached == external.xdp_id.map(|id| (id, external.index))
             && self.attached.is_some()
-            && obstacle(self.mode, external, links, external.xdp_id).is_none()
+            && obstacle(self.mode, external, links, external.xdp_id, is_watched).is_none()
         {
             return;
         }
@@ -152,7 +160,7 @@ impl Stripper {
         let own = link
             .as_ref()
             .and_then(|link| Some(link.info().ok()?.program_id()));
-        let reason = match obstacle(self.mode, external, links, own) {
+        let reason = match obstacle(self.mode, external, links, own, is_watched) {
             Some(reason) => {
                 drop(link);
                 remove_but(pins, None);
@@ -248,7 +256,7 @@ mod tests {
 
     #[test]
     fn a_nic_is_taken_and_everything_else_by_force_only() {
-        let why = |mode, link: &Link| obstacle(mode, link, &[], Some(7));
+        let why = |mode, link: &Link| obstacle(mode, link, &[], Some(7), false);
         assert_eq!(why(XdpMode::Auto, &nic()), None);
         assert!(why(XdpMode::Off, &nic()).is_some());
         let veth = Link {
@@ -266,13 +274,15 @@ mod tests {
     #[test]
     fn programs_of_others_and_vlans_are_left_alone() {
         let with = |xdp_id| Link { xdp_id, ..nic() };
-        let native = |link: &Link, links: &[Link]| obstacle(XdpMode::Native, link, links, Some(7));
+        let native =
+            |link: &Link, links: &[Link]| obstacle(XdpMode::Native, link, links, Some(7), false);
         assert_eq!(native(&with(Some(7)), &[]), None);
         assert!(
             native(&with(Some(8)), &[])
                 .unwrap()
                 .contains("somebody else")
         );
+        assert!(obstacle(XdpMode::Native, &nic(), &[], None, true).is_some());
         let vlan = Link {
             index: 3,
             name: "eth0.5".into(),

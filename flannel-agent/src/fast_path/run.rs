@@ -13,6 +13,7 @@ use super::FastPath;
 use super::follow::Rules;
 use super::sweep::Sweeping;
 use crate::cli::FastPathMode;
+use crate::error::chain;
 use crate::netlink::monitor::{Monitor, NetlinkEvent};
 use crate::status;
 
@@ -34,8 +35,6 @@ pub type Request = (FastPathMode, oneshot::Sender<status::FastPath>);
 
 /// Where everything comes from.
 pub struct Inputs {
-    /// The kernel's notifications.
-    pub monitor: Monitor,
     /// The own subnet.
     pub subnet: watch::Receiver<Ipv4Network>,
     /// Whether the node is ready and packets are carried by eBPF.
@@ -58,7 +57,6 @@ enum Look {
 /// Runs until dropped.
 pub async fn run(mut fast_path: FastPath, inputs: Inputs) -> Infallible {
     let Inputs {
-        mut monitor,
         mut subnet,
         mut is_ebpf,
         mut requests,
@@ -68,14 +66,15 @@ pub async fn run(mut fast_path: FastPath, inputs: Inputs) -> Infallible {
     for ticks in [&mut sweep, &mut resync, &mut watch] {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     }
-    let mut rules = Rules::new();
+    let (mut monitor, mut rules) = (None, Rules::new());
     let mut sweeping = Sweeping::default();
     let mut due: Option<(Instant, Look)> = None;
     let mut last = Instant::now();
     loop {
+        listen(&mut monitor, fast_path.is_wanted());
         rules.follow(fast_path.is_wanted());
         let look = tokio::select! {
-            Some(event) = monitor.next() => {
+            event = heard(&mut monitor) => {
                 debug!(?event, "kernel changed");
                 due = Some(later(due, last, look_at(&event)));
                 continue;
@@ -110,6 +109,7 @@ pub async fn run(mut fast_path: FastPath, inputs: Inputs) -> Infallible {
             }
             Some((mode, answer)) = requests.recv() => {
                 fast_path.set_mode(mode);
+                listen(&mut monitor, fast_path.is_wanted());
                 rules.follow(fast_path.is_wanted());
                 let (own, obstacles) = (*subnet.borrow(), obstacles(&is_ebpf, &rules));
                 fast_path.reconcile(own, obstacles).await;
@@ -127,6 +127,32 @@ pub async fn run(mut fast_path: FastPath, inputs: Inputs) -> Infallible {
         }
         status.send_replace(fast_path.status());
     }
+}
+
+/// Listens to the kernel as long as the fast path is wanted: of thousands of peers there is much to
+/// hear.
+fn listen(monitor: &mut Option<Monitor>, is_wanted: bool) {
+    if !is_wanted {
+        *monitor = None;
+    } else if monitor.is_none() {
+        match Monitor::open() {
+            Ok(opened) => *monitor = Some(opened),
+            // Tried again at every turn of the loop.
+            Err(error) => debug!(error = chain(&error), "the kernel cannot be listened to"),
+        }
+    }
+}
+
+/// The next notification; an overrun when there are no more.
+async fn heard(monitor: &mut Option<Monitor>) -> NetlinkEvent {
+    let Some(open) = monitor else {
+        return std::future::pending().await;
+    };
+    if let Some(event) = open.next().await {
+        return event;
+    }
+    *monitor = None;
+    NetlinkEvent::Overrun
 }
 
 /// What keeps the fast path off, beside what the interfaces have.

@@ -1,20 +1,21 @@
-//! Many changes in few system calls.
+//! Many changes, or questions, in few system calls.
 //!
 //! The kernel takes any number of requests in one datagram, carries them out one after the other
-//! before `sendmsg` returns, and answers those that fail; only the last of a datagram is asked to
-//! be acknowledged. So ten thousand changes are some hundred system calls, nobody is woken in
+//! before `sendmsg` returns, and answers those that fail, or ask; only the last change of a datagram
+//! is asked to be acknowledged. So ten thousand changes are some hundred system calls, nobody is woken in
 //! between, and the order of a batch is the order in which it takes effect.
+
+mod sender;
 
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage};
+use rtnetlink::packet_core::{NetlinkDeserializable, NetlinkSerializable};
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::sys::protocols::NETLINK_ROUTE;
-use rtnetlink::sys::{Socket, SocketAddr};
 
-use super::{Error, Netlink, outcome, tolerate};
+use self::sender::Sender;
+use super::{DUMP_ATTEMPTS, Error, Netlink, next_hop};
 
 /// Requests in one datagram. If each fails, their answers are at most some 1 KiB of socket memory
 /// each, and fit the default receive buffer of 208 KiB.
@@ -24,19 +25,66 @@ const DATAGRAM: usize = 64;
 /// on a busy machine it takes as long to wake another thread and be woken by it.
 const SMALL: usize = 16;
 
-/// Room for one answer: a refusal has its header, that of the request, and the kernel's words.
-const ANSWER: usize = 4096;
-
 /// One change of one object.
 #[derive(Debug, Clone)]
 pub struct Change {
-    pub(super) message: RouteNetlinkMessage,
+    pub(super) message: Message,
     /// Flags beside `NLM_F_REQUEST`.
     pub(super) flags: u16,
     /// Error numbers that are as good as success.
     pub(super) tolerated: &'static [i32],
     /// Operation and object, for errors.
     pub(super) operation: String,
+}
+
+/// One request that the kernel answers with one object.
+#[derive(Debug)]
+pub(super) struct Question {
+    pub(super) message: RouteNetlinkMessage,
+    /// Operation and object, for errors.
+    pub(super) operation: String,
+}
+
+/// What is asked of the kernel: in the words of the crate for routes, or in our own.
+#[derive(Debug, Clone)]
+pub(super) enum Message {
+    Route(Box<RouteNetlinkMessage>),
+    NextHop(next_hop::Message),
+}
+
+impl From<RouteNetlinkMessage> for Message {
+    fn from(message: RouteNetlinkMessage) -> Self {
+        Self::Route(Box::new(message))
+    }
+}
+
+impl From<next_hop::Message> for Message {
+    fn from(message: next_hop::Message) -> Self {
+        Self::NextHop(message)
+    }
+}
+
+impl NetlinkSerializable for Message {
+    fn message_type(&self) -> u16 {
+        match self {
+            Self::Route(message) => message.message_type(),
+            Self::NextHop(message) => message.message_type(),
+        }
+    }
+
+    fn buffer_len(&self) -> usize {
+        match self {
+            Self::Route(message) => NetlinkSerializable::buffer_len(&**message),
+            Self::NextHop(message) => message.buffer_len(),
+        }
+    }
+
+    fn serialize(&self, buffer: &mut [u8]) {
+        match self {
+            Self::Route(message) => message.serialize(buffer),
+            Self::NextHop(message) => message.serialize(buffer),
+        }
+    }
 }
 
 impl Netlink {
@@ -50,17 +98,44 @@ impl Netlink {
         items: Vec<T>,
         change: impl Fn(&T) -> Change + Send + 'static,
     ) -> Vec<(T, Error)> {
-        let is_small = items.len() <= SMALL;
+        let count = items.len();
         let changes = items.into_iter().map(move |item| {
             let change = change(&item);
             (item, change)
         });
-        if is_small {
-            return self.batch.send(changes);
+        self.exchange(count, move |batch| batch.send(changes)).await
+    }
+
+    /// Makes a question of each item and asks them; the answers come in this order.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub(super) async fn ask_all<T: Send + 'static>(
+        &self,
+        items: Vec<T>,
+        question: impl Fn(&T) -> Question + Send + 'static,
+    ) -> Vec<(T, Result<RouteNetlinkMessage, Error>)> {
+        let count = items.len();
+        let questions = items.into_iter().map(move |item| {
+            let question = question(&item);
+            (item, question)
+        });
+        self.exchange(count, move |batch| batch.ask(questions))
+            .await
+    }
+
+    /// Does some work with the socket for `count` requests: here if they are few.
+    async fn exchange<R: Send + 'static>(
+        &self,
+        count: usize,
+        work: impl FnOnce(&Batch) -> R + Send + 'static,
+    ) -> R {
+        if count <= SMALL {
+            return work(&self.batch);
         }
         let batch = Arc::clone(&self.batch);
-        match tokio::task::spawn_blocking(move || batch.send(changes)).await {
-            Ok(failed) => failed,
+        match tokio::task::spawn_blocking(move || work(&batch)).await {
+            Ok(done) => done,
             // Not cancelled: nobody else has the handle.
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
@@ -79,23 +154,13 @@ impl Netlink {
     }
 }
 
-/// A socket for changes alone.
+/// A socket that is read on the spot: for changes, and for listings.
 pub(super) struct Batch(Mutex<Sender>);
 
 impl Batch {
     /// Opens it in the network namespace of the calling thread.
     pub(super) fn open() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.bind_auto()?;
-        socket.connect(&SocketAddr::new(0, 0))?;
-        // Answers are there when a datagram is sent; one that is not there was lost.
-        socket.set_non_blocking(true)?;
-        socket.set_ext_ack(true)?;
-        socket.set_cap_ack(true)?;
-        Ok(Self(Mutex::new(Sender {
-            socket,
-            sequence: 0,
-        })))
+        Ok(Self(Mutex::new(Sender::open()?)))
     }
 
     fn send<T>(&self, mut changes: impl Iterator<Item = (T, Change)>) -> Vec<(T, Error)> {
@@ -110,95 +175,47 @@ impl Batch {
             sender.send_datagram(datagram, &mut failed);
         }
     }
+
+    fn ask<T>(
+        &self,
+        mut questions: impl Iterator<Item = (T, Question)>,
+    ) -> Vec<(T, Result<RouteNetlinkMessage, Error>)> {
+        let mut sender = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut answered = Vec::new();
+        loop {
+            let datagram: Vec<_> = questions.by_ref().take(DATAGRAM).collect();
+            if datagram.is_empty() {
+                return answered;
+            }
+            sender.ask_datagram(datagram, &mut answered);
+        }
+    }
+
+    /// Asks for many objects; `parse` picks what the caller wants of each.
+    pub(super) fn dump<M, T>(
+        &self,
+        request: M,
+        operation: impl Fn() -> String,
+        mut parse: impl FnMut(M) -> Option<T>,
+    ) -> Result<Vec<T>, Error>
+    where
+        M: NetlinkSerializable + NetlinkDeserializable + Clone,
+    {
+        let mut sender = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut found = Vec::new();
+        for _ in 0..DUMP_ATTEMPTS {
+            found.clear();
+            if sender.dump(request.clone(), &operation, |it| found.extend(parse(it)))? {
+                break;
+            }
+        }
+        // See `Netlink::dump` for a table that never rests.
+        Ok(found)
+    }
 }
 
 impl fmt::Debug for Batch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Batch").finish_non_exhaustive()
     }
-}
-
-struct Sender {
-    socket: Socket,
-    /// Of the last request.
-    sequence: u32,
-}
-
-impl Sender {
-    fn send_datagram<T>(&mut self, changes: Vec<(T, Change)>, failed: &mut Vec<(T, Error)>) {
-        let first = self.sequence.wrapping_add(1);
-        let mut octets = Vec::new();
-        let mut sent = Vec::with_capacity(changes.len());
-        let last = changes.len() - 1;
-        for (index, (item, change)) in changes.into_iter().enumerate() {
-            let Change {
-                message,
-                flags,
-                tolerated,
-                operation,
-            } = change;
-            let ack = if index == last { NLM_F_ACK } else { 0 };
-            self.sequence = self.sequence.wrapping_add(1);
-            push(
-                message,
-                NLM_F_REQUEST | ack | flags,
-                self.sequence,
-                &mut octets,
-            );
-            sent.push((item, tolerated, operation));
-        }
-        let answers = self.exchange(&octets, first, sent.len());
-        for (n, (item, tolerated, operation)) in sent.into_iter().enumerate() {
-            let result = match &answers {
-                Ok(answers) => answers.get(n).cloned().flatten().map_or(Ok(()), |answer| {
-                    outcome(answer.payload, &|| operation.clone()).map(drop)
-                }),
-                Err(error) => Err(Error::Refused {
-                    operation,
-                    source: io::Error::from(error.kind()),
-                }),
-            };
-            if let Err(error) = tolerate(result, tolerated) {
-                failed.push((item, error));
-            }
-        }
-    }
-
-    /// Sends a datagram of `count` requests, numbered from `first`, and gathers what the kernel
-    /// says to each; nothing is success.
-    fn exchange(
-        &mut self,
-        datagram: &[u8],
-        first: u32,
-        count: usize,
-    ) -> io::Result<Vec<Option<NetlinkMessage<RouteNetlinkMessage>>>> {
-        self.socket.send(datagram, 0)?;
-        let mut answers = vec![None; count];
-        let mut buffer = Vec::with_capacity(ANSWER);
-        loop {
-            buffer.clear();
-            self.socket.recv(&mut buffer, 0)?;
-            let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&buffer)
-                .map_err(io::Error::other)?;
-            // Answers that an earlier exchange did not wait for are numbered otherwise.
-            let index = answer.header.sequence_number.wrapping_sub(first) as usize;
-            if let Some(slot) = answers.get_mut(index) {
-                *slot = Some(answer);
-            }
-            if index == count - 1 {
-                return Ok(answers);
-            }
-        }
-    }
-}
-
-fn push(message: RouteNetlinkMessage, flags: u16, sequence: u32, octets: &mut Vec<u8>) {
-    let mut request = NetlinkMessage::from(message);
-    request.header.flags = flags;
-    request.header.sequence_number = sequence;
-    request.finalize();
-    let start = octets.len();
-    // Requests begin at multiples of four octets (NLMSG_ALIGNTO).
-    octets.resize(start + request.buffer_len().next_multiple_of(4), 0);
-    request.serialize(&mut octets[start..]);
 }

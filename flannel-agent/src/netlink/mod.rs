@@ -13,10 +13,12 @@ pub mod addr;
 pub mod batch;
 pub mod blackhole;
 pub mod link;
+pub mod lookup;
 pub mod mac;
 pub mod monitor;
 pub mod neigh;
 pub mod netdev;
+pub mod next_hop;
 pub mod nic;
 pub mod route;
 pub mod tc;
@@ -248,10 +250,10 @@ where
 }
 
 /// The object in an answer, or the error number that it carries.
-fn outcome(
-    payload: NetlinkPayload<RouteNetlinkMessage>,
+fn outcome<M>(
+    payload: NetlinkPayload<M>,
     operation: &impl Fn() -> String,
-) -> Result<Option<RouteNetlinkMessage>, Error> {
+) -> Result<Option<M>, Error> {
     let (code, words) = match payload {
         NetlinkPayload::InnerMessage(object) => return Ok(Some(object)),
         NetlinkPayload::Error(error) => {

@@ -20,16 +20,19 @@ use rtnetlink::packet_route::link::LinkMessage;
 use rtnetlink::packet_route::neighbour::NeighbourMessage;
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
-use rtnetlink::sys::AsyncSocket as _;
+use rtnetlink::proto::new_connection;
+use rtnetlink::sys::protocols::NETLINK_ROUTE;
+use rtnetlink::sys::{AsyncSocket as _, Socket, SocketAddr};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use super::next_hop::NextHop;
 use super::route::{DIRECT_PROTOCOL, Via};
-use super::{Error, MacAddr, link, neigh, route};
+use super::{Error, MacAddr, link, neigh, next_hop, route};
 
-/// Objects with an event that nobody has fetched; one more, and it is an overrun. Three for each of
-/// twenty thousand peers, some 4 MiB.
+/// Objects with an event that nobody has fetched; one more, and it is an overrun. Four for each of
+/// sixteen thousand peers, some 4 MiB.
 pub const MAX_PENDING: usize = 1 << 16;
 
 /// Bytes of notifications that the kernel holds for us while we do not run, each with 1 KiB of
@@ -69,6 +72,24 @@ pub enum NetlinkEvent {
         is_direct: bool,
         /// For a route in the shape of a peer's: its subnet, and where it leads, unless it went.
         peer: Option<(Ipv4Network, Option<Via>)>,
+    },
+    /// A route to a peer came, changed or went, of which the kernel tells only that it leads
+    /// through the peer's next-hop object, which it does where `net.ipv4.nexthop_compat_mode` is 0.
+    ObjectRoute {
+        /// Subnet of the peer.
+        subnet: Ipv4Network,
+        /// Whether it is gone.
+        is_removed: bool,
+    },
+    /// A next-hop object in the shape of a peer's came, changed or went. Its routes go with it
+    /// without a word.
+    NextHop {
+        /// Index of its link.
+        ifindex: u32,
+        /// Its gateway.
+        gateway: Ipv4Addr,
+        /// Whether it is gone.
+        is_removed: bool,
     },
     /// An IPv4 policy rule came or went.
     Rule,
@@ -121,25 +142,24 @@ impl Monitor {
             MulticastGroup::Tc,
         ])
         .map_err(Error::Open)?;
-        // Beyond `net.core.rmem_max`, which CAP_NET_ADMIN allows.
-        setsockopt(
-            connection.socket_mut().socket_mut(),
-            RcvBufForce,
-            &RECEIVE_BUFFER,
-        )
-        .map_err(|errno| Error::Open(errno.into()))?;
+        enlarge(connection.socket_mut().socket_mut())?;
+        // Next-hop objects have their own, since the crate for routes cannot read them.
+        let (mut objects, _handle, mut object_messages) =
+            new_connection(NETLINK_ROUTE).map_err(Error::Open)?;
+        join_next_hops(objects.socket_mut().socket_mut())?;
 
         // One place only: what waits, waits where it can be folded.
         let (sender, fetched) = mpsc::channel(1);
         let mut tasks = JoinSet::new();
         tasks.spawn(connection);
+        tasks.spawn(objects);
         tasks.spawn(async move {
             let mut pending = Pending::default();
             let mut is_overrun = false;
             loop {
                 tokio::select! {
-                    // In turn: the channel behind `messages` has no bound, and a flood must not keep
-                    // the reader from hearing of it.
+                    // In turn: the channels behind `messages` have no bound, and a flood must not
+                    // keep the reader from hearing of it.
                     message = messages.next() => match message {
                         Some((message, _)) => {
                             is_overrun |= matches!(message.payload, NetlinkPayload::Overrun(_));
@@ -147,6 +167,10 @@ impl Monitor {
                         }
                         None => return,
                     },
+                    Some((message, _)) = object_messages.next() => {
+                        is_overrun |= matches!(message.payload, NetlinkPayload::Overrun(_));
+                        pending.note_next_hop(message.payload);
+                    }
                     () = sleep(DRAINED), if is_overrun => {
                         is_overrun = false;
                         pending.overrun();
@@ -176,12 +200,31 @@ impl Monitor {
     }
 }
 
+/// Makes room for notifications beyond `net.core.rmem_max`, which `CAP_NET_ADMIN` allows.
+fn enlarge(socket: &Socket) -> Result<(), Error> {
+    setsockopt(socket, RcvBufForce, &RECEIVE_BUFFER).map_err(|errno| Error::Open(errno.into()))
+}
+
+/// Subscribes to next-hop objects; to nothing, without a word, where the kernel has none.
+fn join_next_hops(socket: &mut Socket) -> Result<(), Error> {
+    socket.bind(&SocketAddr::new(0, 0)).map_err(Error::Open)?;
+    enlarge(socket)?;
+    match socket.add_membership(MulticastGroup::Nexthop as u32) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+        other => other.map_err(Error::Open),
+    }
+}
+
 /// Events that nobody has fetched, folded by object.
 #[derive(Debug, Default)]
 struct Pending {
     has_overrun: bool,
     /// By link, whether to a direct peer and, in the shape of a peer's, subnet.
     routes: BTreeMap<(Option<u32>, bool, Option<Ipv4Network>), Option<Via>>,
+    /// Whether they are gone.
+    object_routes: BTreeMap<Ipv4Network, bool>,
+    /// Whether they are gone.
+    next_hops: BTreeMap<NextHop, bool>,
     has_rule: bool,
     has_traffic_control: bool,
     links: BTreeMap<u32, (String, bool)>,
@@ -214,11 +257,17 @@ impl Pending {
             },
             _ => {}
         }
+        self.limit();
+    }
+
+    fn limit(&mut self) {
         let objects = self.neighs.len()
             + self.links.len()
             + self.addresses.len()
             + self.fdbs.len()
-            + self.routes.len();
+            + self.routes.len()
+            + self.object_routes.len()
+            + self.next_hops.len();
         if objects > MAX_PENDING {
             self.overrun();
         }
@@ -232,11 +281,28 @@ impl Pending {
                 RouteAttribute::Oif(oif) => Some(*oif),
                 _ => None,
             });
+        if let Some(subnet) = route::parse_bare_object_route(message) {
+            self.object_routes.insert(subnet, is_removed);
+            return;
+        }
         let is_direct = message.header.protocol == RouteProtocol::Other(DIRECT_PROTOCOL);
         let peer = route::parse_peer_route(message);
         let subnet = peer.map(|(subnet, _)| subnet);
         let via = peer.map(|(_, via)| via).filter(|_| !is_removed);
         self.routes.insert((oif, is_direct, subnet), via);
+    }
+
+    fn note_next_hop(&mut self, payload: NetlinkPayload<next_hop::Message>) {
+        match payload {
+            NetlinkPayload::Overrun(_) => self.overrun(),
+            NetlinkPayload::InnerMessage(message) => {
+                let next_hop = message.next_hop();
+                self.next_hops
+                    .extend(next_hop.map(|it| (it, message.is_removal())));
+            }
+            _ => {}
+        }
+        self.limit();
     }
 
     fn note_neighbour(&mut self, message: &NeighbourMessage, is_removed: bool) {
@@ -275,6 +341,8 @@ impl Pending {
         let Self {
             has_overrun,
             routes,
+            object_routes,
+            next_hops,
             has_rule,
             has_traffic_control,
             links,
@@ -284,6 +352,8 @@ impl Pending {
         } = self;
         !(*has_overrun || *has_rule || *has_traffic_control)
             && routes.is_empty()
+            && object_routes.is_empty()
+            && next_hops.is_empty()
             && links.is_empty()
             && addresses.is_empty()
             && fdbs.is_empty()
@@ -310,6 +380,16 @@ impl Pending {
                 oif,
                 is_direct,
                 peer,
+            });
+        }
+        if let Some((subnet, is_removed)) = self.object_routes.pop_first() {
+            return Some(NetlinkEvent::ObjectRoute { subnet, is_removed });
+        }
+        if let Some((NextHop { oif, gateway }, is_removed)) = self.next_hops.pop_first() {
+            return Some(NetlinkEvent::NextHop {
+                ifindex: oif,
+                gateway,
+                is_removed,
             });
         }
         if std::mem::take(&mut self.has_rule) {

@@ -207,7 +207,7 @@ impl Change {
             .attributes
             .push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
         Self {
-            message: RouteNetlinkMessage::NewNeighbour(message),
+            message: RouteNetlinkMessage::NewNeighbour(message).into(),
             flags: NLM_F_CREATE | NLM_F_REPLACE,
             tolerated: &[],
             operation: format!("set the neighbour {ip} of interface {ifindex} to {mac}"),
@@ -218,7 +218,7 @@ impl Change {
     #[must_use]
     pub fn remove_neighbour(ifindex: u32, ip: Ipv4Addr) -> Self {
         Self {
-            message: RouteNetlinkMessage::DelNeighbour(neighbour_message(ifindex, ip)),
+            message: RouteNetlinkMessage::DelNeighbour(neighbour_message(ifindex, ip)).into(),
             flags: 0,
             // It is not there.
             tolerated: &[libc::ENOENT],
@@ -234,7 +234,7 @@ impl Change {
             .attributes
             .push(NeighbourAttribute::Destination(remote.into()));
         Self {
-            message: RouteNetlinkMessage::NewNeighbour(message),
+            message: RouteNetlinkMessage::NewNeighbour(message).into(),
             flags: NLM_F_CREATE | NLM_F_REPLACE,
             tolerated: &[],
             operation: format!("set the FDB entry {mac} of interface {ifindex} to {remote}"),
@@ -245,7 +245,7 @@ impl Change {
     #[must_use]
     pub fn remove_fdb(ifindex: u32, mac: MacAddr) -> Self {
         Self {
-            message: RouteNetlinkMessage::DelNeighbour(fdb_message(ifindex, mac)),
+            message: RouteNetlinkMessage::DelNeighbour(fdb_message(ifindex, mac)).into(),
             flags: 0,
             // It is not there.
             tolerated: &[libc::ENOENT],

@@ -1,20 +1,16 @@
-//! IPv4 routes: those to peers' subnets on the tunnel device, and the kernel's answer to where it
-//! would send an outer packet.
+//! IPv4 routes to peers' subnets.
 
 use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric,
-    RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+    RouteType,
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::{Change, Error, Netlink, errno};
-
-/// Protocol number of UDP (RFC 768).
-const UDP: u8 = 17;
+use super::{Change, Error, Netlink, errno, next_hop};
 
 /// Protocol of the routes to direct peers, by which they are told from everybody else's on the same
 /// interface ("F"; the kernel gives no meaning to numbers above 4, `linux/rtnetlink.h`).
@@ -37,54 +33,20 @@ pub struct Via {
 pub struct DeviceRoute {
     /// Destination.
     pub subnet: Ipv4Network,
-    /// Whether it is exactly as flannel makes them: unicast through the subnet's own network
-    /// address, on-link, global scope, protocol `boot`, and without metric, source or anything.
-    pub is_peer_route: bool,
+    /// How it names its next hop if it is exactly as flannel makes them: unicast through the
+    /// subnet's own network address, on-link, global scope, protocol `boot`, and without metric,
+    /// source or anything.
+    pub form: Option<Form>,
 }
 
-/// A question to the routing tables: where do packets of the tunnel to `dst` go?
+/// How a route to a peer names its next hop. Packets go the same way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UnderlayQuery {
-    /// Underlay address of the peer.
-    pub dst: Ipv4Addr,
-    /// Source address of the tunnel.
-    pub source: Ipv4Addr,
-    /// External interface.
-    pub oif: u32,
-    /// UDP destination port of the tunnel; none where packets go as they are.
-    pub port: Option<u16>,
-}
-
-/// The answer, in facts; see [`Netlink::underlay_route`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UnderlayRoute {
-    /// Kind; anything but unicast is not sent to a next hop.
-    pub kind: RouteType,
-    /// Link that packets leave through.
-    pub oif: u32,
-    /// IPv4 gateway; none if the destination is on the link.
-    pub gateway: Option<Ipv4Addr>,
-    /// Source address that the route prefers; the tunnel's packets have their own.
-    pub prefsrc: Option<Ipv4Addr>,
-    /// MTU of the route or of the path, if it is not that of the link, bytes.
-    pub mtu: Option<u32>,
-    /// Whether the route has several next hops, of which this is the one for one flow.
-    pub has_multipath: bool,
-    /// Whether a light-weight tunnel puts on more headers.
-    pub has_encap: bool,
-    /// Whether the gateway is of another address family.
-    pub has_foreign_gateway: bool,
-    /// Whether no route matches and the kernel only assumes the destination to be on the link,
-    /// which it does when the output link is given, even where a route says `unreachable`.
-    pub is_assumed: bool,
-}
-
-impl UnderlayRoute {
-    /// Whose link-layer address packets to `dst` need.
-    #[must_use]
-    pub fn next_hop(&self, dst: Ipv4Addr) -> Ipv4Addr {
-        self.gateway.unwrap_or(dst)
-    }
+pub enum Form {
+    /// By gateway and device, as flannel does.
+    Plain,
+    /// By the number of the peer's [object](next_hop). Whether that object is ours the route does
+    /// not tell.
+    Object,
 }
 
 impl Netlink {
@@ -103,7 +65,9 @@ impl Netlink {
                 RouteNetlinkMessage::GetRoute(message),
                 || format!("list routes of interface {ifindex}"),
                 |object| match object {
-                    RouteNetlinkMessage::NewRoute(message) => parse_device_route(&message, ifindex),
+                    RouteNetlinkMessage::NewRoute(message) => {
+                        parse_device_route(&message, Some(ifindex))
+                    }
                     _ => None,
                 },
             )
@@ -166,78 +130,39 @@ impl Netlink {
             other => other.map(|()| true),
         }
     }
-
-    /// Asks where a host's own packet to `dst` goes: without source, link or ports.
-    ///
-    /// # Errors
-    /// See [`Error`]; the kernel refuses where no route leads there.
-    pub async fn host_route(&self, dst: Ipv4Addr) -> Result<UnderlayRoute, Error> {
-        let mut message = RouteMessage::default();
-        message.header = RouteHeader {
-            address_family: AddressFamily::Inet,
-            destination_prefix_length: 32,
-            flags: RouteFlags::FibMatch,
-            ..RouteHeader::default()
-        };
-        message.attributes = vec![RouteAttribute::Destination(RouteAddress::Inet(dst))];
-        let operation = || format!("look up the route to {dst}");
-        match self
-            .get(RouteNetlinkMessage::GetRoute(message), operation)
-            .await?
-        {
-            RouteNetlinkMessage::NewRoute(answer) => Ok(parse_underlay(&answer)),
-            _ => Err(Error::Unexpected {
-                operation: operation(),
-            }),
-        }
-    }
-
-    /// Asks as the vxlan device does: with the output link, source, protocol and port of the outer
-    /// packet, so that policy rules see what they will see.
-    ///
-    /// The answer is the entry of the table, which tells what the kernel chooses from; where there
-    /// is none, or one that the kernel passes over, what it does instead. What the kernel has
-    /// learned of the path's MTU is not in it: the tunnel's packets may be fragmented, so nothing
-    /// is learned from them.
-    ///
-    /// # Kernel
-    /// Linux 4.19 for the port.
-    ///
-    /// # Errors
-    /// See [`Error`]; the kernel refuses where it would not send, as from a source that is not
-    /// local.
-    pub async fn underlay_route(&self, query: UnderlayQuery) -> Result<UnderlayRoute, Error> {
-        let operation = || format!("look up the route to {}", query.dst);
-        let ask = async |flags| {
-            let message = RouteNetlinkMessage::GetRoute(query_message(query, flags));
-            match self.get(message, operation).await? {
-                RouteNetlinkMessage::NewRoute(answer) => Ok(answer),
-                _ => Err(Error::Unexpected {
-                    operation: operation(),
-                }),
-            }
-        };
-        match ask(RouteFlags::FibMatch).await {
-            Ok(entry) => Ok(parse_underlay(&entry)),
-            Err(error) if errno(&error).is_some() => {
-                let chosen = parse_underlay(&ask(RouteFlags::empty()).await?);
-                Ok(UnderlayRoute {
-                    is_assumed: true,
-                    ..chosen
-                })
-            }
-            Err(error) => Err(error),
-        }
-    }
 }
 
 impl Change {
+    /// Sets the route to a tunnelled peer's subnet through the peer's next-hop object, which has to
+    /// be there.
+    #[must_use]
+    pub fn set_object_route(subnet: Ipv4Network) -> Self {
+        Self {
+            message: RouteNetlinkMessage::NewRoute(object_route_message(subnet)).into(),
+            flags: NLM_F_CREATE | NLM_F_REPLACE,
+            tolerated: &[],
+            operation: format!("set the route to {subnet} through its next-hop object"),
+        }
+    }
+
+    /// Removes the route to a peer's subnet that leads through the peer's next-hop object.
+    #[must_use]
+    pub fn remove_object_route(subnet: Ipv4Network) -> Self {
+        Self {
+            message: RouteNetlinkMessage::DelRoute(object_route_message(subnet)).into(),
+            flags: 0,
+            // It is not there, or of the other form.
+            tolerated: &[libc::ESRCH],
+            operation: format!("remove the route to {subnet} through its next-hop object"),
+        }
+    }
+
     /// Sets the route to a peer's subnet. The kernel refuses with `ENETDOWN` while the link is down,
     /// and with `ENETUNREACH` for a next hop that is not on it.
     #[must_use]
     pub fn set_peer_route(subnet: Ipv4Network, via: Via) -> Self {
         Self {
-            message: RouteNetlinkMessage::NewRoute(peer_route_message(subnet, via)),
+            message: RouteNetlinkMessage::NewRoute(peer_route_message(subnet, via)).into(),
             flags: NLM_F_CREATE | NLM_F_REPLACE,
             tolerated: &[],
             operation: format!("set the route to {subnet} via {}", via.gateway),
@@ -248,7 +173,7 @@ impl Change {
     #[must_use]
     pub fn remove_peer_route(subnet: Ipv4Network, via: Via) -> Self {
         Self {
-            message: RouteNetlinkMessage::DelRoute(peer_route_message(subnet, via)),
+            message: RouteNetlinkMessage::DelRoute(peer_route_message(subnet, via)).into(),
             flags: 0,
             // It is not there.
             tolerated: &[libc::ESRCH],
@@ -286,6 +211,33 @@ fn peer_route_message(subnet: Ipv4Network, via: Via) -> RouteMessage {
     message
 }
 
+fn object_route_message(subnet: Ipv4Network) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header = RouteHeader {
+        address_family: AddressFamily::Inet,
+        destination_prefix_length: subnet.prefix(),
+        table: RouteHeader::RT_TABLE_MAIN,
+        protocol: RouteProtocol::Boot,
+        scope: RouteScope::Universe,
+        kind: RouteType::Unicast,
+        ..RouteHeader::default()
+    };
+    message.attributes = vec![
+        RouteAttribute::Destination(RouteAddress::Inet(subnet.network())),
+        RouteAttribute::NhId(next_hop::number(subnet.network())),
+    ];
+    message
+}
+
+/// The subnet of a peer's route of which the kernel tells only the next-hop object, which it does
+/// where `net.ipv4.nexthop_compat_mode` is 0; also used for events.
+pub(super) fn parse_bare_object_route(message: &RouteMessage) -> Option<Ipv4Network> {
+    let is_bare = |attribute: &RouteAttribute| !matches!(attribute, RouteAttribute::Oif(_));
+    let route = parse_device_route(message, None)?;
+    let is_ours = route.form == Some(Form::Object) && message.attributes.iter().all(is_bare);
+    is_ours.then_some(route.subnet)
+}
+
 /// The route to a peer in a message, of either shape; also used for events.
 pub(super) fn parse_peer_route(message: &RouteMessage) -> Option<(Ipv4Network, Via)> {
     let oif = message
@@ -295,7 +247,7 @@ pub(super) fn parse_peer_route(message: &RouteMessage) -> Option<(Ipv4Network, V
             RouteAttribute::Oif(oif) => Some(*oif),
             _ => None,
         })?;
-    let tunnelled = parse_device_route(message, oif).filter(|route| route.is_peer_route);
+    let tunnelled = parse_device_route(message, Some(oif)).filter(|route| route.form.is_some());
     let via = |subnet: Ipv4Network| Via {
         oif,
         gateway: subnet.network(),
@@ -349,17 +301,18 @@ fn network_route_message(ifindex: u32, network: Ipv4Network) -> RouteMessage {
     message
 }
 
-fn parse_device_route(message: &RouteMessage, ifindex: u32) -> Option<DeviceRoute> {
+/// A route that the kernel lists as one of the device `ifindex`; with none, of any.
+fn parse_device_route(message: &RouteMessage, ifindex: Option<u32>) -> Option<DeviceRoute> {
     let header = &message.header;
     let mut destination = Ipv4Addr::UNSPECIFIED;
-    let mut gateway = None;
-    let mut oif = None;
+    let (mut gateway, mut oif, mut object) = (None, None, None);
     let mut is_bare = true;
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(RouteAddress::Inet(ip)) => destination = *ip,
             RouteAttribute::Gateway(RouteAddress::Inet(ip)) => gateway = Some(*ip),
             RouteAttribute::Oif(index) => oif = Some(*index),
+            RouteAttribute::NhId(number) => object = Some(*number),
             // With a metric it has a key of its own in the table.
             RouteAttribute::Priority(_) => return None,
             RouteAttribute::Table(_) | RouteAttribute::CacheInfo(_) => {}
@@ -369,83 +322,32 @@ fn parse_device_route(message: &RouteMessage, ifindex: u32) -> Option<DeviceRout
     if header.table != RouteHeader::RT_TABLE_MAIN || header.tos != 0 {
         return None;
     }
+    let is_through_itself = oif.is_some()
+        && oif == ifindex
+        && gateway == Some(destination)
+        && header.flags.contains(RouteFlags::Onlink);
+    let form = match object {
+        None => is_through_itself.then_some(Form::Plain),
+        // The kernel tells what is in the object, too, or nothing of it.
+        Some(number) => {
+            let is_whole = is_through_itself || (oif, gateway) == (None, None);
+            (number == next_hop::number(destination) && is_whole).then_some(Form::Object)
+        }
+    };
+    let is_usual = is_bare
+        && header.kind == RouteType::Unicast
+        && header.scope == RouteScope::Universe
+        && header.protocol == RouteProtocol::Boot;
     Some(DeviceRoute {
         subnet: Ipv4Network::new(destination, header.destination_prefix_length).ok()?,
-        is_peer_route: is_bare
-            && oif == Some(ifindex)
-            && gateway == Some(destination)
-            && header.kind == RouteType::Unicast
-            && header.scope == RouteScope::Universe
-            && header.protocol == RouteProtocol::Boot
-            && header.flags.contains(RouteFlags::Onlink),
+        form: form.filter(|_| is_usual),
     })
-}
-
-fn query_message(query: UnderlayQuery, flags: RouteFlags) -> RouteMessage {
-    let mut message = RouteMessage::default();
-    message.header = RouteHeader {
-        address_family: AddressFamily::Inet,
-        destination_prefix_length: 32,
-        source_prefix_length: 32,
-        flags,
-        ..RouteHeader::default()
-    };
-    message.attributes = vec![
-        RouteAttribute::Destination(RouteAddress::Inet(query.dst)),
-        RouteAttribute::Source(RouteAddress::Inet(query.source)),
-        RouteAttribute::Oif(query.oif),
-    ];
-    if let Some(port) = query.port {
-        message.attributes.push(RouteAttribute::IpProto(UDP));
-        message.attributes.push(RouteAttribute::Dport(port));
-    }
-    message
-}
-
-fn parse_underlay(answer: &RouteMessage) -> UnderlayRoute {
-    let mut route = UnderlayRoute {
-        kind: answer.header.kind,
-        oif: 0,
-        gateway: None,
-        prefsrc: None,
-        mtu: None,
-        has_multipath: has_multipath(answer),
-        has_encap: false,
-        has_foreign_gateway: false,
-        is_assumed: false,
-    };
-    for attribute in &answer.attributes {
-        match attribute {
-            RouteAttribute::Oif(index) => route.oif = *index,
-            RouteAttribute::Gateway(RouteAddress::Inet(ip)) => route.gateway = Some(*ip),
-            RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => {
-                route.has_foreign_gateway = true;
-            }
-            RouteAttribute::PrefSource(RouteAddress::Inet(ip)) => route.prefsrc = Some(*ip),
-            RouteAttribute::Encap(_) | RouteAttribute::EncapType(_) => route.has_encap = true,
-            RouteAttribute::Metrics(metrics) => {
-                route.mtu = metrics.iter().find_map(|metric| match metric {
-                    RouteMetric::Mtu(mtu) => Some(*mtu),
-                    _ => None,
-                });
-            }
-            _ => {}
-        }
-    }
-    route
-}
-
-/// Several next hops are listed; of a next-hop object the kernel may give the number alone, which
-/// may stand for a group.
-fn has_multipath(entry: &RouteMessage) -> bool {
-    let has = |wanted: fn(&RouteAttribute) -> bool| entry.attributes.iter().any(wanted);
-    has(|attribute| matches!(attribute, RouteAttribute::MultiPath(_)))
-        || has(|attribute| matches!(attribute, RouteAttribute::NhId(_)))
-            && !has(|attribute| matches!(attribute, RouteAttribute::Oif(_)))
 }
 
 #[cfg(test)]
 mod tests {
+    use rtnetlink::packet_route::route::RouteMetric;
+
     use super::*;
 
     fn tunnel(subnet: Ipv4Network) -> Via {
@@ -454,6 +356,10 @@ mod tests {
             gateway: subnet.network(),
             is_onlink: true,
         }
+    }
+
+    fn form(message: &RouteMessage) -> Option<Form> {
+        parse_device_route(message, Some(7)).unwrap().form
     }
 
     #[test]
@@ -474,10 +380,9 @@ mod tests {
     fn only_the_exact_shape_is_a_peer_route() {
         let subnet = "10.5.34.0/24".parse().unwrap();
         let made = peer_route_message(subnet, tunnel(subnet));
-        let is_peer =
-            |message: &RouteMessage| parse_device_route(message, 7).unwrap().is_peer_route;
+        let is_peer = |message: &RouteMessage| form(message) == Some(Form::Plain);
         assert!(is_peer(&made));
-        assert_eq!(parse_device_route(&made, 7).unwrap().subnet, subnet);
+        assert_eq!(parse_device_route(&made, Some(7)).unwrap().subnet, subnet);
 
         let foreign: [fn(&mut RouteMessage); 7] = [
             |route| route.header.protocol = RouteProtocol::Static,
@@ -508,6 +413,34 @@ mod tests {
         let subnet = "10.5.34.0/24".parse().unwrap();
         let mut route = peer_route_message(subnet, tunnel(subnet));
         route.attributes.push(RouteAttribute::Priority(100));
-        assert_eq!(parse_device_route(&route, 7), None);
+        assert_eq!(parse_device_route(&route, Some(7)), None);
+    }
+
+    #[test]
+    fn a_route_through_the_object_of_its_peer_is_a_peer_route() {
+        let subnet = "10.5.34.0/24".parse().unwrap();
+        // As it is made, and as it is told with `nexthop_compat_mode` 0.
+        let bare = object_route_message(subnet);
+        assert_eq!(form(&bare), Some(Form::Object));
+        assert_eq!(parse_bare_object_route(&bare), Some(subnet));
+        assert_eq!(parse_peer_route(&bare), None);
+        // As it is told otherwise.
+        let mut whole = peer_route_message(subnet, tunnel(subnet));
+        let number = RouteAttribute::NhId(next_hop::number(subnet.network()));
+        whole.attributes.push(number);
+        assert_eq!(form(&whole), Some(Form::Object));
+        assert_eq!(parse_bare_object_route(&whole), None);
+        assert_eq!(parse_peer_route(&whole), Some((subnet, tunnel(subnet))));
+
+        let mut foreign = bare.clone();
+        foreign.attributes[1] = RouteAttribute::NhId(7);
+        assert_eq!(form(&foreign), None);
+        assert_eq!(parse_bare_object_route(&foreign), None);
+        // Somebody has given the object another gateway.
+        let mut replaced = whole.clone();
+        replaced.attributes[1] = RouteAttribute::Gateway(RouteAddress::Inet([10, 5, 34, 1].into()));
+        assert_eq!(form(&replaced), None);
+        let plain = peer_route_message(subnet, tunnel(subnet));
+        assert_eq!(parse_bare_object_route(&plain), None);
     }
 }

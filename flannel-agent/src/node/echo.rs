@@ -11,6 +11,7 @@ use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
 
+use crate::backend::entries::forms::Forms;
 use crate::netlink::MacAddr;
 use crate::netlink::monitor::NetlinkEvent;
 use crate::plan::KernelState;
@@ -21,6 +22,7 @@ enum Entry {
     Route(Ipv4Network),
     Neighbour(Ipv4Addr),
     Fdb(MacAddr),
+    Object(Ipv4Addr),
 }
 
 /// Entries of which something else was heard last than the node knows.
@@ -44,7 +46,7 @@ impl Doubts {
         &mut self,
         event: &NetlinkEvent,
         device: Option<u32>,
-        known: &KernelState,
+        (known, forms): (&KernelState, &Forms),
     ) -> Word {
         let is_device = |index: u32| device == Some(index);
         let (entry, is_known) = match event {
@@ -55,6 +57,18 @@ impl Doubts {
             } if *is_direct || oif.is_some_and(is_device) => {
                 let is_known = known.routes.get(subnet) == via.as_ref();
                 (Entry::Route(*subnet), is_known)
+            }
+            NetlinkEvent::ObjectRoute { subnet, is_removed } => {
+                let is_known = forms.is_through_object(*subnet) != *is_removed;
+                (Entry::Route(*subnet), is_known)
+            }
+            NetlinkEvent::NextHop {
+                ifindex,
+                gateway,
+                is_removed,
+            } if is_device(*ifindex) => {
+                let is_known = forms.has_object(*gateway) != *is_removed;
+                (Entry::Object(*gateway), is_known)
             }
             NetlinkEvent::Neigh { ifindex, ip, peer } if is_device(*ifindex) => {
                 let is_known = known.neighbours.get(ip) == peer.as_ref();
@@ -89,7 +103,7 @@ impl Doubts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netlink::route::Via;
+    use crate::netlink::route::{Form, Via};
 
     const DEVICE: u32 = 9;
 
@@ -108,7 +122,8 @@ mod tests {
         };
         // Written and removed before either echo came.
         let (mut doubts, known) = (Doubts::default(), KernelState::default());
-        let hear = |doubts: &mut Doubts, event| doubts.hear(&event, Some(DEVICE), &known);
+        let forms = Forms::default();
+        let hear = |doubts: &mut Doubts, event| doubts.hear(&event, Some(DEVICE), (&known, &forms));
         assert_eq!(hear(&mut doubts, route(Some(via))), Word::Doubted);
         assert!(doubts.any());
         assert_eq!(hear(&mut doubts, route(None)), Word::Known);
@@ -131,10 +146,32 @@ mod tests {
             peer: mac,
         };
         let mut doubts = Doubts::default();
-        let mut hear = |event| doubts.hear(&event, Some(DEVICE), &known);
+        let forms = Forms::default();
+        let mut hear = |event| doubts.hear(&event, Some(DEVICE), (&known, &forms));
         assert_eq!(hear(neighbour(DEVICE, Some(mac))), Word::Known);
         assert_eq!(hear(neighbour(DEVICE, None)), Word::Doubted);
         assert_eq!(hear(neighbour(3, Some(mac))), Word::Other);
         assert_eq!(hear(NetlinkEvent::Overrun), Word::Other);
+    }
+
+    #[test]
+    fn an_object_of_ours_that_somebody_removes_is_a_doubt() {
+        let subnet: Ipv4Network = "10.5.34.0/24".parse().unwrap();
+        let gateway = subnet.network();
+        let routes = [(subnet, Form::Object)].into_iter();
+        let (forms, _) = Forms::of(routes, [gateway].into());
+        let (mut doubts, known) = (Doubts::default(), KernelState::default());
+        let mut hear = |event| doubts.hear(&event, Some(DEVICE), (&known, &forms));
+        let object = |ifindex, is_removed| NetlinkEvent::NextHop {
+            ifindex,
+            gateway,
+            is_removed,
+        };
+        assert_eq!(hear(object(DEVICE, false)), Word::Known);
+        assert_eq!(hear(object(3, true)), Word::Other);
+        assert_eq!(hear(object(DEVICE, true)), Word::Doubted);
+        let route = |is_removed| NetlinkEvent::ObjectRoute { subnet, is_removed };
+        assert_eq!(hear(route(false)), Word::Known);
+        assert_eq!(hear(route(true)), Word::Doubted);
     }
 }

@@ -7,7 +7,8 @@
 
 use std::collections::BTreeSet;
 
-use super::{Error, Node, Scope, probe, report};
+use super::maps::probe;
+use super::{Error, Node, Scope, report};
 use crate::backend::peer::{PeerChange, changed_peers};
 use crate::dataplane::maps::Part;
 use crate::lease::Changed;

@@ -24,6 +24,8 @@ pub(super) struct Others {
     programs: Vec<String>,
     /// Hooks with filters of others.
     filtered: Vec<(Interface, Direction)>,
+    /// Hooks with programs of others of whatever kind.
+    watched: Vec<(Interface, Direction)>,
 }
 
 impl Others {
@@ -50,6 +52,13 @@ impl Others {
     /// Hooks where somebody has filters on clsact.
     fn filtered(&self) -> &[(Interface, Direction)] {
         &self.filtered
+    }
+
+    /// Whether somebody looks at what the external interface receives, and is to see tunnel packets
+    /// as they come.
+    pub(super) fn watch_arrivals(&self) -> bool {
+        self.watched
+            .contains(&(Interface::External, Direction::Ingress))
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -86,6 +95,7 @@ impl Others {
                     let id = info.id();
                     let text = format!("{name}: tcx {way} {program} (id {id})");
                     self.programs.push(text);
+                    self.watched.push((interface, direction));
                 }
             }
             let filters = netlink.filters(index, side).await?;
@@ -99,6 +109,7 @@ impl Others {
                 let program = program.as_deref().unwrap_or("filter");
                 self.programs
                     .push(format!("{name}: clsact {way} {kind} {program}"));
+                self.watched.push((interface, direction));
                 if !self.filtered.contains(&(interface, direction)) {
                     self.filtered.push((interface, direction));
                 }

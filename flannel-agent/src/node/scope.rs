@@ -58,6 +58,11 @@ impl Scope {
                 entries: true,
                 ..none
             }),
+            // Not the underlay's.
+            NetlinkEvent::ObjectRoute { .. } => Some(Self {
+                entries: true,
+                ..none
+            }),
             NetlinkEvent::Rule => Some(Self {
                 routes: true,
                 ..none
@@ -68,12 +73,12 @@ impl Scope {
                 neighbours: true,
                 ..none
             }),
-            NetlinkEvent::Neigh { ifindex, .. } | NetlinkEvent::Fdb { ifindex, .. } => {
-                is_device(*ifindex).then_some(Self {
-                    entries: true,
-                    ..none
-                })
-            }
+            NetlinkEvent::Neigh { ifindex, .. }
+            | NetlinkEvent::Fdb { ifindex, .. }
+            | NetlinkEvent::NextHop { ifindex, .. } => is_device(*ifindex).then_some(Self {
+                entries: true,
+                ..none
+            }),
         }
     }
 }

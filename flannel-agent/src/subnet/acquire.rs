@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::retry::Patience;
-use super::store::{Record, Store, StoreError};
+use super::store::{Listing, Record, Store, StoreError};
 use super::value::format_value;
 use super::watch::read_lease;
 use super::{Timing, alloc, key};
@@ -91,20 +91,22 @@ pub(super) enum Written {
     Lost(Option<Record>),
 }
 
-/// Acquires a lease, trying again while the store fails; `None` after cancellation.
+/// Acquires a lease, trying again while the store fails; `None` after cancellation. Begins with the
+/// leases of `known`, if they have been listed already: what is written compares.
 pub async fn acquire(
     store: &Store,
     network: &NetworkConfig,
     wish: &Wish,
     timing: &Timing,
     rng: &mut (impl Rng + Send),
+    mut known: Option<&Listing>,
     cancel: &CancellationToken,
 ) -> Option<Result<HeldLease, AcquireError>> {
     let mut patience = Patience::new(timing.retry);
     loop {
         let acquired = tokio::select! {
             () = cancel.cancelled() => return None,
-            acquired = acquire_once(store, network, wish, timing, rng) => acquired,
+            acquired = acquire_once(store, network, wish, timing, rng, known.take()) => acquired,
         };
         match acquired {
             Err(error @ AcquireError::Store(_)) => {
@@ -126,18 +128,26 @@ async fn acquire_once(
     wish: &Wish,
     timing: &Timing,
     rng: &mut (impl Rng + Send),
+    mut known: Option<&Listing>,
 ) -> Result<HeldLease, AcquireError> {
     let value = format_value(&wish.attrs)?;
     let prefix = store.lease_prefix();
     // Each round that loses a race has seen somebody else win, so the rounds end.
     loop {
-        let (records, _) = store.list("list leases", &prefix).await?;
+        let listed;
+        let records = match known.take() {
+            Some(known) => &known.records,
+            None => {
+                (listed, _) = store.list("list leases", &prefix).await?;
+                &listed
+            }
+        };
         let mut taken: Vec<Subnet> = records
             .iter()
             .filter_map(|record| key::parse_key(&record.name).ok())
             .collect();
 
-        if let Some((record, lease)) = find_own(&records, wish, network) {
+        if let Some((record, lease)) = find_own(records, wish, network) {
             if fits(&lease.subnet, network) {
                 // A node that remembers the address has other data since it was set up anew.
                 if wish.former_ip != Some(lease.attrs.public_ip) {
@@ -203,8 +213,15 @@ fn held(wish: &Wish, subnet: Subnet, term: Term, key: String, revision: i64) -> 
 
 /// Leases that carry a public IP.
 fn leases_of(records: &[Record], ip: Ipv4Addr) -> impl Iterator<Item = (&Record, Lease)> {
+    let text = ip.to_string();
+    // Of ten thousand, all but a few need not be read.
+    let may_carry = move |value: &[u8]| {
+        let mut windows = value.windows(text.len());
+        windows.any(|it| it == text.as_bytes()) || value.contains(&b'\\')
+    };
     let leases = records
         .iter()
+        .filter(move |record| may_carry(&record.value))
         .filter_map(|record| Some((record, read_lease(record).ok()?)));
     leases.filter(move |(_, lease)| lease.attrs.public_ip == ip)
 }
@@ -241,14 +258,12 @@ fn find_former<'a>(records: &'a [Record], wish: &Wish) -> Option<(&'a Record, Le
     })
 }
 
-/// The lease that carries a public IP, before anything is acquired; `None` after cancellation.
-/// Tries again while the store fails.
-pub async fn find_lease(
+/// Lists all leases, trying again while the store fails; `None` after cancellation.
+pub async fn list_leases(
     store: &Store,
-    public_ip: Ipv4Addr,
     timing: &Timing,
     cancel: &CancellationToken,
-) -> Option<Option<Lease>> {
+) -> Option<Listing> {
     let mut patience = Patience::new(timing.retry);
     let prefix = store.lease_prefix();
     loop {
@@ -257,10 +272,9 @@ pub async fn find_lease(
             listed = store.list("list leases", &prefix) => listed,
         };
         match listed {
-            Ok((records, _)) => {
+            Ok((records, revision)) => {
                 patience.end();
-                let lease = leases_of(&records, public_ip).next();
-                return Some(lease.map(|(_, lease)| lease));
+                return Some(Listing { records, revision });
             }
             Err(error) => {
                 if !patience.wait(&error, cancel).await {
@@ -269,6 +283,13 @@ pub async fn find_lease(
             }
         }
     }
+}
+
+/// The lease that carries a public IP.
+#[must_use]
+pub fn find_lease(listing: &Listing, public_ip: Ipv4Addr) -> Option<Lease> {
+    let (_, lease) = leases_of(&listing.records, public_ip).next()?;
+    Some(lease)
 }
 
 /// A lease with this node's public IP may be another node's (flannel issues 805, 1289): a clone, or

@@ -15,7 +15,7 @@ use tracing::{info, warn};
 
 use super::Timing;
 use super::retry::Reminder;
-use super::store::{Record, Store, reason};
+use super::store::{Listing, Record, Store, reason};
 use crate::backoff::Backoff;
 use crate::status;
 
@@ -50,11 +50,13 @@ enum Interruption {
     Lost(String),
 }
 
-/// Follows keys until cancellation, or until nobody listens.
+/// Follows keys until cancellation, or until nobody listens; from `known` on, if they have been listed
+/// already.
 pub(super) async fn follow(
     store: &Store,
     range: &Range,
     timing: &Timing,
+    mut known: Option<Listing>,
     changes: mpsc::Sender<KeyChange>,
     health: &watch::Sender<status::Store>,
     cancel: &CancellationToken,
@@ -72,7 +74,7 @@ pub(super) async fn follow(
         };
         let ended = tokio::select! {
             () = cancel.cancelled() => return,
-            ended = follow_once(store, range, timing, &changes, health, alive) => ended,
+            ended = follow_once(store, range, timing, known.take(), &changes, health, alive) => ended,
         };
         let Interruption::Lost(error) = ended else {
             return;
@@ -95,11 +97,12 @@ async fn follow_once(
     store: &Store,
     range: &Range,
     timing: &Timing,
+    known: Option<Listing>,
     changes: &mpsc::Sender<KeyChange>,
     health: &watch::Sender<status::Store>,
     alive: impl FnOnce(),
 ) -> Interruption {
-    match try_follow(store, range, timing, changes, health, alive).await {
+    match try_follow(store, range, timing, known, changes, health, alive).await {
         Err(ended) => ended,
         Ok(never) => match never {},
     }
@@ -109,12 +112,17 @@ async fn try_follow(
     store: &Store,
     range: &Range,
     timing: &Timing,
+    known: Option<Listing>,
     changes: &mpsc::Sender<KeyChange>,
     health: &watch::Sender<status::Store>,
     alive: impl FnOnce(),
 ) -> Result<std::convert::Infallible, Interruption> {
     let unwanted = |_| Interruption::Unwanted;
-    let (records, mut revision) = list(store, range).await?;
+    // A watch tells what has changed since, however long that was.
+    let (records, mut revision) = match known {
+        Some(Listing { records, revision }) => (records, revision),
+        None => list(store, range).await?,
+    };
     let snapshot = KeyChange::Snapshot(records, revision);
     changes.send(snapshot).await.map_err(unwanted)?;
     let mut stream = open(store, range, revision + 1).await?;

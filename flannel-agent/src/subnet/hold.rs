@@ -104,7 +104,8 @@ impl Holder<'_> {
                 previous: Some(subnet),
                 ..(*wish).clone()
             };
-            let Some(acquired) = acquire(store, network, &wish, timing, rng, cancel).await else {
+            let Some(acquired) = acquire(store, network, &wish, timing, rng, None, cancel).await
+            else {
                 return Ok(());
             };
             lease = acquired.map_err(|source| HoldError::NoOther { loss, source })?;

@@ -86,7 +86,7 @@ pub async fn keep(
         repeats: VecDeque::new(),
     };
     tokio::select! {
-        () = follow(store, &range, timing, raw, &health, cancel) => None,
+        () = follow(store, &range, timing, None, raw, &health, cancel) => None,
         loss = keeper.run(changes) => Some(loss),
     }
 }

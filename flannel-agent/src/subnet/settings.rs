@@ -96,7 +96,10 @@ pub async fn watch_network(
             });
         }
     };
-    tokio::join!(follow(store, &range, timing, raw, &health, cancel), look);
+    tokio::join!(
+        follow(store, &range, timing, None, raw, &health, cancel),
+        look
+    );
 }
 
 /// What there is to say of the document as it is in the store.

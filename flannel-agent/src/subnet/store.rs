@@ -100,6 +100,13 @@ pub(crate) struct Record {
     pub(crate) lease: i64,
 }
 
+/// All keys below a prefix at one revision.
+#[derive(Debug, Clone)]
+pub struct Listing {
+    pub(crate) records: Vec<Record>,
+    pub(crate) revision: i64,
+}
+
 /// The lease store. Clones share the connections.
 #[derive(Clone)]
 pub struct Store {

@@ -12,7 +12,7 @@ use tracing::warn;
 use super::Timing;
 use super::follow::{KeyChange, Range, follow};
 use super::key::parse_key;
-use super::store::{Record, Store};
+use super::store::{Listing, Record, Store};
 use super::value::parse_value;
 use crate::lease::{Lease, LeaseChange, Subnet};
 use crate::status;
@@ -22,11 +22,13 @@ const QUEUE: usize = 256;
 
 /// Follows all leases until cancellation, or until nobody listens.
 ///
-/// The first change is a snapshot; another one follows each interruption. `health` tells whether
+/// The first change is a snapshot, of `known` if leases have been listed already; another one
+/// follows each interruption. `health` tells whether
 /// the watch is alive, and is kept up to date for the status document.
 pub async fn watch_leases(
     store: &Store,
     timing: &Timing,
+    known: Option<Listing>,
     changes: mpsc::Sender<LeaseChange>,
     health: watch::Sender<status::Store>,
     cancel: &CancellationToken,
@@ -54,7 +56,7 @@ pub async fn watch_leases(
         drop(received);
     };
     tokio::join!(
-        follow(store, &range, timing, raw, &health, cancel),
+        follow(store, &range, timing, known, raw, &health, cancel),
         translate
     );
 }

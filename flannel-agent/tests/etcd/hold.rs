@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use flannel_agent::lease::Subnet;
 use flannel_agent::subnet::Timing;
-use flannel_agent::subnet::acquire::{Wish, acquire, find_lease};
+use flannel_agent::subnet::acquire::{Wish, acquire, find_lease, list_leases};
 use flannel_agent::subnet::hold::{HoldError, Holder, LeaseEvent, OnLoss};
 use flannel_agent::subnet::keep::Loss;
 use flannel_agent::subnet::store::Store;
@@ -46,7 +46,7 @@ async fn hold(store: &Store, timing: Timing, on_loss: OnLoss) -> Held {
     let network = network(r#""SubnetMin":"10.5.7.0","SubnetMax":"10.5.8.0","#);
     let mut rng = StdRng::seed_from_u64(1);
     let cancel = CancellationToken::new();
-    let lease = acquire(store, &network, &wish, &timing, &mut rng, &cancel).await;
+    let lease = acquire(store, &network, &wish, &timing, &mut rng, None, &cancel).await;
     let lease = lease.unwrap().unwrap();
     assert_eq!(lease.subnet, subnet("10.5.7.0/24"));
     let (sender, told) = mpsc::unbounded_channel();
@@ -241,7 +241,7 @@ async fn d17_a_clone_with_another_mac_is_noticed_at_once() {
     };
     let mut rng = StdRng::seed_from_u64(2);
     let (network, cancel) = (network(""), CancellationToken::new());
-    let taken = acquire(&store, &network, &wish, &timing(), &mut rng, &cancel).await;
+    let taken = acquire(&store, &network, &wish, &timing(), &mut rng, None, &cancel).await;
     assert_eq!(taken.unwrap().unwrap().subnet, subnet("10.5.7.0/24"));
     let error = held.end().await.unwrap_err();
     assert!(
@@ -256,14 +256,12 @@ async fn the_lease_of_a_public_ip_is_found_before_anything_is_acquired() {
     etcd.put("10.5.7.0-24", &value(12)).await;
     etcd.put("10.5.8.0-24", &value(11)).await;
     let cancel = CancellationToken::new();
-    let find = async |last| {
-        let ip = Ipv4Addr::new(192, 168, 7, last);
-        find_lease(&etcd.store(), ip, &timing(), &cancel)
-            .await
-            .unwrap()
-    };
-    assert_eq!(find(11).await.unwrap().subnet, subnet("10.5.8.0/24"));
-    assert_eq!(find(13).await, None);
+    let listing = list_leases(&etcd.store(), &timing(), &cancel)
+        .await
+        .unwrap();
+    let find = |last| find_lease(&listing, Ipv4Addr::new(192, 168, 7, last));
+    assert_eq!(find(11).unwrap().subnet, subnet("10.5.8.0/24"));
+    assert_eq!(find(13), None);
 }
 
 #[tokio::test]

@@ -103,7 +103,7 @@ async fn d4_a_lease_is_renewed_before_its_end_and_after_an_outage() {
     };
     let mut rng = StdRng::seed_from_u64(1);
     let (network, cancel) = (network(""), CancellationToken::new());
-    let held = acquire(&store, &network, &wish, &timing, &mut rng, &cancel).await;
+    let held = acquire(&store, &network, &wish, &timing, &mut rng, None, &cancel).await;
     let held = held.unwrap().unwrap();
     let subnet = held.subnet;
     let first = etcd.keys().await;

@@ -83,7 +83,7 @@ pub(super) async fn try_acquire(
     let mut rng = StdRng::seed_from_u64(last.into());
     let cancel = CancellationToken::new();
     let timing = timing();
-    let acquired = acquire(store, network, &wish, &timing, &mut rng, &cancel);
+    let acquired = acquire(store, network, &wish, &timing, &mut rng, None, &cancel);
     timeout(PATIENCE, acquired).await.unwrap().unwrap()
 }
 
@@ -131,7 +131,7 @@ pub(super) fn watch_in_background(store: &Store) -> Watched {
     let cancel = CancellationToken::new();
     let (store, stop) = (store.clone(), cancel.clone());
     let task = tokio::spawn(async move {
-        watch_leases(&store, &timing(), sender, report, &stop).await;
+        watch_leases(&store, &timing(), None, sender, report, &stop).await;
     });
     Watched {
         changes,

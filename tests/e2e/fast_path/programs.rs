@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use aya::programs::TcAttachType::{self, Egress, Ingress};
-use flannel_tests::bpf::DropAll;
+use flannel_tests::bpf::TcProgram;
 use flannel_tests::cluster::Cluster;
 use flannel_tests::mounts::BPFFS;
 use flannel_tests::wait;
@@ -41,10 +41,10 @@ fn word(direction: TcAttachType) -> &'static str {
 fn hang(cluster: &Cluster, hook: (usize, &str, TcAttachType), on_tcx: bool) -> Hung {
     let (host, interface, direction) = hook;
     let ns = &cluster.host(host).ns;
-    let program = DropAll::load().expect("program");
+    let program = TcProgram::drop_all().expect("program");
     if on_tcx {
         let index = cluster.host(host).device_index(interface).expect("index");
-        let attached = ns.enter(|| program.attach(index, direction));
+        let attached = ns.enter(|| program.attach_to(index, direction));
         let _link = attached.expect("namespace").expect("tcx");
         return Hung::Tcx { _link };
     }

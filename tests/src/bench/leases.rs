@@ -18,6 +18,8 @@ mod start;
 mod store;
 mod subject;
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, ensure};
 
 use self::bed::LeaseBed;
@@ -30,6 +32,9 @@ use super::progress::Progress;
 const ROUNDS: usize = 3;
 /// Leases that are put and waited for one by one.
 const PUTS: usize = 200;
+
+/// About how long it takes to see that something is over.
+const BESIDE: Duration = Duration::from_secs(1);
 
 /// What to measure.
 #[derive(Debug, Clone)]
@@ -62,6 +67,16 @@ impl Options {
         }
     }
 
+    /// One start each with few and with many leases: a part of a larger bench.
+    #[must_use]
+    pub fn short(subjects: Vec<Subject>) -> Self {
+        Self {
+            rounds: 1,
+            seconds: 2,
+            ..Self::full(subjects)
+        }
+    }
+
     /// One that shows within a minute that everything works; too few samples for a comparison.
     #[must_use]
     pub fn quick(subjects: Vec<Subject>) -> Self {
@@ -75,31 +90,54 @@ impl Options {
     }
 }
 
+impl Options {
+    /// About how long all of it takes.
+    #[must_use]
+    pub fn time(&self) -> Duration {
+        let times = |count: usize, each: Duration| each * u32::try_from(count).unwrap_or(u32::MAX);
+        let agents = self.subjects.len();
+        let scales = self.counts.iter().map(|count| {
+            let starts = times(self.rounds * (1 + agents), start_time(*count));
+            starts + times(agents, self.churn_time() * 2 + self.puts_time())
+        });
+        scales.sum()
+    }
+
+    fn churn_time(&self) -> Duration {
+        Duration::from_secs(self.seconds.into()) + BESIDE
+    }
+
+    fn puts_time(&self) -> Duration {
+        let puts = u32::try_from(self.puts).unwrap_or(u32::MAX);
+        Duration::from_millis(10) * puts + BESIDE
+    }
+}
+
 /// Measures.
 ///
 /// # Errors
 /// A tool is missing, an agent does not come up, or one leaves out a peer.
-pub fn run(options: &Options) -> Result<Report> {
+pub fn run(options: &Options, progress: &mut Progress) -> Result<Report> {
     ensure!(options.rounds > 0, "no round, no figure");
-    let kernel_release = nix::sys::utsname::uname()?;
-    // Per round a floor and each agent's starts; then two kinds of churn and the puts of each.
-    let agents = options.subjects.len();
-    let steps = options.counts.len() * (options.rounds * (1 + agents) + agents * 3);
-    let mut progress = Progress::new(steps);
     let scales = options
         .counts
         .iter()
         .map(|count| {
-            scale(*count, options, &mut progress).with_context(|| format!("with {count} leases"))
+            scale(*count, options, progress).with_context(|| format!("with {count} leases"))
         })
         .collect::<Result<_>>()?;
     Ok(Report {
-        kernel_release: kernel_release.release().to_string_lossy().into_owned(),
+        kernel_release: crate::measure::kernel_release()?,
         cores: crate::cpu::count(),
         rounds: options.rounds,
         rate: options.rate,
         scales,
     })
+}
+
+/// About how long an agent takes to start twice, with so many leases.
+fn start_time(count: u32) -> Duration {
+    Duration::from_micros(700) * count + BESIDE * 3
 }
 
 /// Everything with one number of leases.
@@ -108,13 +146,14 @@ fn scale(count: u32, options: &Options, progress: &mut Progress) -> Result<Scale
     let mut scale = Scale::new(count, options.subjects.iter().map(Subject::name));
     for round in 0..options.rounds {
         let what = format!("{count} leases, round {} of {}", round + 1, options.rounds);
-        progress.step(&format!("{what}: ip -batch"));
+        progress.step(&format!("{what}: ip -batch"), start_time(count));
         scale.floor.push(floor::measure(&bed)?);
         // In turn, so that a machine that gets slower meanwhile favours none.
         for offset in 0..options.subjects.len() {
             let index = (round + offset) % options.subjects.len();
             let subject = &options.subjects[index];
-            progress.step(&format!("{what}: start {}", subject.name()));
+            let text = format!("{what}: start {}", subject.name());
+            progress.step(&text, start_time(count));
             let row = &mut scale.agents[index];
             let starts = start::measure(&bed, subject);
             let (cold, warm) = starts.with_context(|| format!("start {}", subject.name()))?;
@@ -129,13 +168,13 @@ fn scale(count: u32, options: &Options, progress: &mut Progress) -> Result<Scale
             (Churn::Change, &mut row.change),
             (Churn::ComeAndGo, &mut row.come_and_go),
         ] {
-            progress.step(&format!(
-                "{count} leases: {name} follows leases that {kind}"
-            ));
+            let text = format!("{count} leases: {name} follows leases that {kind}");
+            progress.step(&text, options.churn_time());
             let followed = churn::measure(&bed, &process, kind, options.rate, options.seconds);
             *slot = followed.with_context(|| format!("{name} follows leases that {kind}"))?;
         }
-        progress.step(&format!("{count} leases: first packets with {name}"));
+        let text = format!("{count} leases: first packets with {name}");
+        progress.step(&text, options.puts_time());
         let times = first_packet::measure(&bed, options.puts);
         row.first_packet = times.with_context(|| format!("first packets with {name}"))?;
         process.terminate()?;

@@ -6,130 +6,74 @@
 //! ratios of samples of the same round; it is printed only where the [confidence
 //! interval](crate::report::Spread::interval) of that median excludes 1.
 
+mod bare;
+mod flowtable;
 pub mod goal;
 mod idle;
+pub mod kind;
+pub(in crate::bench) mod peer;
+pub mod plan;
 pub mod render;
 pub mod report;
-pub mod side;
-
-use std::fs;
-use std::time::Duration;
+pub(in crate::bench) mod side;
 
 use anyhow::{Context as _, Result, ensure};
 
-pub use self::side::Kind;
+pub use self::kind::Choice;
+pub use self::plan::Options;
 
-use self::report::{Report, SideReport, WireReport};
+use self::report::{Report, SideReport, Skipped, WireReport};
 use self::side::Side;
 use super::progress::Progress;
-use crate::cpu;
 use crate::measure::figure::Samples;
-use crate::measure::probe::{Lengths, Probe, in_turn};
-use crate::measure::{WIRES, counters, kernel_release, shares};
-use crate::report::ENOUGH;
+use crate::measure::probe::{Probe, in_turn};
+use crate::measure::{WIRES, counters, shares};
 use crate::wire::Wire;
-
-/// What to measure.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Data paths, in the order of the rows.
-    pub sides: Vec<Kind>,
-    /// Samples behind each median.
-    pub rounds: usize,
-    /// How long each takes.
-    pub lengths: Lengths,
-}
-
-impl Options {
-    /// The full measurement.
-    #[must_use]
-    pub fn full(sides: Vec<Kind>) -> Self {
-        Self {
-            sides,
-            // With nine samples the second and the second to last bound the median (96 %).
-            rounds: 9,
-            lengths: Lengths {
-                tcp: Duration::from_millis(600),
-                tcp_one_core: Duration::from_millis(300),
-                packets: Duration::from_millis(600),
-                response: Duration::from_millis(250),
-            },
-        }
-    }
-
-    /// One that takes less than two minutes; shorter samples spread more.
-    #[must_use]
-    pub fn quick(sides: Vec<Kind>) -> Self {
-        Self {
-            sides,
-            rounds: ENOUGH,
-            lengths: Lengths {
-                tcp: Duration::from_millis(250),
-                tcp_one_core: Duration::from_millis(150),
-                packets: Duration::from_millis(200),
-                response: Duration::from_millis(100),
-            },
-        }
-    }
-}
-
-/// What is sampled over a kind of wire. What a wire does to super-packets changes no rate of single
-/// packets, but for those that a proxy gathers; one size shows that.
-fn probes(wire: Wire) -> &'static [Probe] {
-    match wire {
-        Wire::Mtu1500 => &[
-            Probe::Small,
-            Probe::Medium,
-            Probe::Large,
-            Probe::Tcp,
-            Probe::TcpOneCore,
-            Probe::Response,
-        ],
-        Wire::SuperPacket => &[Probe::Small, Probe::Tcp, Probe::TcpOneCore, Probe::Response],
-    }
-}
 
 /// Measures.
 ///
 /// # Errors
-/// A tool is missing, a data path does not come up, or it carries no packets.
-pub fn run(options: &Options) -> Result<Report> {
-    let Options {
-        sides: kinds,
-        rounds,
-        lengths,
-    } = options;
-    ensure!(*rounds > 0, "no round, no figure");
-    let samples: usize = WIRES.iter().map(|wire| probes(*wire).len() * rounds).sum();
-    let mut progress = Progress::new((1 + samples) * kinds.len() + 1);
-    let load_before = load()?;
-    let mut sides = Vec::new();
-    for kind in kinds {
-        progress.step(&format!("set up {kind}"));
-        sides.push(Side::new(*kind).with_context(|| format!("set up {kind}"))?);
+/// No side comes up, or the machine does not say what it does.
+pub fn run(options: &Options, progress: &mut Progress) -> Result<Report> {
+    ensure!(options.rounds > 0, "no round, no figure");
+    let (mut sides, mut skipped) = (Vec::new(), Vec::new());
+    for choice in &options.sides {
+        progress.step(&format!("set up {choice}"), plan::SET_UP);
+        match Side::new(choice.clone()) {
+            Ok(side) => sides.push(side),
+            Err(error) => skipped.push(Skipped {
+                name: choice.to_string(),
+                reason: format!("{error:#}"),
+            }),
+        }
     }
-    progress.step("all idle");
+    ensure!(!sides.is_empty(), "nothing to measure: {skipped:?}");
+    progress.step("all idle", plan::IDLE);
     let idle = idle::measure(&sides)?;
     let wires = WIRES
         .into_iter()
-        .map(|wire| measure(wire, &sides, *rounds, lengths, &mut progress))
+        .map(|wire| measure(wire, &sides, options, progress))
         .collect::<Result<_>>()?;
     Ok(Report {
-        kernel_release: kernel_release()?,
-        cores: cpu::count(),
-        rounds: *rounds,
-        load_before,
-        load_after: load()?,
+        rounds: options.rounds,
         idle,
+        skipped,
         wires,
     })
+}
+
+/// What a side has given so far over one kind of wire.
+#[derive(Default)]
+struct Taken {
+    samples: Samples,
+    /// Probes that have failed, and how; they are not tried again.
+    failed: Vec<(Probe, String)>,
 }
 
 fn measure(
     wire: Wire,
     sides: &[Side],
-    rounds: usize,
-    lengths: &Lengths,
+    options: &Options,
     progress: &mut Progress,
 ) -> Result<WireReport> {
     let mut before = Vec::new();
@@ -137,31 +81,57 @@ fn measure(
         side.set_wire(wire)?;
         before.push(counters(side.agents())?);
     }
-    let mut samples: Vec<Samples> = sides.iter().map(|_| Samples::default()).collect();
-    in_turn(rounds, probes(wire), sides.len(), |round, probe, index| {
-        let side = &sides[index];
-        let (kind, name) = (side.kind, probe.name());
-        progress.step(&format!(
-            "{wire}, round {} of {rounds}: {name}, {kind}",
-            round + 1
-        ));
-        if side.ends.can(probe) {
-            let taken = probe.take(&side.ends, lengths, &mut samples[index]);
-            taken.with_context(|| format!("{name} on {kind} over {wire}"))?;
-        }
-        Ok(())
-    })?;
+    let Options {
+        rounds, lengths, ..
+    } = options;
+    let mut taken: Vec<Taken> = sides.iter().map(|_| Taken::default()).collect();
+    in_turn(
+        *rounds,
+        &options.probes(wire),
+        sides.len(),
+        |round, probe, index| {
+            let (side, taken) = (&sides[index], &mut taken[index]);
+            let (choice, name) = (&side.choice, probe.name());
+            progress.step(
+                &format!("{wire}, round {} of {rounds}: {name}, {choice}", round + 1),
+                probe.time(lengths),
+            );
+            let has_failed = taken.failed.iter().any(|(failed, _)| *failed == probe);
+            if side.ends.can(probe) && !has_failed {
+                taken.take(side, probe, options);
+            }
+            Ok(())
+        },
+    )?;
     let mut reports = Vec::new();
-    for ((side, samples), before) in sides.iter().zip(samples).zip(before) {
-        let shares = shares(&before, &counters(side.agents())?);
-        reports.push(SideReport::new(side.kind, samples, shares));
+    for ((side, taken), before) in sides.iter().zip(taken).zip(before) {
+        let after = counters(side.agents()).with_context(|| side.choice.to_string())?;
+        let Taken { samples, failed } = taken;
+        let failures = failed.into_iter().map(|(_, text)| text).collect();
+        let shares = shares(&before, &after);
+        reports.push(SideReport::new(&side.choice, samples, shares, failures));
     }
     Ok(WireReport::new(wire, reports))
 }
 
-/// Mean number of threads that ran or wanted to during the last minute.
-fn load() -> Result<f64> {
-    let text = fs::read_to_string("/proc/loadavg").context("read /proc/loadavg")?;
-    let first = text.split(' ').next().context("an empty /proc/loadavg")?;
-    Ok(first.parse()?)
+impl Taken {
+    /// Takes a sample. What fails twice is left out from there on, with the samples that it has
+    /// given: a median of fewer rounds would be paired with the wrong ones of other sides.
+    fn take(&mut self, side: &Side, probe: Probe, options: &Options) {
+        let attempt = || {
+            let mut samples = Samples::default();
+            let taken = probe.take(&side.ends, &options.lengths, &mut samples);
+            taken.map(|()| samples)
+        };
+        match attempt().or_else(|_| attempt()) {
+            Ok(samples) => self.samples.append(samples),
+            Err(error) => {
+                for figure in probe.figures() {
+                    self.samples.values.remove(figure);
+                }
+                let text = format!("{} failed: {error:#}", probe.name());
+                self.failed.push((probe, text));
+            }
+        }
+    }
 }

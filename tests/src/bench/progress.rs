@@ -1,45 +1,52 @@
 //! How far a bench is, on standard error: a bar on a terminal, a line per step elsewhere.
 
 use std::io::{self, IsTerminal as _, Write as _};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Columns of the bar.
 const WIDTH: usize = 24;
 
-/// Steps done and to do.
+/// Time done and to do.
 #[derive(Debug)]
 pub struct Progress {
     start: Instant,
-    done: usize,
-    total: usize,
+    /// What the steps so far were expected to take, without the one that runs.
+    done: Duration,
+    /// What the one that runs is expected to take.
+    current: Duration,
+    total: Duration,
     is_terminal: bool,
 }
 
 impl Progress {
-    /// A bar of `total` steps.
+    /// A bar of steps that are expected to take `total` together.
     #[must_use]
-    pub fn new(total: usize) -> Self {
+    pub fn new(total: Duration) -> Self {
         Self {
             start: Instant::now(),
-            done: 0,
+            done: Duration::ZERO,
+            current: Duration::ZERO,
             total,
             is_terminal: io::stderr().is_terminal(),
         }
     }
 
-    /// Shows what begins now; what was shown before is done.
-    pub fn step(&mut self, text: &str) {
-        let seconds = self.start.elapsed().as_secs_f64();
-        let bar = bar(self.done, self.total);
+    /// Shows what begins now, which is expected to take `time`; what was shown before is done.
+    pub fn step(&mut self, text: &str, time: Duration) {
+        self.done += self.current;
+        self.current = time;
+        let share = self.done.as_secs_f64() / self.total.as_secs_f64().max(f64::MIN_POSITIVE);
+        let elapsed = self.start.elapsed();
+        let bar = bar(share);
+        let left = left(share, elapsed, self.total);
         if self.is_terminal {
             // Back to the first column, and erase what the line had.
-            eprint!("\r\x1b[K{bar} {seconds:5.0} s  {text}");
+            eprint!("\r\x1b[K{bar} {left}  {text}");
             // A terminal that is gone does not end the bench.
             let _ = io::stderr().flush();
         } else {
-            eprintln!("{bar} {seconds:5.0} s  {text}");
+            eprintln!("{bar} {left}  {text}");
         }
-        self.done += 1;
     }
 }
 
@@ -51,9 +58,22 @@ impl Drop for Progress {
     }
 }
 
-fn bar(done: usize, total: usize) -> String {
-    let filled = (WIDTH * done.min(total)).checked_div(total).unwrap_or(0);
+fn bar(share: f64) -> String {
+    let filled = (WIDTH as f64 * share.clamp(0.0, 1.0)) as usize;
     format!("[{}{}]", "#".repeat(filled), ".".repeat(WIDTH - filled))
+}
+
+/// Time passed, and time left by what the expected share of the whole has taken so far.
+fn left(share: f64, elapsed: Duration, total: Duration) -> String {
+    // At the start the expectation itself is all there is to go by.
+    let rate = if share > 0.05 {
+        elapsed.as_secs_f64() / share
+    } else {
+        total.as_secs_f64()
+    };
+    let left = (rate - elapsed.as_secs_f64()).max(0.0);
+    let clock = |seconds: f64| format!("{}:{:02}", seconds as u64 / 60, seconds as u64 % 60);
+    format!("{:>5}, {} left", clock(elapsed.as_secs_f64()), clock(left))
 }
 
 #[cfg(test)]
@@ -62,9 +82,18 @@ mod tests {
 
     #[test]
     fn the_bar_keeps_its_width() {
-        for (done, total) in [(0, 3), (1, 3), (3, 3), (9, 3), (0, 0)] {
-            assert_eq!(bar(done, total).len(), WIDTH + 2, "{done} of {total}");
+        for share in [0.0, 0.3, 1.0, 7.0] {
+            assert_eq!(bar(share).len(), WIDTH + 2, "{share}");
         }
-        assert!(bar(3, 3).ends_with("##]"));
+        assert!(bar(1.0).ends_with("##]"));
+    }
+
+    #[test]
+    fn time_left_follows_what_has_passed() {
+        let secs = Duration::from_secs;
+        assert_eq!(left(0.0, secs(1), secs(61)), " 0:01, 1:00 left");
+        // Half of it took twice as long as expected, and so will the rest.
+        assert_eq!(left(0.5, secs(120), secs(120)), " 2:00, 2:00 left");
+        assert_eq!(left(1.2, secs(90), secs(60)), " 1:30, 0:00 left");
     }
 }

@@ -5,9 +5,9 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use aya::EbpfLoader;
-use aya::programs::{ProgramError, SchedClassifier};
+use aya::programs::{Program, ProgramError};
 use flannel_tests::bpf;
 use serde_json::{Map, Value, json};
 
@@ -73,15 +73,20 @@ fn figures(object: &[u8], log_level: u8) -> Result<Vec<(String, Figures)>> {
         .context("load the maps")?;
     let mut all = Vec::new();
     for (name, program) in ebpf.programs_mut() {
-        let figures = load(program.try_into()?).with_context(|| format!("load {name}"))?;
+        let figures = load(program).with_context(|| format!("load {name}"))?;
         all.push((name.to_owned(), figures));
     }
     all.sort_by(|(a, _), (b, _)| a.cmp(b));
     Ok(all)
 }
 
-fn load(program: &mut SchedClassifier) -> Result<Figures> {
-    program.load().map_err(last_words)?;
+fn load(program: &mut Program) -> Result<Figures> {
+    match program {
+        Program::SchedClassifier(program) => program.load(),
+        Program::Xdp(program) => program.load(),
+        _ => bail!("a kind of program that this does not know"),
+    }
+    .map_err(last_words)?;
     let info = program.info()?;
     let bytes = info.size_translated().context("translated size")?;
     Ok(Figures {

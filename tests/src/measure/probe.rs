@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::figure::{Figure, Samples};
+use super::figure::{Figure, Group, Samples};
 use crate::cpu::{self, Times};
-use crate::host::{Host, Pod};
+use crate::host::{self, BRIDGE, Host, Pod};
 use crate::report::QUIET;
-use crate::source::{self, Rate, Source};
+use crate::source::{self, Frames, Ports, Rate, Source};
 use crate::traffic::iperf::{Placement, Server};
-use crate::traffic::{latency, ping, stream};
+use crate::traffic::latency::{self, Transport};
+use crate::traffic::{connections, ping, stream};
 
 /// Octets of a frame of medium size.
 const MEDIUM: usize = 512;
@@ -43,7 +44,7 @@ pub struct Lengths {
     pub tcp_one_core: Duration,
     /// A flow of packets.
     pub packets: Duration,
-    /// A request-response run.
+    /// A request-response run, and one of connections.
     pub response: Duration,
 }
 
@@ -54,10 +55,10 @@ pub enum Probe {
     Ping,
     /// iperf3.
     Iperf,
-    /// One TCP stream of ours.
-    Tcp,
+    /// TCP streams of ours.
+    Tcp(Streams),
     /// The same on one core.
-    TcpOneCore,
+    TcpOneCore(Streams),
     /// A flow of 64-octet frames.
     Small,
     /// A flow of 512-octet frames.
@@ -65,7 +66,30 @@ pub enum Probe {
     /// A flow of frames as large as the pods' MTU.
     Large,
     /// Requests and responses.
-    Response,
+    Response(Transport),
+    /// Connections, one after the other.
+    Connections,
+}
+
+/// How many TCP streams at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Streams {
+    /// 1.
+    One,
+    /// 4.
+    Four,
+    /// 16.
+    Sixteen,
+}
+
+impl Streams {
+    fn count(self) -> usize {
+        match self {
+            Self::One => 1,
+            Self::Four => 4,
+            Self::Sixteen => 16,
+        }
+    }
 }
 
 impl Ends {
@@ -74,12 +98,30 @@ impl Ends {
     /// # Errors
     /// There are not as many, or no packets can be injected.
     pub fn of_pods(hosts: &[Host]) -> Result<Self> {
+        let [host, ..] = hosts else {
+            bail!("two hosts are needed")
+        };
+        Self::of_pods_via(hosts, host::mac(&host.ns, BRIDGE)?)
+    }
+
+    /// As [`of_pods`](Self::of_pods), where what a pod sends is addressed to this device.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn of_pods_via(hosts: &[Host], next_hop: [u8; 6]) -> Result<Self> {
         let [host, remote, ..] = hosts else {
             bail!("two hosts are needed")
         };
         let from = host.pods.first().context("no pod on the first host")?;
         let to = remote.pods.first().context("no pod on the second host")?;
-        let source = |octets| Source::with_size(host, from, to, octets);
+        let source = |octets| {
+            let frames = Frames {
+                octets,
+                next_hop,
+                ports: Ports::Fixed,
+            };
+            Source::new(host, from, to, frames)
+        };
         let sources = Sources {
             small: source(source::SMALL)?,
             medium: source(MEDIUM)?,
@@ -132,6 +174,14 @@ impl Ends {
         ping::ping(&self.from.ns, self.to.address, options)
     }
 
+    /// Sends 64-octet frames for about `time`.
+    ///
+    /// # Errors
+    /// No packets are injected here, or they cannot be.
+    pub fn small_packets(&self, time: Duration) -> Result<Rate> {
+        self.sources()?.small.measure(self.core, time)
+    }
+
     fn sources(&self) -> Result<&Sources> {
         self.sources
             .as_ref()
@@ -145,13 +195,73 @@ impl Probe {
     pub fn name(self) -> &'static str {
         match self {
             Self::Ping => "ping",
-            Self::Iperf | Self::Tcp => "TCP",
-            Self::TcpOneCore => "TCP on one core",
+            Self::Iperf | Self::Tcp(Streams::One) => "TCP",
+            Self::Tcp(Streams::Four) => "4 TCP streams",
+            Self::Tcp(Streams::Sixteen) => "16 TCP streams",
+            Self::TcpOneCore(Streams::One) => "TCP on one core",
+            Self::TcpOneCore(Streams::Four) => "4 TCP streams on one core",
+            Self::TcpOneCore(Streams::Sixteen) => "16 TCP streams on one core",
             Self::Small => "64-byte packets",
             Self::Medium => "512-byte packets",
             Self::Large => "packets of MTU size",
-            Self::Response => "request-response",
+            Self::Response(Transport::Tcp) => "TCP request-response",
+            Self::Response(Transport::Udp) => "UDP request-response",
+            Self::Connections => "connections",
         }
+    }
+
+    /// The figures that it is among.
+    #[must_use]
+    pub fn group(self) -> Group {
+        match self {
+            Self::Small | Self::Medium | Self::Large => Group::Packets,
+            Self::Iperf | Self::Tcp(_) | Self::TcpOneCore(_) => Group::Tcp,
+            Self::Ping | Self::Response(_) | Self::Connections => Group::Response,
+        }
+    }
+
+    /// What a sample consists of.
+    #[must_use]
+    pub fn figures(self) -> &'static [Figure] {
+        match self {
+            Self::Ping => &[Figure::Ping],
+            Self::Iperf => &[Figure::Tcp],
+            Self::Tcp(Streams::One) => &[Figure::Tcp, Figure::TcpPerCore],
+            Self::Tcp(Streams::Four) => &[Figure::Tcp4],
+            Self::Tcp(Streams::Sixteen) => &[Figure::Tcp16],
+            Self::TcpOneCore(Streams::One) => &[Figure::TcpOneCore],
+            Self::TcpOneCore(Streams::Four) => &[Figure::Tcp4OneCore],
+            Self::TcpOneCore(Streams::Sixteen) => &[Figure::Tcp16OneCore],
+            Self::Small => &[Figure::Small],
+            Self::Medium => &[Figure::Medium],
+            Self::Large => &[Figure::Large],
+            Self::Response(Transport::Tcp) => &[
+                Figure::ResponseP50,
+                Figure::ResponseP99,
+                Figure::ResponseP999,
+            ],
+            Self::Response(Transport::Udp) => &[
+                Figure::UdpResponseP50,
+                Figure::UdpResponseP99,
+                Figure::UdpResponseP999,
+            ],
+            Self::Connections => &[Figure::Connections],
+        }
+    }
+
+    /// About how long a sample takes.
+    #[must_use]
+    pub fn time(self, lengths: &Lengths) -> Duration {
+        // Connecting, counting, warming up.
+        const BESIDE: Duration = Duration::from_millis(60);
+        let time = match self {
+            Self::Ping => Duration::ZERO,
+            Self::Iperf | Self::Tcp(_) => lengths.tcp,
+            Self::TcpOneCore(_) => lengths.tcp_one_core,
+            Self::Small | Self::Medium | Self::Large => lengths.packets,
+            Self::Response(_) | Self::Connections => lengths.response,
+        };
+        time + BESIDE
     }
 
     /// Takes a sample.
@@ -165,45 +275,47 @@ impl Probe {
             packets,
             response,
         } = *lengths;
-        match self {
-            Self::Ping => take_ping(ends, samples)?,
+        let values = match self {
+            Self::Ping => return take_ping(ends, samples),
             Self::Iperf => {
                 let server = Server::start(&ends.to, Placement::Free)?;
-                samples.push(Figure::Tcp, server.measure(&ends.from, tcp)?);
+                vec![server.measure(&ends.from, tcp)?]
             }
-            Self::Tcp => {
+            Self::Tcp(streams) => {
                 let before = Times::now()?;
-                let gbps = stream::throughput(&ends.from, &ends.to, Placement::Free, tcp)?;
+                let count = streams.count();
+                let gbps = stream::throughput(&ends.from, &ends.to, Placement::Free, count, tcp)?;
                 let after = Times::now()?;
-                let busy: f64 = (0..cpu::count())
-                    .map(|core| after.busy_since(&before, core))
-                    .sum();
-                samples.push(Figure::Tcp, gbps);
-                samples.push(Figure::TcpPerCore, gbps / busy);
+                let cores = 0..cpu::count();
+                let busy: f64 = cores.map(|core| after.busy_since(&before, core)).sum();
+                vec![gbps, gbps / busy]
             }
-            Self::TcpOneCore => {
-                let placement = Placement::OneCore(ends.core);
-                let gbps = stream::throughput(&ends.from, &ends.to, placement, tcp_one_core)?;
-                samples.push(Figure::TcpOneCore, gbps);
+            Self::TcpOneCore(streams) => {
+                let (placement, count) = (Placement::OneCore(ends.core), streams.count());
+                let time = tcp_one_core;
+                vec![stream::throughput(
+                    &ends.from, &ends.to, placement, count, time,
+                )?]
             }
             Self::Small => {
                 let rate = undisturbed(&ends.sources()?.small, ends.core, packets)?;
-                samples.push(Figure::Small, rate.kpps);
                 samples.load.add(&rate);
+                vec![rate.kpps]
             }
             Self::Medium => {
-                let rate = undisturbed(&ends.sources()?.medium, ends.core, packets)?;
-                samples.push(Figure::Medium, rate.kpps);
+                vec![undisturbed(&ends.sources()?.medium, ends.core, packets)?.kpps]
             }
-            Self::Large => {
-                let rate = undisturbed(&ends.sources()?.large, ends.core, packets)?;
-                samples.push(Figure::Large, rate.kpps);
+            Self::Large => vec![undisturbed(&ends.sources()?.large, ends.core, packets)?.kpps],
+            Self::Response(transport) => {
+                let times = latency::measure(&ends.from, &ends.to, transport, ends.core, response)?;
+                vec![times.p50_us, times.p99_us, times.p999_us]
             }
-            Self::Response => {
-                let times = latency::measure(&ends.from, &ends.to, ends.core, response)?;
-                samples.push(Figure::ResponseP50, times.p50_us);
-                samples.push(Figure::ResponseP99, times.p99_us);
+            Self::Connections => {
+                vec![connections::measure(&ends.from, &ends.to, ends.core, response)? / 1e3]
             }
+        };
+        for (figure, value) in self.figures().iter().zip(values) {
+            samples.push(*figure, value);
         }
         Ok(())
     }
@@ -267,8 +379,8 @@ mod tests {
     #[test]
     fn every_round_begins_with_another_side() {
         let mut order = Vec::new();
-        in_turn(2, &[Probe::Tcp, Probe::Small], 3, |round, probe, side| {
-            order.push((round, probe == Probe::Tcp, side));
+        in_turn(2, &[Probe::Ping, Probe::Small], 3, |round, probe, side| {
+            order.push((round, probe == Probe::Ping, side));
             Ok(())
         })
         .unwrap();

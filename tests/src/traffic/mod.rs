@@ -1,5 +1,6 @@
 //! Traffic between pods, checked or measured.
 
+pub mod connections;
 pub mod iperf;
 pub mod latency;
 pub mod ping;

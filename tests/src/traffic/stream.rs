@@ -50,46 +50,76 @@ pub fn check(from: &Pod, to: &Pod, streams: usize, bytes: usize) -> Result<()> {
     })
 }
 
-/// Gbit/s of one stream. On one core its two ends, and so all that lies between, share it.
+/// Gbit/s of `streams` streams together. On one core their ends, and so all that lies between,
+/// share it.
 ///
 /// # Errors
-/// The connection fails.
-pub fn throughput(from: &Pod, to: &Pod, placement: Placement, time: Duration) -> Result<f64> {
+/// A connection fails.
+pub fn throughput(
+    from: &Pod,
+    to: &Pod,
+    placement: Placement,
+    streams: usize,
+    time: Duration,
+) -> Result<f64> {
     let listener = to
         .ns
         .enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)))??;
     let target = (to.address, listener.local_addr()?.port());
-    let mut client = from
+    let connect = || -> Result<(TcpStream, TcpStream)> {
+        let client = TcpStream::connect_timeout(&target.into(), STALL)?;
+        let (server, _) = listener.accept()?;
+        // Whatever the machine prefers: figures of different machines compare with cubic.
+        setsockopt(&client, sockopt::TcpCongestion, &"cubic".into()).context("choose cubic")?;
+        client.set_write_timeout(Some(STALL))?;
+        server.set_read_timeout(Some(STALL))?;
+        Ok((client, server))
+    };
+    let pairs: Result<Vec<_>> = from
         .ns
-        .enter(|| TcpStream::connect_timeout(&target.into(), STALL))??;
-    let (mut server, _) = listener.accept()?;
-    setsockopt(&client, sockopt::TcpCongestion, &"cubic".into()).context("choose cubic")?;
-    client.set_write_timeout(Some(STALL))?;
-    server.set_read_timeout(Some(STALL))?;
+        .enter(|| (0..streams).map(|_| connect()).collect())?;
+    let pairs = pairs?;
     thread::scope(|scope| {
-        let sending = scope.spawn(move || -> Result<()> {
-            placement.claim()?;
-            let (buffer, end) = (vec![0; 2 * CHUNK], Instant::now() + time);
-            while Instant::now() < end {
-                client.write_all(&buffer)?;
-            }
-            Ok(())
-        });
-        let receiving = scope.spawn(move || -> Result<f64> {
-            placement.claim()?;
-            let (mut buffer, mut bytes) = (vec![0; 2 * CHUNK], 0_u64);
-            let start = Instant::now();
-            loop {
-                let length = server.read(&mut buffer)?;
-                if length == 0 {
-                    return Ok(bytes as f64 * 8.0 / start.elapsed().as_secs_f64() / 1e9);
-                }
-                bytes += length as u64;
-            }
-        });
-        sending.join().map_err(|_| anyhow!("sender panicked"))??;
-        receiving.join().map_err(|_| anyhow!("receiver panicked"))?
+        let mut workers = Vec::new();
+        let end = Instant::now() + time;
+        for (client, server) in pairs {
+            workers.push((
+                scope.spawn(move || pour(client, placement, end)),
+                scope.spawn(move || drain(server, placement)),
+            ));
+        }
+        let mut gbps = 0.0;
+        for (sending, receiving) in workers {
+            sending.join().map_err(|_| anyhow!("sender panicked"))??;
+            gbps += receiving
+                .join()
+                .map_err(|_| anyhow!("receiver panicked"))??;
+        }
+        Ok(gbps)
     })
+}
+
+fn pour(mut client: TcpStream, placement: Placement, end: Instant) -> Result<()> {
+    placement.claim()?;
+    let buffer = vec![0; 2 * CHUNK];
+    while Instant::now() < end {
+        client.write_all(&buffer)?;
+    }
+    Ok(())
+}
+
+/// Gbit/s from the first octet to the last.
+fn drain(mut server: TcpStream, placement: Placement) -> Result<f64> {
+    placement.claim()?;
+    let (mut buffer, mut bytes) = (vec![0; 2 * CHUNK], 0_u64);
+    let start = Instant::now();
+    loop {
+        let length = server.read(&mut buffer)?;
+        if length == 0 {
+            return Ok(bytes as f64 * 8.0 / start.elapsed().as_secs_f64() / 1e9);
+        }
+        bytes += length as u64;
+    }
 }
 
 /// Octets after which a stream repeats: a prime, so that it shares no factor with any packet size.

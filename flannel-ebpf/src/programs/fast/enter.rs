@@ -48,7 +48,7 @@ pub(in super::super) fn delivery(
     encap: Encap,
     ip: &Ipv4,
     offset: usize,
-) -> Option<Admission> {
+) -> Option<&'static Admission> {
     let settings = settings()?;
     let transport: &Transport = packet.header(offset + Ipv4::LEN)?;
     let len = packet.len() - offset as u32;
@@ -76,7 +76,7 @@ pub(in super::super) fn delivery(
 
 /// A packet with a mark to be carried over is for the standard path.
 #[inline(always)]
-pub(in super::super) fn left_for_mark(packet: &Packet) -> Option<Admission> {
+pub(in super::super) fn left_for_mark(packet: &Packet) -> Option<&'static Admission> {
     if settings().is_some() {
         count::fast(FastOutcome::Mark, Size::of(packet));
     }
@@ -89,7 +89,7 @@ pub(in super::super) fn left_for_mark(packet: &Packet) -> Option<Admission> {
 pub(in super::super) fn deliver(
     packet: &Packet,
     encap: Encap,
-    flow: Admission,
+    flow: &Admission,
     size: Size,
 ) -> Option<Verdict> {
     let hop = hops(encap, packet.header(Ethernet::LEN)?)?;
@@ -121,7 +121,7 @@ pub(in super::super) fn deliver(
 #[inline(always)]
 pub(super) fn dequeue(
     packet: &Packet,
-    flow: Admission,
+    flow: &Admission,
     Addresses([destination, source]): Addresses,
 ) -> Option<Result<Verdict, FastOutcome>> {
     let ifindex = packet.ifindex();

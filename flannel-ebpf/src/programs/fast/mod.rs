@@ -85,6 +85,6 @@ fn key(
 
 /// The admission of a flow, while it lasts.
 #[inline(always)]
-fn admitted(settings: &FastPath, flow: Option<Admission>) -> Option<Admission> {
+fn admitted(settings: &FastPath, flow: Option<&'static Admission>) -> Option<&'static Admission> {
     flow.filter(|flow| flow.generation() == settings.generation && flow.expires() > now())
 }

@@ -62,11 +62,13 @@ fn push_scale(text: &mut String, scale: &Scale, rate: u32) {
         figure("changes notified", 0, |start| start.changes as f64);
     }
     type Part = fn(&Floor) -> f64;
-    let parts: [(&str, Part); 4] = [
+    let parts: [(&str, Part); 6] = [
         ("FDB", |floor| floor.fdb_secs),
         ("neighbours", |floor| floor.neighbours_secs),
         ("routes", |floor| floor.routes_secs),
         ("all", Floor::total_secs),
+        ("routes by objects", Floor::through_objects_secs),
+        ("all, by objects", Floor::total_through_objects_secs),
     ];
     for (name, value) in parts {
         let samples = Spread::of(floor.iter().map(value).collect());

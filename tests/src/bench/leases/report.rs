@@ -38,6 +38,12 @@ pub struct Floor {
     pub neighbours_secs: f64,
     /// Routes.
     pub routes_secs: f64,
+    /// Next-hop objects, a shorter way to the same routes.
+    #[serde(default)]
+    pub objects_secs: f64,
+    /// Routes through these.
+    #[serde(default)]
+    pub object_routes_secs: f64,
 }
 
 /// One agent.
@@ -124,12 +130,19 @@ impl Floor {
     /// All entries, seconds.
     #[must_use]
     pub fn total_secs(&self) -> f64 {
-        let Self {
-            fdb_secs,
-            neighbours_secs,
-            routes_secs,
-        } = self;
-        fdb_secs + neighbours_secs + routes_secs
+        self.fdb_secs + self.neighbours_secs + self.routes_secs
+    }
+
+    /// Routes through objects, with these, seconds.
+    #[must_use]
+    pub fn through_objects_secs(&self) -> f64 {
+        self.objects_secs + self.object_routes_secs
+    }
+
+    /// All entries, with routes through objects, seconds.
+    #[must_use]
+    pub fn total_through_objects_secs(&self) -> f64 {
+        self.fdb_secs + self.neighbours_secs + self.through_objects_secs()
     }
 }
 

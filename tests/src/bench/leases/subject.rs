@@ -53,7 +53,7 @@ impl Subject {
         &self.name
     }
 
-    pub(super) fn binary(&self) -> &Path {
+    pub(in crate::bench) fn binary(&self) -> &Path {
         &self.binary
     }
 

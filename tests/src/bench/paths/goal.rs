@@ -4,28 +4,56 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::kind::Kind;
 use super::report::SideReport;
-use super::side::Kind;
 use crate::measure::figure::Figure;
 use crate::report::Spread;
 use crate::wire::Wire;
 
 /// Pairs whose ratios are shown: the first by the second.
-pub(super) const PAIRS: [(Kind, Kind); 13] = [
+const PAIRS: [(Kind, Kind); 20] = [
     (Kind::VxlanEbpf, Kind::VxlanKernel),
     (Kind::VxlanFast, Kind::VxlanKernel),
     (Kind::VxlanFast, Kind::HostGwKernel),
+    (Kind::VxlanFast, Kind::HostGwFlowtable),
+    (Kind::VxlanFast, Kind::Bare),
+    (Kind::VxlanFast, Kind::Host),
+    (Kind::VxlanKernel, Kind::Host),
+    (Kind::HostGwKernel, Kind::VxlanKernel),
+    (Kind::HostGwKernel, Kind::Host),
+    (Kind::HostGwFlowtable, Kind::HostGwKernel),
     (Kind::HostGwEbpf, Kind::HostGwKernel),
     (Kind::HostGwFast, Kind::HostGwKernel),
-    (Kind::HostGwKernel, Kind::VxlanKernel),
+    (Kind::HostGwFast, Kind::HostGwFlowtable),
+    (Kind::UdpKernel, Kind::UdpLoop),
+    (Kind::UdpEbpf, Kind::UdpLoop),
     (Kind::UdpEbpf, Kind::VxlanEbpf),
     (Kind::UdpEbpf, Kind::UdpKernel),
-    (Kind::UdpEbpf, Kind::UdpLoop),
-    (Kind::UdpKernel, Kind::UdpLoop),
-    (Kind::VxlanKernel, Kind::Host),
-    (Kind::VxlanFast, Kind::Host),
-    (Kind::HostGwKernel, Kind::Host),
+    (Kind::UdpFast, Kind::UdpKernel),
+    (Kind::UdpFast, Kind::VxlanFast),
+    (Kind::Bare, Kind::VxlanKernel),
 ];
+
+/// Sides whose ratios are shown: the first by the second. Each data path of a backend is compared
+/// with the same backend of every other program.
+pub(super) fn pairs(sides: &[SideReport]) -> Vec<(&SideReport, &SideReport)> {
+    let find = |id: &str| sides.iter().find(|side| side.id == id);
+    let own = PAIRS.iter().filter_map(|(side, base)| {
+        let (side, base) = (side.id(), base.id());
+        Some((find(&side)?, find(&base)?))
+    });
+    let others = sides.iter().filter(|side| side.is_other);
+    let with_others = others.flat_map(|other| {
+        let ours = ["kernel", "ebpf", "fast"].map(|path| {
+            let backend = ["vxlan", "host-gw", "udp"]
+                .into_iter()
+                .find(|backend| other.id.ends_with(&format!("-{backend}")));
+            backend.and_then(|backend| find(&format!("{backend}-{path}")))
+        });
+        ours.into_iter().flatten().map(move |our| (our, other))
+    });
+    own.chain(with_others).collect()
+}
 
 /// What a ratio is to be.
 struct Goal {
@@ -56,10 +84,11 @@ const fn at_least(least: f64, figure: Figure, side: Kind, base: Kind) -> Goal {
     }
 }
 
-const GOALS: [Goal; 15] = [
+const GOALS: [Goal; 17] = [
     at_least(1.18, Figure::Small, Kind::VxlanEbpf, Kind::VxlanKernel),
     at_least(3.0, Figure::Small, Kind::VxlanFast, Kind::VxlanKernel),
     at_least(2.1, Figure::Small, Kind::VxlanFast, Kind::HostGwKernel),
+    at_least(0.85, Figure::Small, Kind::VxlanFast, Kind::Bare),
     at_least(1.0, Figure::Tcp, Kind::VxlanFast, Kind::VxlanKernel),
     at_least(1.15, Figure::TcpOneCore, Kind::VxlanFast, Kind::VxlanKernel),
     at_least(1.0, Figure::TcpOneCore, Kind::VxlanFast, Kind::HostGwKernel),
@@ -67,6 +96,7 @@ const GOALS: [Goal; 15] = [
         bound: Bound::AtMost(1.2),
         ..at_least(0.0, Figure::ResponseP50, Kind::VxlanFast, Kind::Host)
     },
+    at_least(1.0, Figure::Small, Kind::HostGwFast, Kind::HostGwFlowtable),
     at_least(0.95, Figure::Small, Kind::UdpEbpf, Kind::VxlanEbpf),
     at_least(5.0, Figure::Tcp, Kind::UdpEbpf, Kind::UdpLoop),
     at_least(2.0, Figure::Tcp, Kind::UdpKernel, Kind::UdpLoop),
@@ -112,12 +142,12 @@ pub enum Verdict {
 }
 
 /// A goal, and what was measured.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Judged {
-    /// The data path.
-    pub side: Kind,
+    /// The data path, its id.
+    pub side: String,
     /// What it is divided by.
-    pub base: Kind,
+    pub base: String,
     /// Of which figure.
     pub figure: Figure,
     /// What the ratio is to be.
@@ -130,8 +160,16 @@ pub struct Judged {
 
 impl Ratio {
     /// Of `side` to `base`; none if either has too few samples.
-    pub(super) fn between(side: &SideReport, base: &SideReport, figure: Figure) -> Option<Self> {
-        let (side, base) = (side.figures.get(&figure)?, base.figures.get(&figure)?);
+    pub(in crate::bench) fn between(
+        side: &SideReport,
+        base: &SideReport,
+        figure: Figure,
+    ) -> Option<Self> {
+        Self::of(side.figures.get(&figure)?, base.figures.get(&figure)?)
+    }
+
+    /// Of samples that were taken in the same rounds; none if there are too few.
+    pub(in crate::bench) fn of(side: &Spread, base: &Spread) -> Option<Self> {
         let pairs = side.samples.iter().zip(&base.samples);
         let ratios = Spread::of(pairs.map(|(side, base)| side / base).collect());
         let (low, high) = ratios.interval()?;
@@ -148,7 +186,9 @@ impl Ratio {
         self.low > 1.0 || self.high < 1.0
     }
 
-    fn judge(&self, bound: Bound) -> Verdict {
+    /// Holds it against a bound.
+    #[must_use]
+    pub fn judge(&self, bound: Bound) -> Verdict {
         let (all, none) = match bound {
             Bound::AtLeast(least) => (self.low >= least, self.high < least),
             Bound::AtMost(most) => (self.high <= most, self.low > most),
@@ -158,6 +198,28 @@ impl Ratio {
             (false, true) => Verdict::NotMet,
             (false, false) => Verdict::WithinSpread,
         }
+    }
+}
+
+/// The ratio, or that there is none to be told.
+impl fmt::Display for Ratio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { median, low, high } = self;
+        if self.is_clear() {
+            write!(f, "{median:.2} ({low:.2}–{high:.2})")
+        } else {
+            write!(f, "~ ({low:.2}–{high:.2})")
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Met => "met",
+            Self::NotMet => "not met",
+            Self::WithinSpread => "not decidable",
+        })
     }
 }
 
@@ -172,7 +234,7 @@ impl fmt::Display for Bound {
 
 /// Every goal whose two sides were measured often enough.
 pub(super) fn judge(wire: Wire, sides: &[SideReport]) -> Vec<Judged> {
-    let find = |kind| sides.iter().find(|side| side.side == kind);
+    let find = |kind: Kind| sides.iter().find(|side| side.id == kind.id());
     let goals = GOALS.iter().filter(|goal| goal.wire == wire);
     let judged = goals.filter_map(|goal| {
         let Goal {
@@ -184,8 +246,8 @@ pub(super) fn judge(wire: Wire, sides: &[SideReport]) -> Vec<Judged> {
         } = *goal;
         let ratio = Ratio::between(find(side)?, find(base)?, figure)?;
         Some(Judged {
-            side,
-            base,
+            side: side.id(),
+            base: base.id(),
             figure,
             bound,
             ratio,
@@ -197,6 +259,7 @@ pub(super) fn judge(wire: Wire, sides: &[SideReport]) -> Vec<Judged> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::kind::Choice;
     use super::*;
     use crate::measure::figure::Samples;
 
@@ -205,7 +268,7 @@ mod tests {
         for value in kpps {
             samples.push(Figure::Small, *value);
         }
-        SideReport::new(kind, samples, Vec::new())
+        SideReport::new(&Choice::Own(kind), samples, Vec::new(), Vec::new())
     }
 
     #[test]

@@ -3,14 +3,13 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use super::goal::{Judged, PAIRS, Ratio, Verdict};
-use super::report::{Idle, Report, SideReport, WireReport};
-use super::side::Kind;
-use crate::measure::figure::{Figure, Load};
+use super::goal::{Judged, Ratio, Verdict, pairs};
+use super::report::{Idle, Report, SideReport, Skipped, WireReport};
+use crate::measure::figure::{Figure, Group, Load};
 use crate::report::{BUSY, Share, Spread};
 
 /// Columns of a row's name and of a figure.
-const NAME: usize = 31;
+const NAME: usize = 36;
 const CELL: usize = 12;
 /// Share of injected packets that arrives if none are lost for want of room.
 const ALL: f64 = 0.999;
@@ -19,12 +18,9 @@ const ALL: f64 = 0.999;
 #[must_use]
 pub fn table(report: &Report) -> String {
     let Report {
-        kernel_release,
-        cores,
         rounds,
-        load_before,
-        load_after,
         idle,
+        skipped,
         wires,
     } = report;
     let Idle {
@@ -33,14 +29,17 @@ pub fn table(report: &Report) -> String {
         machine,
     } = idle;
     let mut text = format!(
-        "Linux {kernel_release}, {cores} cores; load {load_before:.1} before, {load_after:.1} after\n\
-         medians of {rounds} samples, taken in turn; ± half of the median's 95 % confidence \
+        "medians of {rounds} samples, taken in turn; ± half of the median's 95 % confidence \
          interval\n\
          without traffic: all agents {:.1} % of a core, the busiest {:.1} %, the machine {:.0} %\n",
         agents * 100.0,
         busiest * 100.0,
         machine * 100.0,
     );
+    for Skipped { name, reason } in skipped {
+        // Writing into a String cannot fail.
+        let _ = writeln!(text, "left out: {name}: {reason}");
+    }
     for wire in wires {
         push_wire(&mut text, wire);
     }
@@ -49,35 +48,20 @@ pub fn table(report: &Report) -> String {
 
 fn push_wire(text: &mut String, report: &WireReport) {
     let WireReport { wire, sides, goals } = report;
-    let figures: BTreeSet<Figure> = sides
+    let all: BTreeSet<Figure> = sides
         .iter()
         .flat_map(|side| side.figures.keys().copied())
         .collect();
-    let labels = |name: String, text: &mut String| {
-        let labels = figures.iter().map(|figure| figure.label().to_owned());
-        push_row(text, &name, labels);
-    };
-    labels(format!("\n{wire}"), text);
-    for side in sides {
-        let cells = figures.iter().map(|figure| {
-            let spread = side.figures.get(figure);
-            spread.map_or_else(|| "–".to_owned(), |spread| cell(*figure, spread))
-        });
-        push_row(text, &format!("  {}", side.side), cells);
-    }
-    labels("\n  ratios (~ within the spread)".to_owned(), text);
-    let find = |kind| sides.iter().find(|side| side.side == kind);
-    for (side, base) in PAIRS {
-        if let (Some(own), Some(other)) = (find(side), find(base)) {
-            let cells = figures.iter().map(|figure| {
-                let ratio = Ratio::between(own, other, *figure);
-                ratio.map_or_else(|| "–".to_owned(), |ratio| ratio_cell(&ratio))
-            });
-            push_row(text, &format!("  {side} / {base}"), cells);
+    for group in Group::ALL {
+        let figures = all.iter().copied().filter(|figure| figure.group() == group);
+        let figures: Vec<Figure> = figures.collect();
+        if !figures.is_empty() {
+            let _ = writeln!(text, "\n{wire}: {}", group.title());
+            push_group(text, sides, &figures);
         }
     }
     if !goals.is_empty() {
-        text.push_str("\n  goals\n");
+        let _ = writeln!(text, "\n{wire}: goals");
     }
     for goal in goals {
         push_goal(text, goal);
@@ -85,6 +69,34 @@ fn push_wire(text: &mut String, report: &WireReport) {
     text.push('\n');
     for side in sides {
         push_notes(text, side);
+    }
+}
+
+fn push_group(text: &mut String, sides: &[SideReport], figures: &[Figure]) {
+    let labels = || figures.iter().map(|figure| figure.label().to_owned());
+    push_row(text, "", labels());
+    for side in sides {
+        let cells = figures.iter().map(|figure| {
+            let spread = side.figures.get(figure);
+            spread.map_or_else(|| "–".to_owned(), |spread| cell(*figure, spread))
+        });
+        push_row(text, &format!("  {}", side.name), cells);
+    }
+    let rows: Vec<(String, Vec<Option<Ratio>>)> = pairs(sides)
+        .into_iter()
+        .map(|(side, base)| {
+            let ratio = |figure: &Figure| Ratio::between(side, base, *figure);
+            let name = format!("  {} / {}", side.name, base.name);
+            (name, figures.iter().map(ratio).collect())
+        })
+        .filter(|(_, ratios): &(_, Vec<_>)| ratios.iter().any(Option::is_some))
+        .collect();
+    if !rows.is_empty() {
+        push_row(text, "  ratios (~ within the spread)", labels());
+    }
+    for (name, ratios) in rows {
+        let cell = |ratio: &Option<Ratio>| ratio.as_ref().map_or("–".to_owned(), ratio_cell);
+        push_row(text, &name, ratios.iter().map(cell));
     }
 }
 
@@ -123,28 +135,31 @@ fn push_goal(text: &mut String, goal: &Judged) {
     let Ratio { median, low, high } = ratio;
     let what = format!("{side} / {base}, {}", figure.label());
     let found = match verdict {
-        Verdict::Met => format!("{median:.2} ({low:.2}–{high:.2})  met"),
-        Verdict::NotMet => format!("{median:.2} ({low:.2}–{high:.2})  not met"),
-        Verdict::WithinSpread => format!("{low:.2}–{high:.2}, spread larger than the difference"),
+        Verdict::Met | Verdict::NotMet => format!("{median:.2} ({low:.2}–{high:.2})"),
+        Verdict::WithinSpread => format!("{low:.2}–{high:.2}"),
     };
     // Writing into a String cannot fail.
-    let _ = writeln!(text, "    {what:<46} {bound}   {found}");
+    let _ = writeln!(text, "    {what:<46} {bound}   {found}  {verdict}");
 }
 
 /// Says how a side came to its figures, and where one is not what it seems.
 fn push_notes(text: &mut String, report: &SideReport) {
     let SideReport {
-        side,
+        name,
+        is_proxy,
         figures,
         load,
         shares,
+        failures,
+        ..
     } = report;
     let mut notes: Vec<String> = shares.iter().map(share_note).collect();
     if figures.contains_key(&Figure::Small) {
-        push_load_notes(&mut notes, *side, *load);
+        push_load_notes(&mut notes, *is_proxy, *load);
     }
+    notes.extend(failures.iter().cloned());
     if !notes.is_empty() {
-        let _ = writeln!(text, "  {side}: {}", notes.join("; "));
+        let _ = writeln!(text, "  {name}: {}", notes.join("; "));
     }
 }
 
@@ -156,7 +171,7 @@ fn share_note(share: &Share) -> String {
     note
 }
 
-fn push_load_notes(notes: &mut Vec<String>, side: Kind, load: Load) {
+fn push_load_notes(notes: &mut Vec<String>, is_proxy: bool, load: Load) {
     let arrived = load.arrived_share();
     let Load {
         core_busy,
@@ -169,7 +184,7 @@ fn push_load_notes(notes: &mut Vec<String>, side: Kind, load: Load) {
         notes.push(format!("64 B doubtful: the core only {percent:.0} % busy"));
     }
     // A proxy runs on other cores, and what it cannot take is lost.
-    if side.is_proxy() {
+    if is_proxy {
         notes.push(format!("64 B: {:.0} % arrived", arrived * 100.0));
         return;
     }
@@ -194,6 +209,7 @@ fn push_row(text: &mut String, name: &str, cells: impl Iterator<Item = String>) 
 
 #[cfg(test)]
 mod tests {
+    use super::super::kind::{Choice, Kind};
     use super::*;
     use crate::measure::figure::Samples;
     use crate::wire::Wire;
@@ -210,16 +226,13 @@ mod tests {
                 core_busy: 0.5,
                 ..Load::default()
             };
-            SideReport::new(kind, samples, Vec::new())
+            SideReport::new(&Choice::Own(kind), samples, Vec::new(), Vec::new())
         };
         let sides = vec![side(Kind::VxlanKernel, kernel), side(Kind::VxlanEbpf, ebpf)];
         Report {
-            kernel_release: "6.18".to_owned(),
-            cores: 2,
             rounds: 5,
-            load_before: 0.1,
-            load_after: 1.0,
             idle: Idle::default(),
+            skipped: Vec::new(),
             wires: vec![WireReport::new(Wire::Mtu1500, sides)],
         }
     }
@@ -244,7 +257,7 @@ mod tests {
             [500.0, 490.0, 510.0, 500.0, 500.0],
             [400.0, 600.0, 700.0, 600.0, 500.0],
         ));
-        assert!(text.contains("spread larger than the difference"), "{text}");
+        assert!(text.contains("not decidable"), "{text}");
         let row = text
             .lines()
             .find(|line| line.contains("eBPF / vxlan") && line.contains('~'));

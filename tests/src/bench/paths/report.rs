@@ -6,28 +6,31 @@ use serde::{Deserialize, Serialize};
 
 use super::goal::{self, Judged};
 pub use super::idle::Idle;
-use super::side::Kind;
+use super::kind::{Choice, Kind};
 use crate::measure::figure::{Figure, Load, Samples};
 use crate::report::{Share, Spread};
 use crate::wire::Wire;
 
-/// The whole bench.
+/// All data paths.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Report {
-    /// Release of the kernel.
-    pub kernel_release: String,
-    /// Number of cores.
-    pub cores: usize,
     /// Samples behind each median.
     pub rounds: usize,
-    /// Load of the machine, mean of the minute before.
-    pub load_before: f64,
-    /// The same at the end; what is measured is part of it.
-    pub load_after: f64,
     /// What agents take without traffic.
     pub idle: Idle,
+    /// Data paths that could not be built, with the reason.
+    pub skipped: Vec<Skipped>,
     /// One entry per kind of wire.
     pub wires: Vec<WireReport>,
+}
+
+/// What is not there, and why.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Skipped {
+    /// Name of the data path.
+    pub name: String,
+    /// Why, in one line or several.
+    pub reason: String,
 }
 
 /// All sides over one kind of wire.
@@ -44,14 +47,22 @@ pub struct WireReport {
 /// One data path.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SideReport {
-    /// Which.
-    pub side: Kind,
+    /// Which, as on the command line.
+    pub id: String,
+    /// Which, as in tables.
+    pub name: String,
+    /// Whether another program is behind it.
+    pub is_other: bool,
+    /// Whether a process moves the packets.
+    pub is_proxy: bool,
     /// What was measured.
     pub figures: BTreeMap<Figure, Spread>,
     /// How the rate of 64-octet frames came about.
     pub load: Load,
     /// Packets by who carried them, as its agents counted.
     pub shares: Vec<Share>,
+    /// What could not be measured, with the reason.
+    pub failures: Vec<String>,
 }
 
 impl WireReport {
@@ -62,16 +73,26 @@ impl WireReport {
 }
 
 impl SideReport {
-    pub(super) fn new(side: Kind, samples: Samples, shares: Vec<Share>) -> Self {
+    pub(super) fn new(
+        choice: &Choice,
+        samples: Samples,
+        shares: Vec<Share>,
+        failures: Vec<String>,
+    ) -> Self {
         let Samples { values, load, .. } = samples;
         let figures = values
             .into_iter()
             .map(|(figure, values)| (figure, Spread::of(values)));
         Self {
-            side,
+            id: choice.id(),
+            name: choice.to_string(),
+            is_other: matches!(choice, Choice::Peer(..)),
+            // On which core the scheduler puts it is its own affair.
+            is_proxy: matches!(choice, Choice::Own(Kind::UdpKernel | Kind::UdpLoop)),
             figures: figures.collect(),
             load,
             shares,
+            failures,
         }
     }
 }

@@ -1,14 +1,18 @@
-//! The data paths that are compared, and how two hosts get each.
+//! How two hosts get a data path.
 
 use std::fmt;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
-use serde::{Deserialize, Serialize};
+use anyhow::{Context as _, Result, bail, ensure};
 
+use super::bare::Bare;
+use super::flowtable;
+use super::kind::{Choice, Kind};
+use super::peer::Peers;
 use crate::agent::{Agent, Datapath};
 use crate::bed::BedOptions;
 use crate::cluster::{self, Cluster};
+use crate::measure::counters;
 use crate::measure::probe::Ends;
 use crate::traffic::ping;
 use crate::udp::Pair;
@@ -18,149 +22,25 @@ use crate::wire::Wire;
 
 /// How long an agent may take to find the pods.
 const LIMIT: Duration = Duration::from_secs(20);
+/// How long to look at what a data path is said to carry.
+const LOOK: Duration = Duration::from_millis(50);
 
-/// A data path.
-#[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    clap::ValueEnum,
-    Serialize,
-    Deserialize,
-)]
-#[serde(rename_all = "kebab-case")]
-pub enum Kind {
-    /// From host to host: no pods, no overlay.
-    Host,
-    /// The kernel's vxlan device.
-    VxlanKernel,
-    /// vxlan in eBPF, through routing and netfilter.
-    VxlanEbpf,
-    /// vxlan in eBPF, around both.
-    VxlanFast,
-    /// The kernel's routes.
-    HostGwKernel,
-    /// The same, with the packets of each peer counted in eBPF.
-    HostGwEbpf,
-    /// Around routing and netfilter.
-    HostGwFast,
-    /// The agent's TUN proxy.
-    UdpKernel,
-    /// udp in eBPF.
-    UdpEbpf,
-    /// A proxy that moves one packet per system call, as flannel's.
-    UdpLoop,
-}
-
-/// How two hosts get a data path.
-enum Recipe {
-    /// They have one.
-    Wire,
-    /// A proxy of the harness.
-    Loop,
-    /// An agent on each.
-    Agents {
-        /// `Type` of the network configuration.
-        backend: &'static str,
-        path: Path,
-    },
-}
+/// A data path that this kernel or this build does not have; the text says what is missing.
+#[derive(Debug)]
+pub(super) struct Unavailable(pub(super) String);
 
 /// How an agent is to carry packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Path {
+pub(in crate::bench) enum Path {
     Kernel,
     Standard,
     Fast,
 }
 
-impl Kind {
-    /// All of them, in the order of the rows.
-    pub const ALL: [Self; 10] = [
-        Self::Host,
-        Self::VxlanKernel,
-        Self::VxlanEbpf,
-        Self::VxlanFast,
-        Self::HostGwKernel,
-        Self::HostGwEbpf,
-        Self::HostGwFast,
-        Self::UdpKernel,
-        Self::UdpEbpf,
-        Self::UdpLoop,
-    ];
-
-    /// Its name in tables.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Host => "host to host",
-            Self::VxlanKernel => "vxlan kernel",
-            Self::VxlanEbpf => "vxlan eBPF",
-            Self::VxlanFast => "vxlan fast",
-            Self::HostGwKernel => "host-gw kernel",
-            Self::HostGwEbpf => "host-gw eBPF",
-            Self::HostGwFast => "host-gw fast",
-            Self::UdpKernel => "udp proxy",
-            Self::UdpEbpf => "udp eBPF",
-            Self::UdpLoop => "udp loop",
-        }
-    }
-
-    /// Whether a process moves the packets, wherever the scheduler puts it, and not the core that
-    /// injects them.
-    #[must_use]
-    pub fn is_proxy(self) -> bool {
-        matches!(self, Self::UdpKernel | Self::UdpLoop)
-    }
-
-    fn recipe(self) -> Recipe {
-        let agents = |backend, path| Recipe::Agents { backend, path };
-        match self {
-            Self::Host => Recipe::Wire,
-            Self::VxlanKernel => agents("vxlan", Path::Kernel),
-            Self::VxlanEbpf => agents("vxlan", Path::Standard),
-            Self::VxlanFast => agents("vxlan", Path::Fast),
-            Self::HostGwKernel => agents("host-gw", Path::Kernel),
-            Self::HostGwEbpf => agents("host-gw", Path::Standard),
-            Self::HostGwFast => agents("host-gw", Path::Fast),
-            Self::UdpKernel => agents("udp", Path::Kernel),
-            Self::UdpEbpf => agents("udp", Path::Standard),
-            Self::UdpLoop => Recipe::Loop,
-        }
-    }
-}
-
-impl Path {
-    fn datapath(self) -> Datapath {
-        match self {
-            Self::Kernel => Datapath::Kernel,
-            Self::Standard | Self::Fast => Datapath::Ebpf,
-        }
-    }
-
-    fn flags(self) -> &'static [&'static str] {
-        match self {
-            Self::Kernel | Self::Standard => &["--fast-path=off"],
-            Self::Fast => &["--fast-path=auto"],
-        }
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
 /// Two hosts with a data path, ready to be measured.
 #[derive(Debug)]
 pub(super) struct Side {
-    pub(super) kind: Kind,
+    pub(super) choice: Choice,
     pub(super) ends: Ends,
     place: Place,
 }
@@ -169,6 +49,8 @@ pub(super) struct Side {
 #[derive(Debug)]
 enum Place {
     Cluster(Cluster),
+    Peers(Peers),
+    Bare(Bare),
     Pair {
         // First, so that they end before their hosts.
         _proxies: Vec<Reference>,
@@ -178,34 +60,22 @@ enum Place {
 
 impl Side {
     /// Builds it, and sees that it carries packets.
-    pub(super) fn new(kind: Kind) -> Result<Self> {
-        let (place, ends) = match kind.recipe() {
-            Recipe::Wire => {
-                let hosts = Pair::new(Wire::Mtu1500)?;
-                let ends = Ends::of_hosts(&hosts.hosts)?;
-                let _proxies = Vec::new();
-                (Place::Pair { _proxies, hosts }, ends)
-            }
-            Recipe::Loop => {
-                let hosts = Pair::new(Wire::Mtu1500)?;
-                let [a, b] = &hosts.hosts;
-                let _proxies = vec![Reference::start(a, 0, b)?, Reference::start(b, 1, a)?];
-                let ends = Ends::of_pods(&hosts.hosts)?;
-                (Place::Pair { _proxies, hosts }, ends)
-            }
-            Recipe::Agents { backend, path } => {
-                let config = cluster::config(&format!(r#"{{"Type":"{backend}"}}"#));
-                let datapaths = [path.datapath(); 2];
-                let bed = BedOptions::default();
-                let cluster = Cluster::with_flags(&config, bed, &datapaths, path.flags())?;
-                for agent in &cluster.agents {
-                    wait_for_path(agent, path)?;
-                }
-                let ends = Ends::of_pods(&cluster.bed.hosts)?;
-                (Place::Cluster(cluster), ends)
+    pub(super) fn new(choice: Choice) -> Result<Self> {
+        let (place, ends) = match &choice {
+            Choice::Own(kind) => build(*kind)?,
+            Choice::Peer(subject, backend) => {
+                let peers = Peers::new(subject, *backend)?;
+                let ends = Ends::of_pods(&peers.bed.hosts)?;
+                (Place::Peers(peers), ends)
             }
         };
-        let side = Self { kind, ends, place };
+        let side = Self {
+            choice,
+            ends,
+            place,
+        };
+        let answer = side.ends.ping(ping::Options::default())?;
+        ensure!(answer.received > 0, "no echo reply:\n{}", answer.text);
         side.check()?;
         Ok(side)
     }
@@ -214,6 +84,8 @@ impl Side {
     pub(super) fn set_wire(&self, wire: Wire) -> Result<()> {
         match &self.place {
             Place::Cluster(cluster) => cluster.bed.set_wire(wire),
+            Place::Peers(peers) => peers.bed.set_wire(wire),
+            Place::Bare(bare) => bare.hosts.set_wire(wire),
             Place::Pair { hosts, .. } => hosts.set_wire(wire),
         }
     }
@@ -222,21 +94,105 @@ impl Side {
     pub(super) fn agents(&self) -> &[Agent] {
         match &self.place {
             Place::Cluster(cluster) => &cluster.agents,
-            Place::Pair { .. } => &[],
+            Place::Peers(_) | Place::Bare(_) | Place::Pair { .. } => &[],
         }
     }
 
-    /// Warms up, and sees that there is something to measure.
+    /// A figure of one data path under the name of another would be worse than none.
     fn check(&self) -> Result<()> {
-        let answer = self.ends.ping(ping::Options::default())?;
-        ensure!(answer.received > 0, "no echo reply:\n{}", answer.text);
+        let Place::Cluster(cluster) = &self.place else {
+            return Ok(());
+        };
+        match &self.choice {
+            Choice::Own(Kind::VxlanFast | Kind::HostGwFast | Kind::UdpFast) => {
+                let before = fast(&cluster.agents)?;
+                self.ends.small_packets(LOOK)?;
+                if fast(&cluster.agents)? == before {
+                    let reasons = cluster.agents[0].status()?.fast_path.reasons;
+                    bail!(Unavailable(format!("no packet took it: {reasons:?}")));
+                }
+            }
+            Choice::Own(Kind::HostGwFlowtable) => {
+                let host = cluster.host(0);
+                // The first packets make the flow.
+                self.ends.small_packets(LOOK)?;
+                let before = flowtable::forwarded(host)?;
+                let rate = self.ends.small_packets(LOOK)?;
+                let forwarded = flowtable::forwarded(host)? - before;
+                if forwarded * 2 > rate.injected {
+                    let all = rate.injected;
+                    bail!(Unavailable(format!(
+                        "{forwarded} of {all} packets went past the flow table"
+                    )));
+                }
+            }
+            _ => {}
+        }
         Ok(())
     }
 }
 
-/// A figure of one data path under the name of another would be worse than none.
-fn wait_for_path(agent: &Agent, path: Path) -> Result<()> {
-    let asked = path.datapath().to_string();
+fn build(kind: Kind) -> Result<(Place, Ends)> {
+    let agents = |backend, path| {
+        let cluster = start(backend, path)?;
+        let ends = Ends::of_pods(&cluster.bed.hosts)?;
+        Ok((Place::Cluster(cluster), ends))
+    };
+    match kind {
+        Kind::Host => {
+            let hosts = Pair::new(Wire::Mtu1500)?;
+            let ends = Ends::of_hosts(&hosts.hosts)?;
+            let _proxies = Vec::new();
+            Ok((Place::Pair { _proxies, hosts }, ends))
+        }
+        Kind::Bare => {
+            let (bare, ends) = Bare::new()?;
+            Ok((Place::Bare(bare), ends))
+        }
+        Kind::UdpLoop => {
+            let hosts = Pair::new(Wire::Mtu1500)?;
+            let [a, b] = &hosts.hosts;
+            let _proxies = vec![Reference::start(a, 0, b)?, Reference::start(b, 1, a)?];
+            let ends = Ends::of_pods(&hosts.hosts)?;
+            Ok((Place::Pair { _proxies, hosts }, ends))
+        }
+        Kind::HostGwFlowtable => {
+            let cluster = start("host-gw", Path::Kernel)?;
+            cluster.bed.hosts.iter().try_for_each(flowtable::set_up)?;
+            let ends = Ends::of_pods(&cluster.bed.hosts)?;
+            Ok((Place::Cluster(cluster), ends))
+        }
+        Kind::VxlanKernel => agents("vxlan", Path::Kernel),
+        Kind::VxlanEbpf => agents("vxlan", Path::Standard),
+        Kind::VxlanFast => agents("vxlan", Path::Fast),
+        Kind::HostGwKernel => agents("host-gw", Path::Kernel),
+        Kind::HostGwEbpf => agents("host-gw", Path::Standard),
+        Kind::HostGwFast => agents("host-gw", Path::Fast),
+        Kind::UdpKernel => agents("udp", Path::Kernel),
+        Kind::UdpEbpf => agents("udp", Path::Standard),
+        Kind::UdpFast => agents("udp", Path::Fast),
+    }
+}
+
+/// Two hosts with an agent on each, and the data path in use.
+pub(in crate::bench) fn start(backend: &str, path: Path) -> Result<Cluster> {
+    let config = cluster::config(&format!(r#"{{"Type":"{backend}"}}"#));
+    let datapath = match path {
+        Path::Kernel => Datapath::Kernel,
+        Path::Standard | Path::Fast => Datapath::Ebpf,
+    };
+    let flags: &[&str] = match path {
+        Path::Kernel | Path::Standard => &["--fast-path=off"],
+        Path::Fast => &["--fast-path=auto"],
+    };
+    let cluster = Cluster::with_flags(&config, BedOptions::default(), &[datapath; 2], flags)?;
+    for agent in &cluster.agents {
+        wait_for_path(agent, &datapath.to_string(), path)?;
+    }
+    Ok(cluster)
+}
+
+fn wait_for_path(agent: &Agent, asked: &str, path: Path) -> Result<()> {
     wait::until(&format!("the {path:?} path"), LIMIT, || {
         let status = agent.status().context("status")?;
         let (active, fast) = (&status.datapath.active, &status.fast_path);
@@ -249,3 +205,28 @@ fn wait_for_path(agent: &Agent, path: Path) -> Result<()> {
         Ok(Some(()))
     })
 }
+
+/// Packets that took the fast path.
+fn fast(agents: &[Agent]) -> Result<u64> {
+    let counters = counters(agents)?;
+    let fast = counters.iter().filter(|counter| counter.outcome == "fast");
+    Ok(fast.map(|counter| counter.packets).sum())
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Kernel => "kernel path",
+            Self::Standard => "standard path",
+            Self::Fast => "fast path",
+        })
+    }
+}
+
+impl fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Unavailable {}
