@@ -77,10 +77,7 @@ fn another_run_takes_it_off_clsact() {
         wait::until("programs", Duration::from_secs(5), || {
             let pods = agent.status()?.fast_path.pods;
             let programs = programs(host);
-            anyhow::ensure!(
-                pods * 2 == left && programs.lines().count() == left,
-                "{programs}"
-            );
+            anyhow::ensure!(pods * 2 == left && programs.len() == left, "{programs:?}");
             Ok(Some(()))
         })
         .expect("no others");
