@@ -13,7 +13,9 @@ use serde::Serialize;
 use crate::backend::entries::{remove_routes, remove_unused_objects, route_line};
 use crate::backend::{ALL_PROGRAMS, is_own_device, remove_device};
 use crate::cli::CleanupMode;
+use crate::dataplane::pin::Pins;
 use crate::dataplane::{self, Interfaces};
+use crate::fast_path::earlier;
 use crate::fast_path::liberal::Liberal;
 use crate::netlink::Netlink;
 use crate::rules;
@@ -97,12 +99,16 @@ async fn remove(
             .and_then(|state| state.device.as_ref())
             .map(|device| device.name.as_str()),
     };
+    let netlink = Netlink::open()?;
+    let fast_path = earlier::remove(&netlink, &Pins::new(pin_path)).await;
+    result
+        .removed
+        .extend(fast_path.context("take the programs off pods' interfaces")?);
     let pins = dataplane::remove(pin_path, &ALL_PROGRAMS, interfaces)
         .with_context(|| format!("remove the pins below {}", pin_path.display()))?;
     result.removed.extend(pins);
     Liberal::new(run_dir).restore();
     let Some(state) = state else { return Ok(()) };
-    let netlink = Netlink::open()?;
     for device in state.devices_but(None) {
         // Of a device that is not ours any more, only what nobody else can have made.
         if let Some(link) = netlink.link_by_name(&device.name).await? {
@@ -139,12 +145,16 @@ async fn list(
     state: Option<&State>,
     result: &mut Removed,
 ) -> Result<()> {
-    let pins = dataplane::pin::Pins::new(pin_path).list();
+    let pins = Pins::new(pin_path).list();
     result
         .removed
         .extend(pins.into_iter().map(|pin| format!("pin {}", pin.display())));
-    let Some(state) = state else { return Ok(()) };
     let netlink = Netlink::open()?;
+    let filters = earlier::filters(&netlink).await;
+    let filters = filters.context("list filters on pods' interfaces")?;
+    let lines = filters.into_iter().map(|filter| filter.to_string());
+    result.removed.extend(lines);
+    let Some(state) = state else { return Ok(()) };
     for device in state.devices_but(None) {
         if is_own_device(&netlink, &device).await? {
             result.removed.push(device_line(&device));

@@ -50,6 +50,8 @@ pub struct Config {
     pub fast_path: FastPathMode,
     /// How long until the rules are asked again.
     pub fast_path_bound: Duration,
+    /// How many flows may be on the fast path.
+    pub fast_path_flows: u32,
     /// What the BPF programs log.
     pub ebpf_log_level: EbpfLogLevel,
     /// Directory for pinned BPF objects.
@@ -161,6 +163,7 @@ impl Config {
             xdp,
             fast_path,
             fast_path_bound,
+            fast_path_flows,
             ebpf_log_level,
             healthz_ip,
             healthz_port,
@@ -213,6 +216,7 @@ impl Config {
             xdp,
             fast_path,
             fast_path_bound: Duration::from_millis(fast_path_bound),
+            fast_path_flows,
             ebpf_log_level,
             bpf_pin_path,
             run_dir,

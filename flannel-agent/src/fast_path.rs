@@ -6,30 +6,38 @@
 //! What is admitted expires by itself, so nothing here has to happen for packets to obey the rules
 //! within the bound: it only makes them do so earlier.
 
+pub mod earlier;
 pub mod endpoints;
 mod follow;
 pub mod ip_tables;
 pub mod judge;
 pub mod liberal;
+pub mod others;
 pub mod programs;
+pub mod rps;
 pub mod rules;
 pub mod ruleset;
 pub mod run;
+mod sweep;
 
 use std::collections::BTreeSet;
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use aya::programs::TcAttachType;
 use flannel_ebpf::abi;
 use ipnetwork::Ipv4Network;
+use tokio::time::sleep;
 use tracing::{info, warn};
 
-use self::endpoints::{Endpoint, Host, WhyNot, find, unbridged};
+use self::endpoints::{Endpoint, Found, Host, WhyNot, find, unbridged};
 use self::liberal::Liberal;
+use self::others::Sides;
 use self::programs::Programs;
+use self::sweep::Flows;
 use crate::cli::FastPathMode;
-use crate::dataplane;
+use crate::dataplane::pin::Pins;
+use crate::dataplane::{self, attach};
 use crate::error::chain;
 use crate::netlink::{self, Netlink};
 use crate::status;
@@ -45,12 +53,11 @@ pub struct Spec {
     pub bound: Duration,
     /// Name of the external interface.
     pub external: String,
+    /// Name of the tunnel device, for backends with one.
+    pub device: Option<String>,
     /// Where the agent keeps what it has to remember.
     pub run_dir: PathBuf,
 }
-
-/// Both directions of a pod's interface.
-const BOTH: [TcAttachType; 2] = [TcAttachType::Ingress, TcAttachType::Egress];
 
 /// How long packets that are on their way into a pod are waited for before the programs that hand
 /// them on are taken off: a hundred times what a full backlog of a processor takes.
@@ -67,7 +74,11 @@ pub struct FastPath {
     liberal: Liberal,
     /// Why it is not in use, if it is not.
     reasons: Vec<String>,
+    /// What of others hangs on the interfaces that all pods' packets pass.
+    others: Vec<String>,
     flows: usize,
+    /// Whether nothing of an earlier run is left where this one has nothing.
+    is_clean: bool,
 }
 
 /// Why a pass could not be finished.
@@ -78,10 +89,19 @@ pub enum Error {
     Netlink(#[from] netlink::Error),
     /// Programs or maps failed.
     #[error(transparent)]
-    Programs(#[from] programs::Error),
+    Programs(Box<programs::Error>),
     /// Conntrack would end healthy connections.
     #[error("set nf_conntrack_tcp_be_liberal")]
-    Liberal(#[source] std::io::Error),
+    Liberal(#[source] io::Error),
+    /// A pin of an earlier run could not be removed.
+    #[error("remove a pin of an earlier run")]
+    Pin(#[source] io::Error),
+}
+
+impl From<programs::Error> for Error {
+    fn from(error: programs::Error) -> Self {
+        Self::Programs(Box::new(error))
+    }
 }
 
 impl FastPath {
@@ -98,7 +118,9 @@ impl FastPath {
             unusable: Vec::new(),
             liberal,
             reasons: Vec::new(),
+            others: Vec::new(),
             flows: 0,
+            is_clean: false,
         }
     }
 
@@ -120,50 +142,70 @@ impl FastPath {
             self.close(vec!["asked for".into()]).await;
             return;
         }
-        obstacles.extend(self.obstacle());
-        if !obstacles.is_empty() {
-            self.close(obstacles).await;
+        let done = match self.read(own).await {
+            Ok((found, others)) => {
+                obstacles.extend(others.iter().cloned());
+                self.others = others;
+                if !obstacles.is_empty() {
+                    self.close(obstacles).await;
+                    return;
+                }
+                self.open(found).await
+            }
+            Err(error) => Err(error.into()),
+        };
+        let Err(error) = done else {
+            self.reasons.clear();
+            return;
+        };
+        // What could not be read says nothing about pods: those in use go on, by the next look's
+        // leave, and what they send is judged by the rules once more.
+        let is_unread = matches!(error, Error::Netlink(_)) && self.programs.is_some();
+        if is_unread && obstacles.is_empty() && self.renew().is_ok() {
+            warn!(error = chain(&error), "interfaces cannot be read");
             return;
         }
-        match self.open(own).await {
-            Ok(()) => self.reasons.clear(),
-            Err(error) => {
-                let reasons = vec![chain(&error)];
-                if self.reasons != reasons {
-                    warn!(error = reasons[0], "the fast path is not in use");
-                }
-                self.close(reasons).await;
-            }
+        obstacles.push(chain(&error));
+        if self.reasons != obstacles {
+            warn!(error = chain(&error), "the fast path is not in use");
         }
+        self.close(obstacles).await;
     }
 
-    async fn open(&mut self, own: Ipv4Network) -> Result<(), Error> {
-        self.liberal.set().map_err(Error::Liberal)?;
-        if self.programs.is_none() {
+    async fn open(&mut self, found: Found) -> Result<(), Error> {
+        let is_first = self.programs.is_none();
+        if is_first {
             let programs = Programs::load(&self.spec.dataplane)?;
             // Those of an earlier run are over with the first change of this one.
             self.generation = programs.get()?.generation;
             self.programs = Some(programs);
+            self.is_clean = false;
             info!("fast path: on");
         }
-        let host = self.read_host(own).await?;
-        let mut found = find(&host, own);
-        let (usable, foreign) = found
-            .usable
-            .into_iter()
-            .partition(|endpoint| !Programs::has_foreign(&endpoint.name, &BOTH));
-        found.usable = usable;
-        let foreign: BTreeSet<Endpoint> = foreign;
-        let foreign = foreign.into_iter().map(|it| (it, WhyNot::Program));
-        found.unusable.extend(foreign);
         let Some(programs) = &mut self.programs else {
             return Ok(());
         };
-        for endpoint in self.attached.difference(&found.usable) {
-            // Most are gone with their pod, and their programs with them.
+        // Those that are not used any more, and any that an earlier run may have used. Most are gone
+        // with their pod, and their programs with them.
+        let unused = found.unusable.iter().map(|(endpoint, _)| endpoint);
+        let unused = unused.filter(|endpoint| is_first || self.attached.contains(endpoint));
+        let former = self.attached.difference(&found.usable);
+        let leaving: BTreeSet<Endpoint> = former.chain(unused).cloned().collect();
+        let is_there = |it: &&Endpoint| attach::index(&it.name) == it.index;
+        let leaving: Vec<_> = leaving.iter().filter(is_there).collect();
+        if !leaving.is_empty() {
+            // No packet may be on its way to a program that goes, and none that it still sees may
+            // admit a flow: the kernel takes it off after a grace period only.
+            programs.set(abi::FastPath::default())?;
+            sleep(IN_FLIGHT).await;
+        }
+        for endpoint in &leaving {
             if let Err(error) = programs.detach(endpoint) {
                 warn!(%endpoint, error = chain(&error), "a program stays on an interface");
             }
+        }
+        if !leaving.is_empty() {
+            sleep(IN_FLIGHT).await;
         }
         let mut attached: BTreeSet<_> =
             self.attached.intersection(&found.usable).cloned().collect();
@@ -181,81 +223,91 @@ impl FastPath {
         programs.forget_all_but(&attached.iter().map(|endpoint| endpoint.index).collect());
         self.attached = attached;
         self.unusable = found.unusable;
-        self.renew()?;
-        Ok(())
+        self.renew()
     }
 
     /// Whether a program or a queueing discipline of somebody else has come to an interface since
     /// the last pass, of which nothing tells, or has gone.
     pub async fn has_news(&self, own: Ipv4Network) -> bool {
-        if self.programs.is_none() {
+        if !self.is_wanted() {
             return false;
         }
         // What cannot be read is for a pass to say.
-        let Ok(host) = self.read_host(own).await else {
-            return true;
+        let Ok((found, others)) = self.read(own).await else {
+            return self.programs.is_some();
         };
-        let mut usable = find(&host, own).usable;
-        usable.retain(|endpoint| !Programs::has_foreign(&endpoint.name, &BOTH));
-        usable != self.attached
-    }
-
-    /// Why packets must not leave by the external interface without the stack, if so.
-    fn obstacle(&self) -> Option<String> {
-        let external = &self.spec.external;
-        Programs::has_foreign(external, &[TcAttachType::Egress])
-            .then(|| format!("{external} has a TC program of somebody else on egress"))
+        others != self.others || (self.programs.is_some() && found.usable != self.attached)
     }
 
     /// Ends all admissions: every flow has to come through the rules again.
     ///
     /// # Errors
-    /// The map could not be written.
-    pub fn renew(&mut self) -> Result<(), programs::Error> {
+    /// The map, or what conntrack needs, could not be written.
+    pub fn renew(&mut self) -> Result<(), Error> {
         let Some(programs) = &mut self.programs else {
             return Ok(());
         };
+        self.liberal.set().map_err(Error::Liberal)?;
         self.generation = self.generation.wrapping_add(1);
         programs.set(abi::FastPath {
             bound: u64::try_from(self.spec.bound.as_nanos()).unwrap_or(u64::MAX),
             generation: self.generation,
             reserved: 0,
-        })
+        })?;
+        Ok(())
     }
 
-    /// Sends everything by the standard path again, and takes the programs off.
+    /// Sends everything by the standard path again, and takes the programs off, also those of an
+    /// earlier run.
     async fn close(&mut self, reasons: Vec<String>) {
         if let Some(mut programs) = self.programs.take() {
             // First: no packet enters the fast path from here on.
-            if let Err(error) = programs.set(bytemuck::Zeroable::zeroed()) {
+            if let Err(error) = programs.set(abi::FastPath::default()) {
                 warn!(error = chain(&error), "the fast path is on until its bound");
             }
-            tokio::time::sleep(IN_FLIGHT).await;
+            sleep(IN_FLIGHT).await;
             for endpoint in std::mem::take(&mut self.attached) {
                 if let Err(error) = programs.detach(&endpoint) {
                     warn!(%endpoint, error = chain(&error), "a program stays on an interface");
                 }
             }
             programs.forget_all_but(&BTreeSet::new());
+            self.is_clean = false;
             info!(reason = reasons.join("; "), "fast path: off");
         }
-        self.liberal.restore();
+        if !self.is_clean {
+            let pins = Pins::new(&self.spec.dataplane.pin_path);
+            match earlier::remove(&self.netlink, &pins).await {
+                Ok(removed) => {
+                    self.is_clean = true;
+                    if !removed.is_empty() {
+                        info!(?removed, "took the fast path of an earlier run off");
+                    }
+                }
+                Err(error) => warn!(error = chain(&error), "an earlier run's fast path stays"),
+            }
+        }
         self.unusable.clear();
         self.flows = 0;
         self.reasons = reasons;
     }
 
-    /// Removes what has expired.
-    pub fn sweep(&mut self) {
-        if let Some(programs) = &mut self.programs {
-            match programs.sweep() {
-                Ok(flows) => self.flows = flows,
-                Err(error) => warn!(error = chain(&error), "expired flows stay"),
-            }
-        }
+    /// The table of flows, to be swept; none while it is not in use.
+    fn flows(&self) -> Option<Flows> {
+        let flows = self.programs.as_ref()?.flows();
+        flows
+            .inspect_err(|error| warn!(error = chain(error), "expired flows stay"))
+            .ok()
     }
 
-    async fn read_host(&self, own: Ipv4Network) -> Result<Host, Error> {
+    /// Takes the number of flows in the table.
+    fn set_flows(&mut self, flows: usize) {
+        self.flows = flows;
+    }
+
+    /// The pods' interfaces, and why packets must not go around the interfaces that all of them
+    /// pass, if so.
+    async fn read(&self, own: Ipv4Network) -> Result<(Found, Vec<String>), netlink::Error> {
         let links = self.netlink.links().await?;
         let addresses = self.netlink.all_addresses().await?;
         let mut routed = BTreeSet::new();
@@ -265,11 +317,47 @@ impl FastPath {
                 routed.insert(link.index);
             }
         }
-        Ok(Host {
+        let mut host = Host {
             links,
             addresses,
             routed,
-        })
+            programs: BTreeSet::new(),
+            spread: BTreeSet::new(),
+        };
+        let others = others::Programs::read(&self.netlink).await?;
+        let (mut programs, mut spread) = (BTreeSet::new(), BTreeSet::new());
+        for link in host.on_the_way(own) {
+            if rps::is_spread(&link.name, link.index) {
+                spread.insert(link.index);
+            }
+            if others
+                .has_foreign(link.index, &link.name, Sides::Both)
+                .await?
+            {
+                programs.insert(link.index);
+            }
+        }
+        (host.programs, host.spread) = (programs, spread);
+        let mut obstacles = Vec::new();
+        for link in &host.links {
+            let sides = if self.spec.device.as_ref() == Some(&link.name) {
+                Sides::Both
+            } else if self.spec.external == link.name {
+                Sides::Egress
+            } else {
+                continue;
+            };
+            let has_foreign = others.has_foreign(link.index, &link.name, sides).await?;
+            let mut found: Vec<_> = has_foreign.then_some(WhyNot::Program).into_iter().collect();
+            if sides == Sides::Both {
+                found.extend(others::shaper(link));
+                let is_spread = rps::is_spread(&link.name, link.index);
+                found.extend(is_spread.then_some(WhyNot::Rps));
+            }
+            let found = found.into_iter();
+            obstacles.extend(found.map(|why| format!("{} {why}", link.name)));
+        }
+        Ok((find(&host, own), obstacles))
     }
 
     /// Its part of the status document.

@@ -206,7 +206,10 @@ fn assert_part(part: Part, before: &Status, after: &Status) {
         let (before, after) = (packets(before, direction), packets(after, direction));
         let (handled, all) = (after.0 - before.0, after.1 - before.1);
         println!("  {direction}: {handled} of {all} packets carried by eBPF");
-        assert_eq!(handled > 0, part == Part::Carries, "carried by eBPF");
+        // Of direct peers' packets those on the fast path are.
+        if part != Part::Counts {
+            assert_eq!(handled > 0, part == Part::Carries, "carried by eBPF");
+        }
     }
     let direct = |status: &Status| status.peers.direct.first().and_then(|peer| peer.traffic);
     assert_eq!(

@@ -5,10 +5,13 @@
 //! Layouts are those of `union bpf_attr` in `include/uapi/linux/bpf.h` of Linux 5.18, the first
 //! with live frames.
 
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow};
+use aya::programs::TcAttachType;
 
 mod instruction;
 
@@ -18,6 +21,7 @@ pub use self::instruction::{
 };
 
 const BPF_PROG_LOAD: u32 = 5;
+const BPF_OBJ_PIN: u32 = 6;
 const BPF_PROG_TEST_RUN: u32 = 10;
 const BPF_OBJ_GET_INFO_BY_FD: u32 = 15;
 const BPF_LINK_CREATE: u32 = 28;
@@ -29,6 +33,9 @@ const BPF_TCX_INGRESS: u32 = 46;
 const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
 const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 const BPF_PROG_TYPE_XDP: u32 = 6;
+const BPF_TCX_EGRESS: u32 = 47;
+/// Verdict that drops a packet (`linux/pkt_cls.h`).
+const TC_ACT_SHOT: i32 = 2;
 /// Number of `bpf_get_prandom_u32`.
 pub const GET_PRANDOM_U32: i32 = 7;
 /// Number of `bpf_redirect`.
@@ -131,6 +138,14 @@ struct LinkAttributes {
     _order: [u32; 4],
 }
 
+#[derive(Default)]
+#[repr(C)]
+struct PinAttributes {
+    path: u64,
+    fd: u32,
+    flags: u32,
+}
+
 /// `struct xdp_md`.
 #[derive(Default)]
 #[repr(C)]
@@ -200,6 +215,45 @@ impl TcProgram {
     /// 6.6
     pub fn attach(&self, ifindex: u32) -> Result<OwnedFd> {
         link(&self.0, ifindex, BPF_TCX_INGRESS, 0).context("attach to tcx (needs Linux 6.6)")
+    }
+
+    /// A program that drops every packet.
+    ///
+    /// # Errors
+    /// Not root.
+    pub fn drop_all() -> Result<Self> {
+        Self::load(&[set(0, TC_ACT_SHOT), exit()])
+    }
+
+    /// As [`attach`](Self::attach), to what comes in or goes out.
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Kernel
+    /// 6.6
+    pub fn attach_to(&self, ifindex: u32, direction: TcAttachType) -> Result<OwnedFd> {
+        let attach_type = match direction {
+            TcAttachType::Ingress => BPF_TCX_INGRESS,
+            _ => BPF_TCX_EGRESS,
+        };
+        link(&self.0, ifindex, attach_type, 0).context("attach to tcx (needs Linux 6.6)")
+    }
+
+    /// Pins it, so that `tc` can attach it.
+    ///
+    /// # Errors
+    /// The path is not on a bpffs, or is taken.
+    pub fn pin(&self, path: &Path) -> Result<()> {
+        let path = CString::new(path.as_os_str().as_encoded_bytes())?;
+        let mut attributes = PinAttributes {
+            path: path.as_ptr() as u64,
+            fd: u32::try_from(self.0.as_raw_fd())?,
+            flags: 0,
+        };
+        // SAFETY: the path is alive, and ends with a zero.
+        let result = unsafe { bpf(BPF_OBJ_PIN, &mut attributes) };
+        result.context("pin a TC program").map(drop)
     }
 }
 

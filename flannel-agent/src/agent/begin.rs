@@ -63,6 +63,7 @@ pub(super) async fn begin(agent: &Agent) -> Result<Option<Begun>> {
         .ipv4
         .context("EnableIPv4 is false: IPv6-only networks are not supported")?;
 
+    datapath::make_room(config).await;
     // Which programs these are the MAC does not decide.
     let opening = datapath::open(config, &*backend::new(&network.backend, None));
     let netlink = Netlink::open()?;

@@ -2,11 +2,14 @@
 
 use anyhow::{Context as _, Result};
 use tokio::task::{JoinHandle, spawn_blocking};
+use tracing::warn;
 
 use crate::backend::Backend;
 use crate::cli::DatapathMode;
 use crate::config::Config;
 use crate::dataplane;
+use crate::error::chain;
+use crate::fast_path::earlier;
 use crate::node::Datapath;
 
 /// With `--datapath=ebpf`, refuses before anything is touched on a host that cannot.
@@ -44,6 +47,15 @@ impl Opening {
     }
 }
 
+/// Lets the table of flows have the room that is asked for now.
+pub(super) async fn make_room(config: &Config) {
+    if config.datapath != DatapathMode::Kernel
+        && let Err(error) = earlier::make_room(&options(config)).await
+    {
+        warn!(error = chain(&error), "the table of flows stays as it is");
+    }
+}
+
 fn refusal(error: dataplane::Error) -> anyhow::Error {
     anyhow::Error::from(error).context("--datapath=ebpf cannot be used here")
 }
@@ -54,5 +66,6 @@ pub(super) fn options(config: &Config) -> dataplane::Options {
         tc_attach: config.tc_attach,
         xdp: config.xdp,
         log_level: config.ebpf_log_level as u8,
+        flows: config.fast_path_flows,
     }
 }

@@ -14,6 +14,7 @@ use super::begin::{Begun, write_subnet_file};
 use super::{Agent, datapath, earlier, external};
 use crate::cli::DatapathMode;
 use crate::fast_path::{self, FastPath};
+use crate::netlink::Netlink;
 use crate::node;
 use crate::node::run::{Fallback, Inputs};
 use crate::notify::summary;
@@ -117,9 +118,11 @@ pub(super) async fn serve(agent: &Agent, begun: Begun) -> Result<Outcome> {
             mode: config.fast_path,
             bound: config.fast_path_bound,
             external: spec.external.clone(),
+            device: state.device.as_ref().map(|device| device.name.clone()),
             run_dir: config.run_dir.clone(),
         },
-        netlink.clone(),
+        // The kernel makes one dump at a time for a socket.
+        Netlink::open()?,
     );
     let fast_path_inputs = fast_path::run::Inputs {
         subnet: subnet.clone(),

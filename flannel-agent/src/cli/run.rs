@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
+use flannel_ebpf::abi::MAX_FLOWS;
 
 use super::go;
 use super::{DatapathMode, EbpfLogLevel, FastPathMode, OnLeaseLoss, TcAttach, XdpMode};
@@ -175,13 +176,17 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Data path", value_name = "PATH", default_value_t = DatapathMode::Auto)]
     pub datapath: DatapathMode,
     /// Whether established flows between pods go around routing and netfilter
-    #[arg(long, help_heading = "Data path", value_name = "WHEN", default_value_t = FastPathMode::Off)]
+    #[arg(long, help_heading = "Data path", value_name = "WHEN", default_value_t = FastPathMode::Auto)]
     pub fast_path: FastPathMode,
     /// How many milliseconds a flow stays on the fast path before the rules are asked again, 10 to
-    /// 60000
+    /// 10000
     #[arg(long, help_heading = "Data path", value_name = "MS", default_value_t = 1000,
-        value_parser = clap::value_parser!(u64).range(10..=60_000))]
+        value_parser = clap::value_parser!(u64).range(10..=10_000))]
     pub fast_path_bound: u64,
+    /// How many flows may be on the fast path at once, 64 to 16777216; others take the standard path
+    #[arg(long, help_heading = "Data path", value_name = "FLOWS", default_value_t = MAX_FLOWS as u32,
+        value_parser = clap::value_parser!(u32).range(64..=16_777_216))]
+    pub fast_path_flows: u32,
     /// Whether XDP takes tunnel headers off in the NIC's driver, before GRO
     #[arg(long, help_heading = "Data path", value_name = "WHERE", default_value_t = XdpMode::Auto)]
     pub xdp: XdpMode,

@@ -5,6 +5,7 @@ use std::fmt;
 
 use aya::maps::{MapError, MapInfo};
 use aya_obj::EbpfSectionKind;
+use flannel_ebpf::abi::map_name;
 
 use super::object::PINNED_MAPS;
 use super::pin::Pins;
@@ -62,11 +63,12 @@ pub enum Error {
     Object(#[from] aya_obj::ParseError),
 }
 
-/// Compares every pinned map with the object's definition of it. Maps that are not pinned are fine.
+/// Compares every pinned map with the object's definition of it, the table of flows having room for
+/// `flows`. Maps that are not pinned are fine.
 ///
 /// # Errors
 /// The first map that is not ours.
-pub fn check(object: &[u8], pins: &Pins) -> Result<(), Error> {
+pub fn check(object: &[u8], pins: &Pins, flows: u32) -> Result<(), Error> {
     let object = aya_obj::Object::parse(object)?;
     for name in PINNED_MAPS {
         let path = pins.map(name);
@@ -81,7 +83,10 @@ pub fn check(object: &[u8], pins: &Pins) -> Result<(), Error> {
             map_type: map.map_type(),
             key_size: map.key_size(),
             value_size: map.value_size(),
-            max_entries: map.max_entries(),
+            max_entries: match name {
+                map_name::FLOWS => flows,
+                _ => map.max_entries(),
+            },
             flags: map.map_flags(),
         };
         let display = path.display().to_string();
@@ -99,6 +104,22 @@ pub fn check(object: &[u8], pins: &Pins) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Whether the pinned table of flows, if there is one, has room for another number of flows.
+///
+/// # Errors
+/// The pin is not a map.
+pub fn has_other_room(pins: &Pins, flows: u32) -> Result<bool, Error> {
+    let path = pins.map(map_name::FLOWS);
+    if !path.exists() {
+        return Ok(false);
+    }
+    let found = layout(&path).map_err(|source| Error::Open {
+        path: path.display().to_string(),
+        source,
+    })?;
+    Ok(found.max_entries != flows)
 }
 
 fn layout(path: &std::path::Path) -> Result<Layout, MapError> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::hash::Hash;
 
-use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues};
 use aya::util::nr_cpus;
 use aya::{Ebpf, Pod};
 use flannel_ebpf::abi::{
@@ -13,6 +13,7 @@ use flannel_ebpf::abi::{
 };
 
 use super::patience::Patience;
+use super::pin::Pins;
 use crate::status::Counter;
 
 /// An IPv4 address as maps have it: four octets.
@@ -59,6 +60,30 @@ pub enum Error {
     },
 }
 
+/// Sends everything by the standard path from here on, whoever has admitted it. What is on its way
+/// into a pod still needs the programs there for a moment.
+///
+/// # Errors
+/// The pinned map could not be written; one that is not there is fine.
+pub fn end_admissions(pins: &Pins) -> Result<(), Error> {
+    let map = map_name::FAST_PATH;
+    let path = pins.map(map);
+    if !path.exists() {
+        return Ok(());
+    }
+    let at = |operation| {
+        move |source| Error::Map {
+            map,
+            operation,
+            source,
+        }
+    };
+    let data = MapData::from_pin(path).map_err(at("open"))?;
+    let mut settings: Array<_, abi::FastPath> = Map::Array(data).try_into().map_err(at("open"))?;
+    let off = abi::FastPath::default();
+    settings.set(0, off, 0).map_err(at("write"))
+}
+
 impl Maps {
     /// Takes the maps out of a loaded object.
     ///
@@ -67,7 +92,7 @@ impl Maps {
     pub fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
         fn open<T>(ebpf: &mut Ebpf, map: &'static str) -> Result<T, Error>
         where
-            T: TryFrom<aya::maps::Map, Error = MapError>,
+            T: TryFrom<Map, Error = MapError>,
         {
             let taken = ebpf.take_map(map).ok_or(Error::Absent(map))?;
             taken.try_into().map_err(|source| Error::Map {

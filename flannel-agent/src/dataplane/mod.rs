@@ -117,6 +117,8 @@ pub struct Options {
     pub xdp: XdpMode,
     /// Level of the programs' own log: 0 is off, 1 error … 5 trace.
     pub log_level: u8,
+    /// Capacity of the table of flows.
+    pub flows: u32,
 }
 
 /// Why the dataplane could not be used.
@@ -203,8 +205,8 @@ impl Dataplane {
     pub fn open(options: &Options, attachments: &'static [Attachment]) -> Result<Self, Error> {
         let pins = Pins::new(&options.pin_path);
         let object = probe::check(&pins)?;
-        compat::check(object, &pins)?;
-        let mut ebpf = object::load(object, &pins, options.log_level)?;
+        compat::check(object, &pins, options.flows)?;
+        let mut ebpf = object::load(object, &pins, options)?;
         // First: a kernel that is too old is then named by what it lacks, not by what the verifier
         // makes of it.
         probe::check_helpers(&mut ebpf, attachments.iter().map(|a| a.program))?;
@@ -392,7 +394,9 @@ pub fn leave(interface: &str, programs: &[&[Attachment]]) -> Result<Vec<String>,
 }
 
 /// Ends the dataplane on this host: detaches `programs` from the interfaces (where they hang on
-/// clsact; tcx links end with their pins) and removes all pins. Returns what was removed.
+/// clsact; tcx links end with their pins) and removes all pins but those of programs on pods'
+/// interfaces: what is on its way into a pod still needs these ([`crate::fast_path`] takes them off).
+/// Returns what was removed.
 ///
 /// # Errors
 /// What bpffs or the kernel said.
@@ -402,6 +406,12 @@ pub fn remove(
     interfaces: Interfaces<'_>,
 ) -> Result<Vec<String>, Error> {
     let pins = Pins::new(pin_path);
+    if let Err(error) = maps::end_admissions(&pins) {
+        tracing::warn!(
+            error = chain(&error),
+            "flows stay on the fast path until its bound"
+        );
+    }
     // First: what it has stripped, only the TC program can deliver.
     let mut removed = xdp::remove_but(&pins, None);
     let others = pins.remove_all()?.into_iter();

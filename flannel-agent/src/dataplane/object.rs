@@ -2,6 +2,7 @@
 
 use aya::{Ebpf, EbpfError, EbpfLoader};
 
+use super::Options;
 use super::pin::Pins;
 use flannel_ebpf::abi::map_name;
 
@@ -13,10 +14,10 @@ pub const PINNED_MAPS: [&str; 10] = [
     map_name::EGRESS,
     map_name::INGRESS,
     map_name::TRAFFIC,
+    map_name::FAST,
     map_name::FAST_PATH,
     map_name::FLOWS,
     map_name::CANDIDATES,
-    map_name::FAST,
 ];
 
 #[cfg(not(no_ebpf_object))]
@@ -37,8 +38,9 @@ pub fn embedded() -> Option<&'static [u8]> {
 ///
 /// # Errors
 /// What the kernel or the ELF reader says.
-pub fn load(object: &[u8], pins: &Pins, log_level: u8) -> Result<Ebpf, EbpfError> {
-    let mut loader = loader(&log_level);
+pub fn load(object: &[u8], pins: &Pins, options: &Options) -> Result<Ebpf, EbpfError> {
+    let mut loader = loader(&options.log_level);
+    loader.map_max_entries(map_name::FLOWS, options.flows);
     for name in PINNED_MAPS {
         loader.map_pin_path(name, pins.map(name));
     }

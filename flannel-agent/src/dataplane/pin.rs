@@ -77,10 +77,7 @@ impl Pins {
         let names = entries(&self.links()).into_iter();
         let names = names.filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
         names
-            .filter(|name| {
-                name.rsplit_once('-')
-                    .is_some_and(|(program, _)| programs.contains(&program))
-            })
+            .filter(|name| of_interface(name).is_some_and(|program| programs.contains(&program)))
             .collect()
     }
 
@@ -93,6 +90,17 @@ impl Pins {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Removes the pin of a map of this ABI version; one that is not there is fine.
+    ///
+    /// # Errors
+    /// As the file system does.
+    pub fn remove_map(&self, name: &str) -> io::Result<()> {
+        match std::fs::remove_file(self.map(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
         }
     }
 
@@ -116,8 +124,8 @@ impl Pins {
         self.dirs().iter().flat_map(|dir| entries(dir)).collect()
     }
 
-    /// Removes every pin below the root, and the directories that are empty then. Returns what was
-    /// removed.
+    /// Removes every pin below the root but those of programs on pods' interfaces, and the
+    /// directories that are empty then. Returns what was removed.
     ///
     /// # Errors
     /// As the file system does, a missing root aside.
@@ -155,13 +163,26 @@ impl Pins {
     }
 }
 
-/// Removes a directory of pins; returns the pins.
+/// The program of a pin that belongs to one of many interfaces: `<program>-<index>`.
+fn of_interface(name: &str) -> Option<&str> {
+    let (program, index) = name.rsplit_once('-')?;
+    index.parse::<u32>().is_ok().then_some(program)
+}
+
+/// Removes a directory of pins, as far as they do not belong to one of many interfaces; returns what
+/// was removed.
 fn remove_dir(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    let pins = entries(dir);
+    let is_kept = |pin: &PathBuf| {
+        let name = pin.file_name().unwrap_or_default().to_string_lossy();
+        of_interface(&name).is_some()
+    };
+    let (kept, pins): (Vec<_>, Vec<_>) = entries(dir).into_iter().partition(is_kept);
     for pin in &pins {
         std::fs::remove_file(pin)?;
     }
-    std::fs::remove_dir(dir)?;
+    if kept.is_empty() {
+        std::fs::remove_dir(dir)?;
+    }
     Ok(pins)
 }
 

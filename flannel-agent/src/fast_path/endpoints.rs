@@ -10,6 +10,7 @@ use std::fmt;
 
 use ipnetwork::Ipv4Network;
 
+use super::others::on_link;
 use crate::netlink::link::Link;
 
 /// A pod's interface, its end on the host.
@@ -30,13 +31,18 @@ pub enum WhyNot {
     /// Somebody's XDP program wants to see packets.
     #[error("has an XDP program")]
     Xdp,
-    /// Somebody's TC program wants to see packets.
+    /// Somebody's TC program or filter wants to see packets.
     #[error("has a TC program of somebody else")]
     Program,
-    /// The port of a bridge that tells VLANs apart, or something else about the bridge, is not
-    /// looked at by the fast path.
+    /// A packet of its may overtake another one on its way through the stack.
+    #[error("spreads packets over processors (RPS)")]
+    Rps,
+    /// Nothing goes through it.
     #[error("is down")]
     Down,
+    /// One of these is true of its bridge.
+    #[error("is a port of {0}, which {1}")]
+    Bridge(String, Box<WhyNot>),
 }
 
 /// What the host has.
@@ -48,6 +54,58 @@ pub struct Host {
     pub addresses: Vec<(u32, Ipv4Network)>,
     /// Links with a route of their own into the own subnet.
     pub routed: BTreeSet<u32>,
+    /// Links, of those that matter, with a TC program of somebody else.
+    pub programs: BTreeSet<u32>,
+    /// Links, of those that matter, whose packets change the processor.
+    pub spread: BTreeSet<u32>,
+}
+
+impl Host {
+    /// The links on the way to pods: their interfaces and bridges.
+    pub fn on_the_way(&self, own: Ipv4Network) -> impl Iterator<Item = &Link> {
+        let bridges = self.bridges(own);
+        let pods = self.pods(own).map(|(link, _)| link);
+        let is_bridge = move |link: &&Link| bridges.contains(&link.index);
+        pods.chain(self.links.iter().filter(is_bridge))
+    }
+
+    /// Bridges with an address in the own subnet.
+    fn bridges(&self, own: Ipv4Network) -> BTreeSet<u32> {
+        let bridges = self.links.iter().filter(|link| is_bridge(link));
+        let has_own = |index: &u32| {
+            let mut addresses = self.addresses.iter();
+            addresses.any(|(link, address)| link == index && own.contains(address.ip()))
+        };
+        bridges.map(|link| link.index).filter(has_own).collect()
+    }
+
+    /// Pods' interfaces, with their bridge if they have one.
+    fn pods(&self, own: Ipv4Network) -> impl Iterator<Item = (&Link, Option<&Link>)> {
+        let bridges = self.bridges(own);
+        let veths = self.links.iter().filter(|link| is_veth(link));
+        veths.filter_map(move |link| match link.controller {
+            Some(controller) => {
+                let mut links = self.links.iter();
+                let bridge = links.find(|link| link.index == controller);
+                let bridge = bridge.filter(|link| bridges.contains(&link.index));
+                bridge.map(|bridge| (link, Some(bridge)))
+            }
+            None => self.routed.contains(&link.index).then_some((link, None)),
+        })
+    }
+
+    fn why_not(&self, link: &Link) -> Option<WhyNot> {
+        if !link.is_up {
+            return Some(WhyNot::Down);
+        }
+        if self.programs.contains(&link.index) {
+            return Some(WhyNot::Program);
+        }
+        if self.spread.contains(&link.index) {
+            return Some(WhyNot::Rps);
+        }
+        on_link(link)
+    }
 }
 
 /// The pods' interfaces, and those among them that are left alone, with the reason.
@@ -70,30 +128,18 @@ pub fn unbridged(links: &[Link]) -> impl Iterator<Item = &Link> {
 /// Finds the pods' interfaces.
 #[must_use]
 pub fn find(host: &Host, own: Ipv4Network) -> Found {
-    let bridges: BTreeSet<u32> = host
-        .links
-        .iter()
-        .filter(|link| link.kind.as_deref() == Some("bridge"))
-        .map(|link| link.index)
-        .filter(|index| {
-            let mut addresses = host.addresses.iter();
-            addresses.any(|(link, address)| link == index && own.contains(address.ip()))
-        })
-        .collect();
     let mut found = Found::default();
-    for link in host.links.iter().filter(|link| is_veth(link)) {
-        let is_pod = match link.controller {
-            Some(controller) => bridges.contains(&controller),
-            None => host.routed.contains(&link.index),
-        };
-        if !is_pod {
-            continue;
-        }
+    for (link, bridge) in host.pods(own) {
         let endpoint = Endpoint {
             index: link.index,
             name: link.name.clone(),
         };
-        match why_not(link) {
+        let of_bridge = || {
+            let bridge = bridge?;
+            let why = host.why_not(bridge)?;
+            Some(WhyNot::Bridge(bridge.name.clone(), Box::new(why)))
+        };
+        match host.why_not(link).or_else(of_bridge) {
             None => {
                 found.usable.insert(endpoint);
             }
@@ -107,15 +153,8 @@ fn is_veth(link: &Link) -> bool {
     link.kind.as_deref() == Some("veth") && link.has_end_elsewhere
 }
 
-fn why_not(link: &Link) -> Option<WhyNot> {
-    if !link.is_up {
-        return Some(WhyNot::Down);
-    }
-    if link.xdp_id.is_some() {
-        return Some(WhyNot::Xdp);
-    }
-    let qdisc = link.qdisc.as_deref().unwrap_or("noqueue");
-    (qdisc != "noqueue").then(|| WhyNot::Qdisc(qdisc.to_owned()))
+fn is_bridge(link: &Link) -> bool {
+    link.kind.as_deref() == Some("bridge")
 }
 
 impl fmt::Display for Endpoint {
@@ -179,7 +218,7 @@ mod tests {
                 (2, "10.5.34.1/24".parse().unwrap()),
                 (3, "172.17.0.1/16".parse().unwrap()),
             ],
-            routed: BTreeSet::new(),
+            ..Host::default()
         };
         assert_eq!(indices(&find(&host, own())), [10]);
     }
@@ -188,8 +227,8 @@ mod tests {
     fn a_veth_with_a_route_of_its_own_is_a_pod() {
         let host = Host {
             links: vec![link(10, "veth"), link(11, "veth")],
-            addresses: Vec::new(),
             routed: [10].into(),
+            ..Host::default()
         };
         assert_eq!(indices(&find(&host, own())), [10]);
     }
@@ -224,11 +263,37 @@ mod tests {
             let host = Host {
                 links: vec![link(2, "bridge"), link_of_pod],
                 addresses: vec![(2, "10.5.34.1/24".parse().unwrap())],
-                routed: BTreeSet::new(),
+                ..Host::default()
             };
             let found = find(&host, own());
             assert!(found.usable.is_empty());
             assert_eq!(found.unusable[0].1, why);
         }
+    }
+    #[test]
+    fn what_others_have_put_on_the_bridge_is_respected_by_all_its_ports() {
+        let shaped = Link {
+            qdisc: Some("tbf".into()),
+            ..link(2, "bridge")
+        };
+        let addresses = vec![(2, "10.5.34.1/24".parse().unwrap())];
+        let host = Host {
+            links: vec![shaped, port(10, 2)],
+            addresses: addresses.clone(),
+            ..Host::default()
+        };
+        let why = find(&host, own()).unusable.remove(0).1;
+        let text = "is a port of bridge2, which has the queueing discipline tbf";
+        assert_eq!(why.to_string(), text);
+        let host = Host {
+            links: vec![link(2, "bridge"), port(10, 2), port(11, 2)],
+            addresses,
+            programs: [2].into(),
+            ..Host::default()
+        };
+        let on_the_way: Vec<_> = host.on_the_way(own()).map(|link| link.index).collect();
+        assert_eq!(on_the_way, [10, 11, 2]);
+        let found = find(&host, own());
+        assert_eq!((found.usable.len(), found.unusable.len()), (0, 2));
     }
 }

@@ -6,8 +6,11 @@
 //! `nf_conntrack_tcp_be_liberal` only resets outside of the window are invalid, which is what the
 //! kernel does by itself for flows of its own flowtable.
 //!
-//! What it was before stands in a file of the run directory for as long as it is changed, so that
-//! the next agent, or `flannel-agent cleanup`, can set it back after a crash.
+//! Conntrack does not find back into the window by itself (`tcp_in_window` in
+//! net/netfilter/nf_conntrack_proto_tcp.c leaves what it keeps alone while a packet is outside), so
+//! connections that have been on the fast path need the setting until they end, whether or not the
+//! fast path is still in use. It is set back by `flannel-agent cleanup` alone. What it was before
+//! stands in a file of the run directory until then.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -16,7 +19,7 @@ const PATH: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal";
 /// Name of the file in the run directory.
 const FILE: &str = "nf_conntrack_tcp_be_liberal";
 
-/// The setting of this network namespace, changed for as long as the fast path is in use.
+/// The setting of this network namespace, changed from the first use of the fast path on.
 #[derive(Debug)]
 pub struct Liberal {
     /// Where the former value is kept.
@@ -32,7 +35,8 @@ impl Liberal {
         }
     }
 
-    /// Sets it, where conntrack is in use at all.
+    /// Sets it, where conntrack is in use at all. A namespace may begin to use it any time, with the
+    /// first rule that asks it.
     ///
     /// # Errors
     /// It cannot be set, or what it was cannot be kept: TCP must not be on the fast path then.

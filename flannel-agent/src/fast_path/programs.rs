@@ -4,12 +4,12 @@
 use std::collections::BTreeSet;
 
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, MapData, MapError};
+use aya::maps::{Array, Map, MapData, MapError};
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
-use flannel_ebpf::abi::{self, FlowKey, map_name};
-use nix::time::{ClockId, clock_gettime};
+use flannel_ebpf::abi::{self, map_name};
 
 use super::endpoints::Endpoint;
+use super::sweep::Flows;
 use crate::cli::TcAttach;
 use crate::dataplane::attach::{self, Hook};
 use crate::dataplane::object;
@@ -22,24 +22,11 @@ const PROGRAMS: [(&str, TcAttachType); 2] = [
     ("from_pod", TcAttachType::Ingress),
 ];
 
-/// Names of all programs of ours, as the kernel keeps them.
-const OURS: [&str; 8] = [
-    "to_pod",
-    "from_pod",
-    "vxlan_encap",
-    "vxlan_decap",
-    "udp_encap",
-    "udp_decap",
-    "direct_egress",
-    "direct_ingress",
-];
+/// Their names.
+pub(super) const NAMES: [&str; 2] = [PROGRAMS[0].0, PROGRAMS[1].0];
 
 /// Handle of the filters where they hang on clsact.
 const HANDLE: u16 = 4;
-
-/// How long an entry stays after its admission has ended: the next packet of a flow that only
-/// paused then finds room without making it.
-const LINGER_NS: u64 = 10_000_000_000;
 
 /// Why the fast path cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -87,7 +74,6 @@ pub struct Programs {
     pins: Pins,
     tc_attach: TcAttach,
     settings: Array<MapData, abi::FastPath>,
-    flows: HashMap<MapData, FlowKey, abi::Flow>,
 }
 
 impl Programs {
@@ -98,22 +84,19 @@ impl Programs {
     pub fn load(options: &dataplane::Options) -> Result<Self, Error> {
         let pins = Pins::new(&options.pin_path);
         let bytes = object::embedded().ok_or(Error::Absent("programs at all"))?;
-        compat::check(bytes, &pins).map_err(dataplane::Error::from)?;
-        let mut ebpf =
-            object::load(bytes, &pins, options.log_level).map_err(dataplane::Error::from)?;
+        compat::check(bytes, &pins, options.flows).map_err(dataplane::Error::from)?;
+        let mut ebpf = object::load(bytes, &pins, options).map_err(dataplane::Error::from)?;
         for (program, _) in PROGRAMS {
             classifier(&mut ebpf, program)?
                 .load()
                 .map_err(|source| Error::Program { program, source })?;
         }
         let settings = take(&mut ebpf, map_name::FAST_PATH)?;
-        let flows = take(&mut ebpf, map_name::FLOWS)?;
         Ok(Self {
             ebpf,
             pins,
             tc_attach: options.tc_attach,
             settings,
-            flows,
         })
     }
 
@@ -158,42 +141,34 @@ impl Programs {
     ///
     /// # Errors
     /// What the kernel said.
-    pub fn detach(&mut self, endpoint: &Endpoint) -> Result<(), Error> {
-        for (program, direction) in PROGRAMS {
+    pub fn detach(&self, endpoint: &Endpoint) -> Result<(), Error> {
+        for program in NAMES {
             let pin = pin_name(program, endpoint.index);
-            let fail = |source| Error::Attach {
-                program,
-                interface: endpoint.name.clone(),
-                source,
-            };
             self.pins
                 .remove_link(&pin)
-                .map_err(|error| fail(attach::Error::Pin(error)))?;
-            attach::detach_clsact(hook(program, &pin, &endpoint.name, direction)).map_err(fail)?;
+                .map_err(|source| Error::Attach {
+                    program,
+                    interface: endpoint.name.clone(),
+                    source: attach::Error::Pin(source),
+                })?;
+            detach_filter(program, endpoint)?;
         }
         Ok(())
     }
 
-    /// Whether a TC program of somebody else hangs on an interface: it wants to see packets that
-    /// the fast path would take around it. `interface` is a pod's, or the external one.
-    #[must_use]
-    pub fn has_foreign(interface: &str, directions: &[TcAttachType]) -> bool {
-        directions.iter().any(|direction| {
-            // Without tcx (Linux 6.6) nothing hangs there that this could tell.
-            let Ok((_, programs)) = SchedClassifier::query_tcx(interface, *direction) else {
-                return false;
-            };
-            programs.iter().any(|program| {
-                let name = program.name_as_str().unwrap_or_default();
-                !OURS.contains(&name)
-            })
-        })
+    /// The table of flows, to be swept.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub(super) fn flows(&self) -> Result<Flows, Error> {
+        let map = MapData::from_pin(self.pins.map(map_name::FLOWS)).map(Map::HashMap);
+        map.and_then(TryInto::try_into).map_err(at(map_name::FLOWS))
     }
 
     /// Removes pins of interfaces that are not among `indices`: the kernel keeps the link of a
     /// deleted interface as long as its pin.
     pub fn forget_all_but(&self, indices: &BTreeSet<u32>) {
-        for pin in self.pins.links_named(&PROGRAMS.map(|(program, _)| program)) {
+        for pin in self.pins.links_named(&NAMES) {
             let index = pin
                 .rsplit_once('-')
                 .and_then(|(_, index)| index.parse().ok());
@@ -204,28 +179,23 @@ impl Programs {
             }
         }
     }
+}
 
-    /// Removes flows whose admission has long ended; returns how many there are left.
-    ///
-    /// # Errors
-    /// What the kernel said.
-    pub fn sweep(&mut self) -> Result<usize, Error> {
-        let now = coarse_now();
-        let mut count = 0;
-        let mut stale = Vec::new();
-        for entry in self.flows.iter() {
-            let (key, flow) = entry.map_err(at(map_name::FLOWS))?;
-            count += 1;
-            if flow.expires + LINGER_NS < now {
-                stale.push(key);
-            }
-        }
-        for key in &stale {
-            // It may have been removed with its interface.
-            let _ = self.flows.remove(key);
-        }
-        Ok(count - stale.len())
+/// Takes the filter of a program off the clsact qdisc of an interface, if it hangs there.
+///
+/// # Errors
+/// What the kernel said.
+pub(super) fn detach_filter(program: &'static str, endpoint: &Endpoint) -> Result<(), Error> {
+    let directions = PROGRAMS.iter().filter(|(name, _)| *name == program);
+    for (_, direction) in directions {
+        let hook = hook(program, program, &endpoint.name, *direction);
+        attach::detach_clsact(hook).map_err(|source| Error::Attach {
+            program,
+            interface: endpoint.name.clone(),
+            source,
+        })?;
     }
+    Ok(())
 }
 
 fn hook<'a>(
@@ -253,7 +223,7 @@ fn at(map: &'static str) -> impl Fn(MapError) -> Error {
 
 fn take<T>(ebpf: &mut Ebpf, map: &'static str) -> Result<T, Error>
 where
-    T: TryFrom<aya::maps::Map, Error = MapError>,
+    T: TryFrom<Map, Error = MapError>,
 {
     let taken = ebpf.take_map(map).ok_or(Error::Absent(map))?;
     taken.try_into().map_err(at(map))
@@ -267,13 +237,4 @@ fn classifier<'a>(
     found
         .try_into()
         .map_err(|source| Error::Program { program, source })
-}
-
-/// The clock that the programs go by, nanoseconds.
-fn coarse_now() -> u64 {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE);
-    // The clock is there since Linux 2.6.32.
-    now.map_or(0, |now| {
-        now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
-    })
 }

@@ -11,6 +11,7 @@ use tracing::debug;
 
 use super::FastPath;
 use super::follow::Rules;
+use super::sweep::Sweeping;
 use crate::cli::FastPathMode;
 use crate::error::chain;
 use crate::netlink::monitor::{Monitor, NetlinkEvent};
@@ -66,6 +67,7 @@ pub async fn run(mut fast_path: FastPath, inputs: Inputs) -> Infallible {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     }
     let (mut monitor, mut rules) = (None, Rules::new());
+    let mut sweeping = Sweeping::default();
     let mut due: Option<(Instant, Look)> = None;
     let mut last = Instant::now();
     loop {
@@ -97,7 +99,11 @@ pub async fn run(mut fast_path: FastPath, inputs: Inputs) -> Infallible {
                 Look::Pods
             }
             _ = sweep.tick() => {
-                fast_path.sweep();
+                sweeping.start(fast_path.flows());
+                continue;
+            }
+            flows = sweeping.done() => {
+                fast_path.set_flows(flows);
                 status.send_replace(fast_path.status());
                 continue;
             }
@@ -157,9 +163,10 @@ fn obstacles(is_ebpf: &watch::Receiver<bool>, rules: &Rules) -> Vec<String> {
 
 fn look_at(event: &NetlinkEvent) -> Look {
     match event {
-        NetlinkEvent::Overrun | NetlinkEvent::Link { .. } | NetlinkEvent::Address { .. } => {
-            Look::Pods
-        }
+        NetlinkEvent::Overrun
+        | NetlinkEvent::Link { .. }
+        | NetlinkEvent::Address { .. }
+        | NetlinkEvent::TrafficControl => Look::Pods,
         NetlinkEvent::Route { oif, .. } if oif.is_some() => Look::Pods,
         _ => Look::Flows,
     }

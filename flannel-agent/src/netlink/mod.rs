@@ -21,6 +21,7 @@ pub mod netdev;
 pub mod next_hop;
 pub mod nic;
 pub mod route;
+pub mod tc;
 pub mod tun;
 
 use std::io;

@@ -93,6 +93,8 @@ pub enum NetlinkEvent {
     },
     /// An IPv4 policy rule came or went.
     Rule,
+    /// A queueing discipline or a filter came, changed or went. Programs on tcx come without a word.
+    TrafficControl,
     /// An IPv4 neighbour came, changed or went.
     Neigh {
         /// Index of its link.
@@ -137,6 +139,7 @@ impl Monitor {
             MulticastGroup::Ipv4Route,
             MulticastGroup::Ipv4Ifaddr,
             MulticastGroup::Ipv4Rule,
+            MulticastGroup::Tc,
         ])
         .map_err(Error::Open)?;
         enlarge(connection.socket_mut().socket_mut())?;
@@ -223,6 +226,7 @@ struct Pending {
     /// Whether they are gone.
     next_hops: BTreeMap<NextHop, bool>,
     has_rule: bool,
+    has_traffic_control: bool,
     links: BTreeMap<u32, (String, bool)>,
     addresses: BTreeSet<u32>,
     fdbs: BTreeMap<(u32, MacAddr), Option<Ipv4Addr>>,
@@ -243,6 +247,10 @@ impl Pending {
                 Message::NewRoute(message) => self.note_route(&message, false),
                 Message::DelRoute(message) => self.note_route(&message, true),
                 Message::NewRule(_) | Message::DelRule(_) => self.has_rule = true,
+                Message::NewQueueDiscipline(_)
+                | Message::DelQueueDiscipline(_)
+                | Message::NewTrafficFilter(_)
+                | Message::DelTrafficFilter(_) => self.has_traffic_control = true,
                 Message::NewNeighbour(message) => self.note_neighbour(&message, false),
                 Message::DelNeighbour(message) => self.note_neighbour(&message, true),
                 _ => {}
@@ -336,12 +344,13 @@ impl Pending {
             object_routes,
             next_hops,
             has_rule,
+            has_traffic_control,
             links,
             addresses,
             fdbs,
             neighs,
         } = self;
-        !(*has_overrun || *has_rule)
+        !(*has_overrun || *has_rule || *has_traffic_control)
             && routes.is_empty()
             && object_routes.is_empty()
             && next_hops.is_empty()
@@ -385,6 +394,9 @@ impl Pending {
         }
         if std::mem::take(&mut self.has_rule) {
             return Some(NetlinkEvent::Rule);
+        }
+        if std::mem::take(&mut self.has_traffic_control) {
+            return Some(NetlinkEvent::TrafficControl);
         }
         if let Some(((ifindex, mac), peer)) = self.fdbs.pop_first() {
             return Some(NetlinkEvent::Fdb { ifindex, mac, peer });

@@ -87,8 +87,13 @@ impl Netlink {
             },
         );
         match found.await {
-            // EINVAL, ENOENT: no such qdisc.
-            Err(error) if matches!(errno(&error), Some(libc::EINVAL | libc::ENOENT)) => {
+            // EINVAL, ENOENT: no such qdisc. ENODEV: nor such a link any more.
+            Err(error)
+                if matches!(
+                    errno(&error),
+                    Some(libc::EINVAL | libc::ENOENT | libc::ENODEV)
+                ) =>
+            {
                 Ok(Vec::new())
             }
             other => other,

@@ -67,6 +67,8 @@ impl Scope {
                 routes: true,
                 ..none
             }),
+            // The fast path's business.
+            NetlinkEvent::TrafficControl => None,
             NetlinkEvent::Neigh { ifindex, .. } if *ifindex == external => Some(Self {
                 neighbours: true,
                 ..none

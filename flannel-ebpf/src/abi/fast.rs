@@ -5,7 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::wire::{Addresses, Ipv4};
 
 /// The only entry of `fast_path`: whether flows may leave the standard path, and for how long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct FastPath {
     /// How long an admission lasts, nanoseconds. Zero: no flow is on the fast path.

@@ -4,5 +4,6 @@ pub mod connections;
 pub mod iperf;
 pub mod latency;
 pub mod ping;
+pub mod pulse;
 pub mod sequence;
 pub mod stream;

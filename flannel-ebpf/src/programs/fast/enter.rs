@@ -56,8 +56,9 @@ pub(in super::super) fn delivery(
         count::fast(FastOutcome::Unfit, Size::of(packet));
         return None;
     };
+    let known = maps::admission(key);
     // A flow that a pod of this host sends is not received, whoever uses its addresses.
-    let flow = admitted(settings, maps::admission(key)).filter(|flow| flow.is_received());
+    let flow = admitted(settings, known).filter(|flow| flow.is_received());
     if flow.is_none() {
         let start = Start {
             ip: Ipv4 {
@@ -69,7 +70,7 @@ pub(in super::super) fn delivery(
             addresses: Addresses([[0; 6]; 2]),
             ifindex: 0,
         };
-        note(packet, key, start);
+        note(packet, key, known.is_some(), start);
         count::fast(FastOutcome::NotAdmitted, Size::of(packet));
     }
     flow

@@ -1,0 +1,114 @@
+//! What others have put on an interface to see, change or slow down its packets: the fast path
+//! would take them around it.
+
+use std::collections::BTreeSet;
+
+use aya::programs::{SchedClassifier, TcAttachType};
+
+use super::endpoints::WhyNot;
+use super::programs;
+use crate::backend::is_own_program;
+use crate::netlink::link::Link;
+use crate::netlink::nic::ClsactSide;
+use crate::netlink::{self, Netlink};
+
+/// Which way packets pass an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sides {
+    /// Sent by it.
+    Egress,
+    /// Either.
+    Both,
+}
+
+impl Sides {
+    const fn list(self) -> &'static [(TcAttachType, ClsactSide)] {
+        const BOTH: [(TcAttachType, ClsactSide); 2] = [
+            (TcAttachType::Egress, ClsactSide::Egress),
+            (TcAttachType::Ingress, ClsactSide::Ingress),
+        ];
+        match self {
+            Self::Egress => BOTH.split_at(1).0,
+            Self::Both => &BOTH,
+        }
+    }
+}
+
+/// What the links themselves say: a queueing discipline that limits or shapes, an XDP program.
+pub(super) fn on_link(link: &Link) -> Option<WhyNot> {
+    if link.xdp_id.is_some() {
+        return Some(WhyNot::Xdp);
+    }
+    let qdisc = link.qdisc.as_deref().unwrap_or("noqueue");
+    (qdisc != "noqueue").then(|| WhyNot::Qdisc(qdisc.to_owned()))
+}
+
+/// Queueing disciplines that neither limit nor shape: one of them stands on a tunnel device that has
+/// a queue, by the default of the host.
+const PLAIN: [&str; 6] = ["noqueue", "pfifo_fast", "fq_codel", "fq", "pfifo", "mq"];
+
+/// As [`on_link`], of a tunnel device.
+pub(super) fn shaper(link: &Link) -> Option<WhyNot> {
+    let qdisc = link.qdisc.as_deref().unwrap_or("noqueue");
+    (!PLAIN.contains(&qdisc)).then(|| WhyNot::Qdisc(qdisc.to_owned()))
+}
+
+/// TC programs and filters, by interface.
+#[derive(Debug)]
+pub struct Programs<'a> {
+    netlink: &'a Netlink,
+    /// Where filters can hang at all.
+    clsact: BTreeSet<u32>,
+}
+
+impl<'a> Programs<'a> {
+    /// Reads which interfaces have a clsact qdisc.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub async fn read(netlink: &'a Netlink) -> Result<Self, netlink::Error> {
+        let clsact = netlink.clsact_links().await?;
+        Ok(Self { netlink, clsact })
+    }
+
+    /// Whether a TC program or filter of somebody else hangs on an interface.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub async fn has_foreign(
+        &self,
+        index: u32,
+        name: &str,
+        sides: Sides,
+    ) -> Result<bool, netlink::Error> {
+        for (direction, side) in sides.list() {
+            if has_foreign_tcx(name, *direction) {
+                return Ok(true);
+            }
+            if self.clsact.contains(&index) {
+                let filters = self.netlink.filters(index, *side).await?;
+                if filters
+                    .iter()
+                    .any(|it| !it.name.as_deref().is_some_and(is_ours))
+                {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+}
+
+fn has_foreign_tcx(interface: &str, direction: TcAttachType) -> bool {
+    // Without tcx (Linux 6.6) nothing hangs there that this could tell.
+    let Ok((_, programs)) = SchedClassifier::query_tcx(interface, direction) else {
+        return false;
+    };
+    programs
+        .iter()
+        .any(|program| !is_ours(program.name_as_str().unwrap_or_default()))
+}
+
+fn is_ours(program: &str) -> bool {
+    programs::NAMES.contains(&program) || is_own_program(program)
+}

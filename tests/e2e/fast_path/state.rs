@@ -1,0 +1,172 @@
+//! Rules that go by conntrack's state: accept what belongs to a connection, drop what is invalid.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use flannel_tests::cluster::Cluster;
+use flannel_tests::traffic::pulse::{Protocol, Pulse};
+use flannel_tests::wait;
+
+use super::row::{BOUND, Flows, Table};
+use super::{cluster, made_of};
+
+/// As kube-proxy writes it, and as whoever lets only the first host open connections does.
+fn rules(host: usize) -> String {
+    let new = match host {
+        0 => "ct state new accept",
+        _ => "ct state new iifname flannel.1 accept",
+    };
+    format!(
+        "add table ip state; \
+         add chain ip state forward {{ type filter hook forward priority 10; policy drop; }}; \
+         add rule ip state forward ct state invalid counter drop; \
+         add rule ip state forward ct state established,related accept; \
+         add rule ip state forward {new}"
+    )
+}
+
+fn cluster_with_state() -> Cluster {
+    let cluster = cluster();
+    for host in 0..2 {
+        let ns = &cluster.host(host).ns;
+        ns.run("nft", &[&rules(host)]).expect("rules");
+    }
+    cluster
+}
+
+/// Packets that were called invalid.
+fn invalid(cluster: &Cluster) -> [u64; 2] {
+    [0, 1].map(|host| {
+        let listed = cluster.host(host).ns.run("nft", &["list table ip state"]);
+        let text = listed.expect("rules");
+        let count = text
+            .split_once("counter packets ")
+            .and_then(|(_, rest)| rest.split_whitespace().next()?.parse().ok());
+        count.expect("a counter")
+    })
+}
+
+/// One connection, and what both its ends have to say.
+struct Connection {
+    near: TcpStream,
+    far: TcpStream,
+}
+
+const MEBIBYTE: usize = 1 << 20;
+
+impl Connection {
+    fn open(cluster: &Cluster) -> Self {
+        let (from, to) = (cluster.pod(0), cluster.pod(1));
+        let listener = to.ns.enter(|| TcpListener::bind("0.0.0.0:0"));
+        let listener = listener.expect("namespace").expect("listen");
+        let target = (to.address, listener.local_addr().expect("port").port());
+        let near = from.ns.enter(|| TcpStream::connect(target));
+        let near = near.expect("namespace").expect("connect");
+        let (far, _) = listener.accept().expect("accept");
+        for end in [&near, &far] {
+            end.set_read_timeout(Some(Duration::from_secs(20)))
+                .expect("timeout");
+            end.set_write_timeout(Some(Duration::from_secs(20)))
+                .expect("timeout");
+        }
+        Self { near, far }
+    }
+
+    /// Sends so many mebibytes, and waits until they are there.
+    fn send(&mut self, mebibytes: usize) {
+        let Self { near, far } = self;
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                let octets = vec![7; MEBIBYTE];
+                for number in 0..mebibytes {
+                    let sent = near.write_all(&octets);
+                    sent.unwrap_or_else(|error| panic!("mebibyte {number}: {error}"));
+                }
+            });
+            let mut octets = vec![0; MEBIBYTE];
+            for number in 0..mebibytes {
+                let read = far.read_exact(&mut octets);
+                read.unwrap_or_else(|error| panic!("mebibyte {number}: {error}"));
+                assert!(octets.iter().all(|octet| *octet == 7));
+            }
+        });
+    }
+}
+
+/// The line of conntrack for a port, as the kernel prints it.
+fn tracked(cluster: &Cluster, host: usize, port: u16) -> String {
+    let text = cluster
+        .host(host)
+        .ns
+        .run("cat", &["/proc/net/nf_conntrack"]);
+    let text = text.unwrap_or_default();
+    let needle = format!("dport={port} ");
+    let mut lines = text.lines().filter(|line| line.contains(&needle));
+    lines.next().unwrap_or("nothing").to_owned()
+}
+
+#[test]
+fn long_and_idle_connections_survive_rules_by_state() {
+    let cluster = cluster_with_state();
+    let sender = &cluster.agents[0];
+    let before = made_of(sender, "sent");
+    let mut connection = Connection::open(&cluster);
+    let port = connection.near.peer_addr().expect("peer").port();
+    connection.send(1_100);
+    let sent = made_of(sender, "sent") - before;
+    println!("1100 MiB in {sent} packets on the fast path");
+    assert!(sent > 10_000, "{sent} packets on the fast path");
+    for host in 0..2 {
+        println!("host {host}: {}", tracked(&cluster, host, port));
+    }
+    // Idle until no admission is left; then conntrack judges the first packet.
+    thread::sleep(BOUND * 3);
+    connection.send(20);
+    for word in ["off", "on", "off"] {
+        for agent in &cluster.agents {
+            let printed = agent.fast_path(&[word]).expect("switch");
+            assert!(printed.starts_with(word), "{printed}");
+        }
+        connection.send(50);
+        thread::sleep(BOUND + BOUND / 4);
+        connection.send(50);
+    }
+    println!("invalid: {:?}", invalid(&cluster));
+    assert_eq!(invalid(&cluster), [0, 0]);
+}
+
+#[test]
+fn what_belongs_to_no_connection_stays_out() {
+    let (cluster, mut table) = (cluster_with_state(), Table::default());
+    let flows = Flows::start(&cluster);
+    // The other way a connection may not be opened, whatever is admitted.
+    for protocol in [Protocol::Udp, Protocol::Icmp] {
+        let back = Pulse::start(cluster.pod(1), cluster.pod(0), protocol).expect("pulse");
+        wait::until("attempts", Duration::from_secs(5), || {
+            Ok((back.sent() > 200).then_some(()))
+        })
+        .expect("sent");
+        assert_eq!(back.received(), 0, "{protocol:?}");
+    }
+    flows.wait_admitted();
+    // Where no new connections are let in any more, those that have been answered go on; datagrams
+    // that nobody has answered belong to none.
+    let deny = "delete chain ip state forward; \
+         add chain ip state forward { type filter hook forward priority 10; policy drop; }; \
+         add rule ip state forward ct state established accept";
+    let ns = &cluster.host(1).ns;
+    ns.run("nft", &[deny]).expect("rules");
+    let changed = Instant::now();
+    let row = flows.held("unanswered datagrams on the receiver", changed);
+    table.note(row.change.clone(), row.times[0].1);
+    for pulse in &flows.pulses[1..] {
+        assert!(
+            pulse.last().elapsed() < BOUND,
+            "{:?} goes on",
+            pulse.protocol
+        );
+    }
+    table.check();
+}
