@@ -174,7 +174,7 @@ fn a_pin_path_off_bpffs_is_refused_with_the_remedy() {
         tc_attach: TcAttach::Auto,
         xdp: XdpMode::Off,
         log_level: 0,
-        flows: abi::MAX_FLOWS as u32,
+        flows: 1_024,
     };
     let error = chain(
         &Dataplane::open(&options, &vxlan::PROGRAMS)

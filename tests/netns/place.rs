@@ -63,7 +63,7 @@ impl Place {
             tc_attach,
             xdp: XdpMode::Off,
             log_level: 0,
-            flows: flannel_ebpf::abi::MAX_FLOWS as u32,
+            flows: 1_024,
         }
     }
 

@@ -56,7 +56,8 @@ pub(in super::super) fn delivery(
         count::fast(FastOutcome::Unfit, Size::of(packet));
         return None;
     };
-    let flow = admitted(settings, maps::admission(key));
+    let known = maps::admission(key);
+    let flow = admitted(settings, known);
     if flow.is_none() {
         let start = Start {
             ip: Ipv4 {
@@ -68,7 +69,7 @@ pub(in super::super) fn delivery(
             addresses: Addresses([[0; 6]; 2]),
             ifindex: 0,
         };
-        note(packet, key, start);
+        note(packet, key, known.is_some(), start);
         count::fast(FastOutcome::NotAdmitted, Size::of(packet));
     }
     flow

@@ -79,7 +79,7 @@ fn send(packet: &Packet) -> Option<Result<Sent, FastOutcome>> {
         addresses,
         ifindex,
     };
-    note(packet, key, start);
+    note(packet, key, flow.is_some(), start);
     Some(Err(reason))
 }
 
