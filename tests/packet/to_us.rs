@@ -10,6 +10,9 @@ use super::flows::{
 };
 use super::program::{Context, KERNEL, Programs, REDIRECT, Run};
 
+/// Of a frame as it came: verdict, frame and counter on the standard path.
+type Standard = fn(&[u8]) -> (i32, Vec<u8>, &'static str);
+
 /// A way by which node A's packets come.
 pub(crate) struct Kind {
     pub(crate) program: &'static str,
@@ -21,7 +24,7 @@ pub(crate) struct Kind {
     /// How often it goes through the backlog on the standard path.
     pub(crate) rounds: u8,
     /// What the standard path makes of it: verdict, frame, outcome.
-    standard: fn(&[u8]) -> (i32, Vec<u8>, &'static str),
+    standard: Standard,
 }
 
 pub(crate) const KINDS: [Kind; 3] = [
