@@ -74,6 +74,8 @@ impl Twin {
         settle_underlay(&bed)?;
         bed.hosts[0].ns.ip(&(backend.prepare)())?;
         let mut agent = Agent::new(&bed.hosts[0], datapath)?;
+        // These lanes are about the standard path, with every device on it.
+        agent.flags = vec!["--fast-path=off".to_owned()];
         // A proxy has a queue for each core that it may use; packets keep their order in one.
         agent.core = backend.is_proxied.then_some(core);
         agent.start()?;
