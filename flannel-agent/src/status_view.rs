@@ -457,8 +457,8 @@ peers      4: 2 by eBPF, 1 by plain routes, 1 by the kernel path
 etcd       http://10.0.0.1:2379: not followed since revision 12: connection refused
 
 egress: 99.99 % of the packets by eBPF
-  encapsulated  eBPF             99999 packets           9999900 bytes
-  fragment      kernel               1 packets               100 bytes
+  encapsulated  eBPF               99999 packets           9999900 bytes
+  fragment      kernel                 1 packets               100 bytes
 
 ingress: no packets
 
