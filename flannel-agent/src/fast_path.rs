@@ -1,5 +1,5 @@
 //! The fast path: flows between pods that have been let through by routing and netfilter go around
-//! both for a while (`flannel-ebpf/src/programs/fast.rs` has how). This side finds the pods, puts
+//! both for a while (`flannel-ebpf/src/programs/fast/mod.rs` has how). This side finds the pods, puts
 //! the programs on their interfaces, and ends all admissions whenever something has changed that a
 //! packet's way depends on.
 //!

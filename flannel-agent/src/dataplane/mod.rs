@@ -16,9 +16,7 @@ pub mod xdp;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use aya::maps::{Array, MapError};
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfError};
 use flannel_ebpf::abi;
@@ -31,10 +29,6 @@ use crate::cli::{TcAttach, XdpMode};
 use crate::error::chain;
 use crate::netlink::link::Link;
 use crate::status;
-
-/// How long packets that are on their way into a pod are waited for before the programs that hand
-/// them on are taken off: a hundred times what a full backlog of a processor takes.
-pub(crate) const FAST_IN_FLIGHT: Duration = Duration::from_millis(50);
 
 /// Which interface of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -364,31 +358,10 @@ impl Dataplane {
     }
 
     /// Detaches the programs from these interfaces and removes the pins; see [`remove`].
-    pub fn remove(mut self, interfaces: Interfaces<'_>) {
-        if let Err(error) = self.end_fast_path() {
-            tracing::warn!(
-                error = chain(&error),
-                "packets may be lost on the fast path"
-            );
-        }
+    pub fn remove(self, interfaces: Interfaces<'_>) {
         if let Err(error) = remove(self.pins.root(), &[self.attachments], interfaces) {
             tracing::warn!(error = chain(&error), "the dataplane could not be removed");
         }
-    }
-
-    /// Sends everything by the standard path, and waits for what is on its way into a pod: the
-    /// programs that hand it on go with the pins.
-    fn end_fast_path(&mut self) -> Result<(), MapError> {
-        let Some(map) = self.ebpf.map_mut(abi::map_name::FAST_PATH) else {
-            return Ok(());
-        };
-        let mut map: Array<_, abi::FastPath> = map.try_into()?;
-        if map.get(&0, 0)?.bound != 0 {
-            let off: abi::FastPath = bytemuck::Zeroable::zeroed();
-            map.set(0, off, 0)?;
-            std::thread::sleep(FAST_IN_FLIGHT);
-        }
-        Ok(())
     }
 
     /// Starts handing the programs' log records to the agent's log, if they log at all.
