@@ -4,6 +4,7 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use flannel_ebpf::abi::{EgressOutcome, Encap, FastOutcome, Peer};
 use flannel_ebpf::encap::{self, complete};
+use flannel_ebpf::fast::is_intact;
 use flannel_ebpf::flow;
 use flannel_ebpf::ttl::Hop;
 use flannel_ebpf::wire::{Datagram, Ethernet, Headers, Ipv4};
@@ -63,7 +64,7 @@ fn send(packet: &Packet) -> Option<Result<Sent, FastOutcome>> {
     let subnet = egress::subnet_of(ip.destination)?;
     // SAFETY: as for flows, see `maps::Admission`.
     let peer = unsafe { maps::peers.get(subnet) }?;
-    let Some(key) = key else {
+    let Some(key) = key.filter(|_| is_intact(ip)) else {
         return Some(Err(FastOutcome::Unfit));
     };
     let reason = match admitted(settings, flow) {
