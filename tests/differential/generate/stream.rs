@@ -33,7 +33,7 @@ pub(crate) fn from_pod_to_proxy(dice: &mut Dice) -> Frame {
 
 fn pod_frame(dice: &mut Dice) -> (Frame, Offload) {
     let peer = near(dice);
-    let ip = Ip::between(POD, host_of(dice, peer));
+    let ip = Ip::between(POD, pod_of(peer));
     let (packet, offload) = with_offload(dice, &ip);
     // To another station on the bridge, a known one or none.
     let station = if dice.in_thousand(10) {
@@ -100,13 +100,13 @@ fn inbound(dice: &mut Dice, peer: &Peer) -> Ip {
     } else {
         POD
     };
-    Ip::between(host_of(dice, peer), to)
+    Ip::between(pod_of(peer), to)
 }
 
-/// One of two pods of a peer.
-fn host_of(dice: &mut Dice, peer: &Peer) -> [u8; 4] {
+/// The one pod of a peer: more of them would be more flows, and fewer packets of each.
+fn pod_of(peer: &Peer) -> [u8; 4] {
     let [a, b, c, _] = peer.subnet;
-    [a, b, c, 2 + dice.below(2) as u8]
+    [a, b, c, 2]
 }
 
 fn framed(
