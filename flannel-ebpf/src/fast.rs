@@ -4,7 +4,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::abi::{Candidate, FlowKey};
-use crate::wire::{Addresses, Ipv4, PROTOCOL_TCP, PROTOCOL_UDP};
+use crate::wire::{Addresses, Ipv4, PROTOCOL_TCP, PROTOCOL_UDP, fold, sum};
 
 /// The start of a transport header, which TCP and UDP have in common as far as the ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
@@ -64,6 +64,13 @@ pub fn flow_of(
         ports: transport.ports,
         protocol: ip.protocol.into(),
     })
+}
+
+/// Whether a header's checksum is right: the stack drops a packet of which it is not.
+#[inline(always)]
+#[must_use]
+pub fn is_intact(ip: &Ipv4) -> bool {
+    fold(sum(bytemuck::bytes_of(ip))) == 0xffff
 }
 
 /// Whether the outcome of a candidate is still to be waited for at `now`, nanoseconds.

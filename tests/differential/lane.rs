@@ -17,7 +17,7 @@ use crate::pair::Pair;
 use crate::reduce::{Reduced, reduce};
 use crate::rows::{self, ROWS};
 use crate::socket::Frame;
-use crate::twin::Entrance;
+use crate::twin::{Entrance, Path};
 
 /// Packets that are sent before anything is compared.
 const BATCH: usize = 512;
@@ -33,6 +33,10 @@ const PROGRESS: u64 = 100;
 pub(crate) struct Lane {
     pub name: &'static str,
     pub backend: Backend,
+    /// The path under test.
+    pub path: Path,
+    /// The one that it is compared with.
+    pub model: Path,
     pub entrance: Entrance,
     /// Whether aggregates cross the wire whole.
     pub wire: Wire,
@@ -52,7 +56,7 @@ pub(crate) struct Lane {
     pub direction: &'static str,
     /// Outcomes that must have been counted, so that a run cannot pass by testing nothing.
     pub outcomes: &'static [&'static str],
-    /// Share of the counted packets that eBPF must have carried, per cent.
+    /// Share of the counted packets that the path under test must have carried, per cent.
     pub carried: u64,
 }
 
@@ -70,7 +74,7 @@ impl Lane {
         let start = Instant::now();
         let mut pair = Pair::new(self)?;
         let mut findings = self.run_rows(&mut pair)?;
-        let before = pair.ebpf.counters()?;
+        let before = pair.tested.counters()?;
         let mut sent = 0;
         for number in 0..batches {
             let batch = self.batch(seed, number);
@@ -94,7 +98,7 @@ impl Lane {
                 findings.join("\n\n")
             );
         }
-        let report = self.check_outcomes(&before, &pair.ebpf.counters()?)?;
+        let report = self.check_outcomes(&before, &pair.tested.counters()?)?;
         say(&format!(
             "{}: {sent} packets, no difference, {:.1} s; {report}",
             self.name,
@@ -126,7 +130,8 @@ impl Lane {
                 Some(last) if dice.in_thousand(5) => last.clone(),
                 _ => (self.generate)(&mut dice),
             };
-            let is_known = self.entrance == Entrance::Wire
+            let is_known = self.model == Path::Kernel
+                && self.entrance == Entrance::Wire
                 && self
                     .backend
                     .encap
@@ -208,7 +213,8 @@ impl Lane {
         );
         ensure!(
             carried * 100 >= all * self.carried,
-            "eBPF carried {carried} of {all} packets, less than {} %:{report}",
+            "the {} path carried {carried} of {all} packets, less than {} %:{report}",
+            self.path,
             self.carried
         );
         Ok(format!("{}:{report}", self.direction))

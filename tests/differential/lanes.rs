@@ -3,11 +3,11 @@
 use flannel_tests::wire::Wire;
 
 use crate::backend::{HOST_GW, UDP, VXLAN};
-use crate::generate::{self, Dice};
+use crate::generate::{self, Dice, stream};
 use crate::lane::Lane;
 use crate::pair::Pair;
 use crate::socket::{Frame, Offload};
-use crate::twin::{Entrance, Exit};
+use crate::twin::{Entrance, Exit, Path};
 
 /// What packets to peers can meet. Not here: `vlan`, which takes a VLAN device on top of the
 /// tunnel's; `failed`, which nothing leads to.
@@ -45,6 +45,8 @@ const INGRESS: &[&str] = &[
 const FROM_POD: Lane = Lane {
     name: "vxlan, pod to wire",
     backend: VXLAN,
+    path: Path::Standard,
+    model: Path::Kernel,
     entrance: Entrance::Pod,
     wire: Wire::Mtu1500,
     rp_filter: false,
@@ -87,6 +89,8 @@ const FROM_NESTED: Lane = Lane {
 pub(crate) const FROM_WIRE: Lane = Lane {
     name: "vxlan, wire to pod",
     backend: VXLAN,
+    path: Path::Standard,
+    model: Path::Kernel,
     entrance: Entrance::Wire,
     wire: Wire::Mtu1500,
     rp_filter: false,
@@ -180,6 +184,78 @@ const DIRECT_FROM_WIRE: Lane = Lane {
     outcomes: &["direct"],
     carried: 0,
     ..FROM_WIRE
+};
+
+/// What packets of streams can meet on their way out. Not here: `unresolved` and the like, which these
+/// peers are not.
+const FAST_EGRESS: &[&str] = &["sent", "not_admitted", "unfit", "other_place", "too_big"];
+
+/// The same on their way in. Not here: `mark`, which vxlan alone carries over.
+const FAST_INGRESS: &[&str] = &["delivered", "queued", "not_admitted", "unfit"];
+
+const FAST_FROM_POD: Lane = Lane {
+    name: "vxlan, streams of a pod around the stack",
+    path: Path::Fast,
+    model: Path::Standard,
+    generate: stream::from_pod,
+    packets: 100_000,
+    direction: "fast",
+    outcomes: FAST_EGRESS,
+    carried: 50,
+    ..FROM_POD
+};
+
+const FAST_AGGREGATES_FROM_POD: Lane = Lane {
+    name: "vxlan, streams of a pod around the stack, to a wire of aggregates",
+    wire: Wire::SuperPacket,
+    core: 1,
+    packets: 40_000,
+    ..FAST_FROM_POD
+};
+
+const FAST_FROM_WIRE: Lane = Lane {
+    name: "vxlan, streams from the wire around the stack",
+    path: Path::Fast,
+    model: Path::Standard,
+    core: 1,
+    generate: stream::vxlan_from_wire,
+    packets: 100_000,
+    direction: "fast",
+    outcomes: FAST_INGRESS,
+    carried: 60,
+    ..FROM_WIRE
+};
+
+const FAST_UDP_FROM_POD: Lane = Lane {
+    name: "udp, streams of a pod around the stack",
+    backend: UDP,
+    is_among_kin: true,
+    generate: stream::from_pod_to_proxy,
+    packets: 20_000,
+    ..FAST_FROM_POD
+};
+
+const FAST_UDP_FROM_WIRE: Lane = Lane {
+    name: "udp, streams from the wire around the stack",
+    backend: UDP,
+    generate: stream::udp_from_wire,
+    packets: 20_000,
+    ..FAST_FROM_WIRE
+};
+
+const FAST_DIRECT_FROM_POD: Lane = Lane {
+    name: "host-gw, streams of a pod around the stack",
+    backend: HOST_GW,
+    packets: 60_000,
+    ..FAST_FROM_POD
+};
+
+const FAST_DIRECT_FROM_WIRE: Lane = Lane {
+    name: "host-gw, streams from the wire around the stack",
+    backend: HOST_GW,
+    generate: stream::direct_from_wire,
+    packets: 60_000,
+    ..FAST_FROM_WIRE
 };
 
 fn run(lane: &Lane) {
@@ -284,4 +360,39 @@ fn host_gw_from_pod() {
 #[test]
 fn host_gw_from_wire() {
     run(&DIRECT_FROM_WIRE);
+}
+
+#[test]
+fn fast_vxlan_from_pod() {
+    run(&FAST_FROM_POD);
+}
+
+#[test]
+fn fast_vxlan_aggregates_from_pod() {
+    run(&FAST_AGGREGATES_FROM_POD);
+}
+
+#[test]
+fn fast_vxlan_from_wire() {
+    run(&FAST_FROM_WIRE);
+}
+
+#[test]
+fn fast_udp_from_pod() {
+    run(&FAST_UDP_FROM_POD);
+}
+
+#[test]
+fn fast_udp_from_wire() {
+    run(&FAST_UDP_FROM_WIRE);
+}
+
+#[test]
+fn fast_host_gw_from_pod() {
+    run(&FAST_DIRECT_FROM_POD);
+}
+
+#[test]
+fn fast_host_gw_from_wire() {
+    run(&FAST_DIRECT_FROM_WIRE);
 }

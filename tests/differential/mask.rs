@@ -11,7 +11,7 @@ use flannel_ebpf::wire::{checksum, fold, sum};
 
 use crate::generate::Encap;
 use crate::socket::{Offload, Seen};
-use crate::world::{BRIDGE, NODE, POD, SUBNET};
+use crate::world::{BRIDGE, CARRIED, NODE, OTHER_POD, PEERS, POD, SUBNET};
 
 /// Octets of the link-layer header.
 const ETHERNET: usize = 14;
@@ -65,6 +65,29 @@ fn forget_merged_id(bytes: &mut [u8], at: usize) {
         header[4..6].fill(0);
         header[10..12].fill(0);
     }
+}
+
+/// Whether a frame holds, at `at`, a whole packet of a flow between a pod here and one of a peer, as
+/// eBPF carries it: its place among others of its kind does not depend on how fast a process is.
+pub(crate) fn is_of_a_stream(bytes: &[u8], at: usize) -> bool {
+    let Some(packet) = bytes.get(at..).filter(|packet| packet.len() >= IP) else {
+        return false;
+    };
+    let pods = [POD, OTHER_POD];
+    let is_pod = |address: &[u8]| pods.iter().any(|pod| pod == address);
+    let is_remote = |address: &[u8]| {
+        let mut peers = PEERS[..CARRIED].iter();
+        peers.any(|peer| peer.subnet[..3] == address[..3])
+    };
+    let (source, destination) = (&packet[12..16], &packet[16..20]);
+    let is_between =
+        is_pod(source) && is_remote(destination) || is_remote(source) && is_pod(destination);
+    packet[0] == 0x45
+        && usize::from(u16::from_be_bytes([packet[2], packet[3]])) == packet.len()
+        && packet[6] & 0x3f | packet[7] == 0
+        && matches!(packet[9], 6 | 17)
+        && fold(sum(&packet[..IP])) == 0xffff
+        && is_between
 }
 
 /// Whether a frame of the udp backend holds "port unreachable" (RFC 792), from the node itself.

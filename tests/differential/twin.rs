@@ -1,10 +1,11 @@
-//! One of two nodes that differ in their data path alone: an agent on a host with two pods, and
+//! One of two nodes that differ in the path of their packets alone: an agent on a host with two pods, and
 //! packet sockets where packets go in and come out.
 //!
 //! Nothing around the node answers by itself or by a timer: the far end of the wire and the pods
 //! have no IP, every neighbour is permanent, everything has a route, rates of ICMP are not limited,
 //! and fragments wait longer than any run takes.
 
+use std::fmt;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -23,6 +24,45 @@ use crate::world::{self, PEERS, Peer};
 const POD_MTU: u32 = 1500;
 /// How long an agent may take to program its peers.
 const LIMIT: Duration = Duration::from_secs(20);
+
+/// The way that a node's packets take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Path {
+    /// The kernel's devices, or flannel's process.
+    Kernel,
+    /// eBPF, behind routing and netfilter.
+    Standard,
+    /// eBPF, around routing and netfilter where flows are admitted.
+    Fast,
+}
+
+impl Path {
+    const fn datapath(self) -> Datapath {
+        match self {
+            Self::Kernel => Datapath::Kernel,
+            Self::Standard | Self::Fast => Datapath::Ebpf,
+        }
+    }
+
+    /// Flags of an agent whose flows stay admitted for as long as they may.
+    fn flags(self) -> Vec<String> {
+        let flags: &[&str] = match self {
+            Self::Kernel | Self::Standard => &["--fast-path=off"],
+            Self::Fast => &["--fast-path=auto", "--fast-path-bound=10000"],
+        };
+        flags.iter().map(|&flag| flag.to_owned()).collect()
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Kernel => "kernel",
+            Self::Standard => "standard",
+            Self::Fast => "fast",
+        })
+    }
+}
 
 /// Where packets go in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +98,7 @@ impl Exit {
 
 /// A node and all around it.
 pub(crate) struct Twin {
-    pub datapath: Datapath,
+    pub path: Path,
     /// First, so that it ends before what it uses.
     agent: Agent,
     bed: Bed,
@@ -68,14 +108,13 @@ pub(crate) struct Twin {
 
 impl Twin {
     /// A node of `backend`, with all peers programmed. Packets go in on `core`.
-    pub(crate) fn new(backend: &Backend, datapath: Datapath, core: usize) -> Result<Self> {
+    pub(crate) fn new(backend: &Backend, path: Path, core: usize) -> Result<Self> {
         let mut bed = Bed::new(BedOptions::default())?;
         backend.put_leases(&bed)?;
         settle_underlay(&bed)?;
         bed.hosts[0].ns.ip(&(backend.prepare)())?;
-        let mut agent = Agent::new(&bed.hosts[0], datapath)?;
-        // These lanes are about the standard path, with every device on it.
-        agent.flags = vec!["--fast-path=off".to_owned()];
+        let mut agent = Agent::new(&bed.hosts[0], path.datapath())?;
+        agent.flags = path.flags();
         // A proxy has a queue for each core that it may use; packets keep their order in one.
         agent.core = backend.is_proxied.then_some(core);
         agent.start()?;
@@ -92,6 +131,9 @@ impl Twin {
         }
         settle_pods(&bed)?;
         wait_for_peers(&agent, backend)?;
+        if path == Path::Fast {
+            wait_for_pods(&agent, bed.hosts[0].pods.len())?;
+        }
         let [host, far] = [&bed.hosts[0], &bed.hosts[1]];
         let exits = [
             far.ns.enter(|| Port::open("eth0"))??,
@@ -100,7 +142,7 @@ impl Twin {
             host.pods[1].ns.enter(|| Port::open("eth0"))??,
         ];
         Ok(Self {
-            datapath,
+            path,
             agent,
             bed,
             exits,
@@ -268,12 +310,15 @@ fn settle_pods(bed: &Bed) -> Result<()> {
         let shown = host.ns.run("bridge", &["link", "show"])?;
         Ok((shown.matches("state forwarding").count() == host.pods.len()).then_some(()))
     })?;
-    // A pod that claims another's address gets its frames, as on any bridge; but not sentinels.
-    let (mac, port) = (colons(world::OTHER_POD_MAC), &host.pods[1].veth);
-    let entry = ["fdb", "replace", &mac, "dev", port, "master"];
-    host.ns
-        .run("bridge", &[&entry[..], &["static", "sticky"]].concat())
-        .map(drop)
+    // The bridge need not learn, and to that end send everywhere, what it is told. A pod that claims
+    // another's address gets its frames, as on any bridge; but not sentinels.
+    let macs = [world::POD_MAC, world::OTHER_POD_MAC].map(colons);
+    let kinds = [&["static"][..], &["static", "sticky"]];
+    for ((pod, mac), kind) in host.pods.iter().zip(&macs).zip(kinds) {
+        let entry = ["fdb", "replace", mac, "dev", &pod.veth, "master"];
+        host.ns.run("bridge", &[&entry[..], kind].concat())?;
+    }
+    Ok(())
 }
 
 fn wait_for_peers(agent: &Agent, backend: &Backend) -> Result<()> {
@@ -291,6 +336,15 @@ fn wait_for_peers(agent: &Agent, backend: &Backend) -> Result<()> {
             "{peers:?}, {:?}",
             status.problems
         );
+        Ok(Some(()))
+    })
+    .with_context(|| agent.log_tail())
+}
+
+fn wait_for_pods(agent: &Agent, pods: usize) -> Result<()> {
+    wait::until("all pods on the fast path", LIMIT, || {
+        let status = agent.status()?.fast_path;
+        ensure!(status.active && status.pods == pods, "{status:?}");
         Ok(Some(()))
     })
     .with_context(|| agent.log_tail())

@@ -10,8 +10,8 @@ use flannel_tests::wire::Wire;
 
 use super::bed::Bed;
 use super::flows::{
-    ACK, BRIDGE_MAC, FAST, INTERFACE, NEVER, POD_MAC, candidate, from_pod, hops, key, now,
-    received, sent, sent_candidate, tcp, tcp_packet, to_peer, to_us, udp_packet,
+    ACK, BRIDGE_MAC, FAST, INTERFACE, LONG_AGO, NEVER, POD_MAC, candidate, from_pod, hops, key,
+    now, received, sent, sent_candidate, tcp, tcp_packet, to_peer, to_us, udp_packet,
 };
 use super::program::{Context, KERNEL, Programs, Run, config, peer};
 
@@ -308,6 +308,68 @@ fn a_candidate_gives_way_when_it_is_no_more_awaited() {
             earlier
         };
         assert_eq!(noted, expected, "{name}");
+    }
+}
+
+/// As when a bridge does not know where a station is: the last interface would get all of the flow.
+#[test]
+fn a_packet_that_comes_out_at_several_pods_is_nobodys() {
+    let packet = tcp_packet(&to_us(6));
+    let counts = Flow {
+        queued: 3,
+        dequeued: 1,
+        ..received()
+    };
+    for (name, ifindex, is_over) in [
+        ("again", INTERFACE, false),
+        ("another", INTERFACE + 1, true),
+    ] {
+        let mut programs = ENDS[0].noted(&packet);
+        programs.note(&packet, candidate(&packet, 0));
+        let earlier = Flow { ifindex, ..counts };
+        programs.admit(&packet, earlier);
+        let before = now();
+        ENDS[0].run(&mut programs, &hops(&packet, 1));
+        let flow = programs.flow(&packet).unwrap();
+        if is_over {
+            assert!((before..=now()).contains(&flow.expires), "{name}");
+            assert_eq!(flow.ifindex, ifindex, "{name}: of what is queued");
+        } else {
+            assert_eq!(flow, earlier, "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_flow_that_was_admitted_before_needs_no_first_packet() {
+    // Whether its candidate is still known; one that gave way to others is not.
+    for flow in [None, Some(0), Some(LONG_AGO)] {
+        let packet = tcp_packet(&to_peer(6));
+        let mut programs = Programs::load().with_fast_path();
+        if let Some(expires) = flow {
+            programs.admit(&packet, Flow { expires, ..sent() });
+        }
+        programs.run("from_pod", &from_pod(&packet), Context::default());
+        let noted = programs.noted(&packet).unwrap();
+        assert_eq!(noted.is_first, u32::from(flow.is_none()), "{flow:?}");
+        let before = now();
+        ENDS[1].run(&mut programs, &hops(&packet, 1));
+        match flow {
+            None => assert_eq!(programs.flow(&packet), None),
+            Some(_) => assert_admitted("again", programs.flow(&packet), sent(), before),
+        }
+        // The same of a flow that a pod receives.
+        let packet = tcp_packet(&to_us(6));
+        if let Some(expires) = flow {
+            let over = Flow {
+                expires,
+                ..received()
+            };
+            programs.admit(&packet, over);
+        }
+        programs.run("vxlan_decap", &tunnel(&packet).frame(), Context::default());
+        let noted = programs.noted(&packet).unwrap();
+        assert_eq!(noted.is_first, u32::from(flow.is_none()), "{flow:?}");
     }
 }
 

@@ -2,7 +2,7 @@
 //! standard path.
 
 use flannel_ebpf::abi::{FastPath, Flow, Peer};
-use flannel_ebpf::wire::Addresses;
+use flannel_ebpf::wire::{Addresses, checksum, sum};
 use flannel_tests::frame::{HOP_MAC, Ip, OWN_MAC, PEER_MAC, ethernet, udp};
 
 use super::flows::{
@@ -151,12 +151,18 @@ fn every_unfit_packet_is_left() {
 }
 
 #[test]
-fn a_length_that_disagrees_is_unfit() {
+fn a_header_that_disagrees_is_unfit() {
     let good = tcp_packet(&to_peer(6));
     type Edit = fn(&mut Vec<u8>);
-    let rows: [(&str, Edit); 3] = [
+    let rows: [(&str, Edit); 5] = [
+        ("wrong checksum", |packet| packet[11] ^= 1),
+        ("checksum of zero", |packet| packet[10..12].fill(0)),
         ("trailer", |packet| packet.extend([0; 6])),
-        ("longer than the frame", |packet| packet[3] += 1),
+        ("longer than the frame", |packet| {
+            // The checksum is right.
+            packet[3] += 1;
+            packet[5] -= 1;
+        }),
         ("cut", |packet| packet.truncate(packet.len() - 1)),
     ];
     for (name, edit) in rows {
@@ -235,6 +241,9 @@ fn an_admission_is_one_flows() {
     for at in [15, 19, 20, 21, 22, 23] {
         let mut packet = admitted.clone();
         packet[at] ^= 4;
+        packet[10..12].fill(0);
+        let right = checksum(sum(&packet[..20]));
+        packet[10..12].copy_from_slice(&right);
         let run = run(&mut programs, &packet);
         let name = format!("octet {at}");
         assert_left(&name, &run, &from_pod(&packet), "fast not_admitted", 1);

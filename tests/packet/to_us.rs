@@ -164,15 +164,17 @@ fn headers_at_the_edge_are_delivered() {
         };
         tcp_packet(&ip)
     };
-    let rows = [
-        ("five hops left", with(5, 0, [0; 2])),
-        ("255 hops left", with(255, 0, [0; 2])),
-        ("DSCP", with(63, 0xb8, [0; 2])),
-        ("congestion experienced", with(63, 3, [0; 2])),
-        ("large", to_us(6).packet(&tcp(ACK, &[7; 1_410]))),
-    ];
+    let rows = |hops| {
+        [
+            ("five hops left in the pod", with(5 + hops, 0, [0; 2])),
+            ("255 hops left", with(255, 0, [0; 2])),
+            ("DSCP", with(63, 0xb8, [0; 2])),
+            ("congestion experienced", with(63, 3, [0; 2])),
+            ("large", to_us(6).packet(&tcp(ACK, &[7; 1_410]))),
+        ]
+    };
     for kind in &KINDS {
-        for (row, packet) in &rows {
+        for (row, packet) in &rows(kind.hops as u8) {
             let drained = Flow {
                 queued: 1,
                 dequeued: 1,
@@ -225,7 +227,7 @@ fn a_packet_of_no_admission_in_force_takes_the_standard_path_and_is_noted() {
 fn a_packet_is_noted_as_the_hosts_own_hop_finds_it() {
     for kind in &KINDS {
         // 255: one more would be none.
-        for ttl in [5, 63, 255] {
+        for ttl in [5 + kind.hops as u8, 63, 255] {
             let ip = Ip { ttl, ..to_us(6) };
             let packet = tcp_packet(&ip);
             let mut programs = (kind.load)().with_fast_path();
@@ -251,6 +253,32 @@ fn every_unfit_packet_takes_the_standard_path() {
             kind.assert_standard(row, &run, &packet, Some("fast unfit"));
             assert_eq!(programs.noted(&packet), None, "{row}");
         }
+    }
+}
+
+/// In the queue into the pod it would not be known any more, with the hops of this host off.
+#[test]
+fn a_packet_whose_hops_would_not_do_in_the_queue_takes_the_standard_path() {
+    for kind in &KINDS {
+        let ttl = 4 + kind.hops as u8;
+        let packet = tcp_packet(&Ip { ttl, ..to_us(6) });
+        let mut programs = kind.admitted(&packet, received());
+        let run = kind.run(&mut programs, &packet);
+        kind.assert_standard("four in the pod", &run, &packet, Some("fast unfit"));
+        assert_eq!(programs.noted(&packet), None);
+    }
+}
+
+#[test]
+fn a_packet_whose_header_is_damaged_takes_the_standard_path() {
+    for kind in &KINDS {
+        let mut packet = tcp_packet(&to_us(6));
+        packet[11] ^= 1;
+        let mut programs = kind.admitted(&packet, received());
+        let run = kind.run(&mut programs, &packet);
+        assert!(run.counted.contains_key("fast unfit"), "{:?}", run.counted);
+        assert!(!run.counted.contains_key("ingress fast"));
+        assert_eq!(programs.noted(&packet), None);
     }
 }
 

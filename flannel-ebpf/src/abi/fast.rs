@@ -59,7 +59,8 @@ pub struct Flow {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C, align(8))]
 pub struct Candidate {
-    /// When it was noted, on the kernel's coarse monotonic clock, nanoseconds.
+    /// When it was noted, on the kernel's coarse monotonic clock, nanoseconds; zero once it has come
+    /// out of the standard path.
     pub noted: u64,
     /// Its IPv4 header, as it will be at the end but for the hop of the host itself.
     pub ip: Ipv4,
@@ -75,6 +76,15 @@ pub struct Candidate {
     pub is_aggregate: u32,
     /// Zero.
     pub reserved: u32,
+}
+
+impl Candidate {
+    /// Whether it has come out of the standard path.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_settled(&self) -> bool {
+        self.noted == 0
+    }
 }
 
 #[cfg(feature = "user")]

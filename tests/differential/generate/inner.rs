@@ -8,6 +8,11 @@ const ICMP: u8 = 1;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
+/// Where TCP's flags stand in its header.
+const TCP_FLAGS: usize = 13;
+/// Flags within a conversation: acknowledgment, alone and with push, urgent or congestion flags.
+const CONVERSING: &[u8] = &[0x10, 0x10, 0x10, 0x18, 0x30, 0x50, 0x90];
+
 /// Octets of a frame in front of its packet.
 const ETHERNET: usize = 14;
 
@@ -154,6 +159,36 @@ pub(crate) fn packet(dice: &mut Dice, ip: &Ip, most: usize) -> Vec<u8> {
         packet.extend(dice.octets(1).repeat(1 + dice.below(18)));
     }
     packet
+}
+
+/// A header and a segment in the middle of a conversation, right in every part.
+pub(super) fn steady(dice: &mut Dice, ip: &Ip, most: usize) -> (Ip, Vec<u8>) {
+    let mut ip = ip.clone();
+    ip.protocol = *dice.pick(&[TCP, UDP]);
+    ip.id = dice.pair();
+    ip.ttl = *dice.pick(&[64, 64, 64, 64, 5, 6, 7, 255]);
+    if dice.in_thousand(100) {
+        ip.tos = *dice.pick(&[1, 2, 3, 0xb8, 0xba]);
+    }
+    if dice.in_thousand(500) {
+        ip.fragment = 0x4000;
+    }
+    let len = payload_len(dice, most);
+    let payload = dice.octets(len);
+    let mut segment = segment(dice, ip.protocol, &payload);
+    if ip.protocol == TCP {
+        segment[TCP_FLAGS] = *dice.pick(CONVERSING);
+    }
+    fill_checksum(&ip, &mut segment);
+    (ip, segment)
+}
+
+/// Has a TCP packet whose checksum is left to a device neither begin nor end a conversation.
+pub(super) fn calm(dice: &mut Dice, packet: &mut [u8]) {
+    let at = usize::from(packet[0] & 0xf) * 4 + TCP_FLAGS;
+    if packet[9] == TCP {
+        packet[at] = *dice.pick(CONVERSING);
+    }
 }
 
 /// A transport header, checksum zero, with its payload.

@@ -6,6 +6,7 @@
 
 mod dice;
 mod inner;
+pub(crate) mod stream;
 mod tunnel;
 
 pub(crate) use self::dice::Dice;

@@ -6,7 +6,7 @@ use flannel_tests::traffic::pulse::Protocol;
 use flannel_tests::wait;
 
 use super::cluster;
-use super::row::{Change, Flows, Table, hold};
+use super::row::{BOUND, Change, Flows, Table, hold};
 
 const DOWN: Change = Change {
     name: "pod's port down",
@@ -68,17 +68,39 @@ fn vlans_of_the_bridge_hold() {
 /// Payload of packets that fit before, and do not fit after.
 const LARGE: usize = 1_350;
 
-/// Where the MTU of an interface is lowered, the sender is told, and goes on with smaller packets.
+/// Where the MTU of an interface or of a path is lowered, the sender is told, and goes on with smaller
+/// packets.
 #[test]
 fn a_lower_mtu_is_told_to_the_sender() {
     let (cluster, mut table) = (cluster(), Table::default());
-    // The receiver's port; and the sender's external interface, on whose change its agent starts over.
-    for (host, interface, mtu, lower) in [(1, "veth0", 1_450, 1_000), (0, "eth0", 1_500, 1_300)] {
+    let path = format!("{}/32 dev eth0", cluster.host(1).address);
+    // The receiver's port; the sender's external interface, on whose change its agent starts over; and
+    // the way from there to the receiver.
+    let rows = [
+        (
+            1,
+            "veth0",
+            "link set veth0 mtu 1000",
+            "link set veth0 mtu 1450",
+        ),
+        (
+            0,
+            "eth0",
+            "link set eth0 mtu 1300",
+            "link set eth0 mtu 1500",
+        ),
+        (
+            0,
+            "the path",
+            &format!("route add {path} mtu 1300"),
+            &format!("route del {path}"),
+        ),
+    ];
+    for (host, place, lower, undo) in rows {
         let (from, to) = (cluster.pod(0), cluster.pod(1));
         let flows = Flows::sized(&cluster, LARGE);
         let ns = &cluster.host(host).ns;
-        ns.ip(&format!("link set {interface} mtu {lower}"))
-            .expect("MTU");
+        ns.ip(lower).expect("MTU");
         let changed = Instant::now();
         let route = ["route", "get", &to.address.to_string()];
         wait::until("the sender to know", Duration::from_secs(5), || {
@@ -88,24 +110,50 @@ fn a_lower_mtu_is_told_to_the_sender() {
         })
         .expect("told");
         let side = ["sender", "receiver"][host];
-        let name = format!("sender told of {lower} on {interface} of the {side}");
+        let name = format!("sender told of a lower MTU of {place} of the {side}");
         table.note(name, changed.elapsed());
-        // Echo requests that are too long come to nothing, as with any sender that goes by no MTU.
-        for pulse in flows
-            .pulses
-            .iter()
-            .filter(|it| it.protocol != Protocol::Icmp)
-        {
-            let target = pulse.received() + 200;
-            wait::until(pulse.protocol.name(), Duration::from_secs(15), || {
-                Ok((pulse.received() >= target).then_some(()))
-            })
-            .expect("the flow goes on");
-        }
+        wait_whoever_is_told(&flows);
         drop(flows);
-        ns.ip(&format!("link set {interface} mtu {mtu}"))
-            .expect("MTU");
+        ns.ip(undo).expect("MTU");
         from.ns.ip("route flush cache").expect("forget");
     }
     table.check();
+}
+
+/// Waits until more comes of those that go by the MTU. Echo requests that are too long come to nothing,
+/// as with any sender that does not.
+fn wait_whoever_is_told(flows: &Flows) {
+    let told = flows.pulses.iter();
+    for pulse in told.filter(|it| it.protocol != Protocol::Icmp) {
+        let target = pulse.received() + 200;
+        wait::until(pulse.protocol.name(), Duration::from_secs(15), || {
+            Ok((pulse.received() >= target).then_some(()))
+        })
+        .expect("the flow goes on");
+    }
+}
+
+#[test]
+fn a_sender_goes_by_a_lower_mtu_of_its_own() {
+    let cluster = cluster();
+    let flows = Flows::sized(&cluster, LARGE);
+    let pod = &cluster.pod(0).ns;
+    pod.ip("link set eth0 mtu 1000").expect("MTU");
+    wait_whoever_is_told(&flows);
+}
+
+/// What the pod's end of its interface takes is not to be seen from the host. The kernel drops what is
+/// larger behind `to_pod`, and tells nobody; the fast path delivers it.
+#[test]
+fn a_lower_mtu_of_the_receiver_alone_is_the_standard_paths() {
+    let cluster = cluster();
+    let flows = Flows::sized(&cluster, LARGE);
+    let pod = &cluster.pod(1).ns;
+    pod.ip("link set eth0 mtu 1000").expect("MTU");
+    let row = flows.held("lower MTU in the receiving pod", Instant::now());
+    println!("{row}");
+    for (protocol, time) in row.times {
+        let is_delivered = protocol != Protocol::Icmp;
+        assert_eq!(time > BOUND, is_delivered, "{protocol:?}: {time:?}");
+    }
 }

@@ -14,12 +14,13 @@ use super::{cluster, made_of};
 /// Port of the receiver behind the rewritten address.
 const PORT: u16 = 7_000;
 
-/// A way to rewrite: commands, with the words that differ between clusters filled in.
+/// A way to rewrite on one of the hosts: commands, with the words that differ between clusters filled
+/// in.
 struct Rewrite {
     name: &'static str,
     tool: &'static str,
-    apply: fn(&Cluster) -> Vec<String>,
-    undo: fn(&Cluster) -> Vec<String>,
+    apply: fn(&Cluster, usize) -> Vec<String>,
+    undo: fn(&Cluster, usize) -> Vec<String>,
 }
 
 /// An address of the second host's subnet that no pod has.
@@ -43,10 +44,13 @@ fn dnat(cluster: &Cluster, insert: &str) -> Vec<String> {
     )]
 }
 
-fn snat(cluster: &Cluster, insert: &str) -> Vec<String> {
-    let pod = cluster.pod(0).address;
+/// Where packets of the first host's pod leave a host.
+const DEVICES: [&str; 2] = ["flannel.1", "cni0"];
+
+fn snat(cluster: &Cluster, host: usize, insert: &str) -> Vec<String> {
+    let (pod, device) = (cluster.pod(0).address, DEVICES[host]);
     vec![format!(
-        "-t nat {insert} POSTROUTING -s {pod} -o flannel.1 -j MASQUERADE"
+        "-t nat {insert} POSTROUTING -s {pod} -o {device} -j MASQUERADE"
     )]
 }
 
@@ -54,46 +58,46 @@ const REWRITES: [Rewrite; 6] = [
     Rewrite {
         name: "DNAT",
         tool: "nft",
-        apply: |cluster| {
+        apply: |cluster, _| {
             let (service, pod) = (service(cluster).ip(), cluster.pod(1).address);
             let rule = format!("ip daddr {service} dnat to {pod}");
             nft("pre", "prerouting priority -100;", &rule)
         },
-        undo: |_| vec!["delete table ip rewrite".into()],
+        undo: |_, _| vec!["delete table ip rewrite".into()],
     },
     Rewrite {
         name: "SNAT",
         tool: "nft",
-        apply: |cluster| {
-            let pod = cluster.pod(0).address;
-            let rule = format!("ip saddr {pod} oifname flannel.1 masquerade");
+        apply: |cluster, host| {
+            let (pod, device) = (cluster.pod(0).address, DEVICES[host]);
+            let rule = format!("ip saddr {pod} oifname {device} masquerade");
             nft("post", "postrouting priority 100;", &rule)
         },
-        undo: |_| vec!["delete table ip rewrite".into()],
+        undo: |_, _| vec!["delete table ip rewrite".into()],
     },
     Rewrite {
         name: "DNAT",
         tool: "iptables-nft",
-        apply: |cluster| dnat(cluster, "-I"),
-        undo: |cluster| dnat(cluster, "-D"),
+        apply: |cluster, _| dnat(cluster, "-I"),
+        undo: |cluster, _| dnat(cluster, "-D"),
     },
     Rewrite {
         name: "SNAT",
         tool: "iptables-nft",
-        apply: |cluster| snat(cluster, "-I"),
-        undo: |cluster| snat(cluster, "-D"),
+        apply: |cluster, host| snat(cluster, host, "-I"),
+        undo: |cluster, host| snat(cluster, host, "-D"),
     },
     Rewrite {
         name: "DNAT",
         tool: "iptables-legacy",
-        apply: |cluster| dnat(cluster, "-I"),
-        undo: |cluster| dnat(cluster, "-D"),
+        apply: |cluster, _| dnat(cluster, "-I"),
+        undo: |cluster, _| dnat(cluster, "-D"),
     },
     Rewrite {
         name: "SNAT",
         tool: "iptables-legacy",
-        apply: |cluster| snat(cluster, "-I"),
-        undo: |cluster| snat(cluster, "-D"),
+        apply: |cluster, host| snat(cluster, host, "-I"),
+        undo: |cluster, host| snat(cluster, host, "-D"),
     },
 ];
 
@@ -117,9 +121,18 @@ fn around(cluster: &Cluster, host: usize) -> u64 {
 }
 
 #[test]
-fn rewritten_flows_are_never_admitted() {
+fn what_the_sender_rewrites_is_never_admitted_there() {
+    rewritten_flows_are_never_admitted(0);
+}
+
+#[test]
+fn what_the_receiver_rewrites_is_never_admitted_there() {
+    rewritten_flows_are_never_admitted(1);
+}
+
+fn rewritten_flows_are_never_admitted(host: usize) {
     let cluster = cluster();
-    let ns = &cluster.host(0).ns;
+    let ns = &cluster.host(host).ns;
     // Has connections tracked from the start. Where nothing has tracked them before the first rule
     // for NAT, the kernel takes those that it meets for new ones, and rewrites them.
     let track = "add table ip track; \
@@ -128,7 +141,7 @@ fn rewritten_flows_are_never_admitted() {
     ns.run("nft", &[track]).expect("rules");
     for rewrite in &REWRITES {
         let flows = Flows::start(&cluster);
-        rewrite.run(ns, &(rewrite.apply)(&cluster));
+        rewrite.run(ns, &(rewrite.apply)(&cluster, host));
         // Connections from before go on as they are, as without a fast path.
         flows.wait_admitted();
         drop(flows);
@@ -136,7 +149,7 @@ fn rewritten_flows_are_never_admitted() {
             "DNAT" => service(&cluster),
             _ => (cluster.pod(1).address, PORT).into(),
         };
-        let before = around(&cluster, 0);
+        let before = around(&cluster, host);
         let pulses = Protocol::ALL.map(|protocol| {
             let (from, to) = (cluster.pod(0), cluster.pod(1));
             Pulse::to(from, to, target, protocol).expect("pulse")
@@ -148,8 +161,12 @@ fn rewritten_flows_are_never_admitted() {
             println!("{tool} {name} {:?}: {received} of {sent}", pulse.protocol);
             assert!(received * 10 >= sent * 9, "{received} of {sent}");
         }
-        assert_eq!(around(&cluster, 0), before, "rewritten packets went around");
+        assert_eq!(
+            around(&cluster, host),
+            before,
+            "rewritten packets went around"
+        );
         drop(pulses);
-        rewrite.run(ns, &(rewrite.undo)(&cluster));
+        rewrite.run(ns, &(rewrite.undo)(&cluster, host));
     }
 }

@@ -10,41 +10,65 @@ use flannel_tests::traffic::pulse::{Protocol, Pulse};
 use flannel_tests::wait;
 
 use super::row::{BOUND, Flows, Table};
+use super::verdicts::Tool;
 use super::{cluster, made_of};
 
 /// As kube-proxy writes it, and as whoever lets only the first host open connections does.
-fn rules(host: usize) -> String {
+fn rules(tool: Tool, host: usize) -> Vec<String> {
+    if let Tool::Nft = tool {
+        let new = match host {
+            0 => "ct state new accept",
+            _ => "ct state new iifname flannel.1 accept",
+        };
+        return vec![format!(
+            "add table ip state; \
+             add chain ip state forward {{ type filter hook forward priority 10; policy drop; }}; \
+             add rule ip state forward ct state invalid counter drop; \
+             add rule ip state forward ct state established,related accept; \
+             add rule ip state forward {new}"
+        )];
+    }
     let new = match host {
-        0 => "ct state new accept",
-        _ => "ct state new iifname flannel.1 accept",
+        0 => "--ctstate NEW",
+        _ => "--ctstate NEW -i flannel.1",
     };
-    format!(
-        "add table ip state; \
-         add chain ip state forward {{ type filter hook forward priority 10; policy drop; }}; \
-         add rule ip state forward ct state invalid counter drop; \
-         add rule ip state forward ct state established,related accept; \
-         add rule ip state forward {new}"
-    )
+    let lines = [
+        "-N STATE",
+        "-A STATE -m conntrack --ctstate INVALID -j DROP",
+        "-A STATE -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT",
+        &format!("-A STATE -m conntrack {new} -j ACCEPT"),
+        "-A STATE -j DROP",
+        "-I FORWARD -j STATE",
+    ];
+    lines.map(str::to_owned).into()
 }
 
-fn cluster_with_state() -> Cluster {
+fn cluster_with_state(tool: Tool) -> Cluster {
     let cluster = cluster();
     for host in 0..2 {
-        let ns = &cluster.host(host).ns;
-        ns.run("nft", &[&rules(host)]).expect("rules");
+        for line in rules(tool, host) {
+            tool.run(&cluster.host(host).ns, &line);
+        }
     }
     cluster
 }
 
 /// Packets that were called invalid.
-fn invalid(cluster: &Cluster) -> [u64; 2] {
+fn invalid(cluster: &Cluster, tool: Tool) -> [u64; 2] {
     [0, 1].map(|host| {
-        let listed = cluster.host(host).ns.run("nft", &["list table ip state"]);
+        let ns = &cluster.host(host).ns;
+        let listed = match tool {
+            Tool::Nft => ns.run("nft", &["list table ip state"]),
+            Tool::Legacy | Tool::IptablesNft => ns.run(tool.name(), &["-vnxL", "STATE"]),
+        };
         let text = listed.expect("rules");
-        let count = text
-            .split_once("counter packets ")
-            .and_then(|(_, rest)| rest.split_whitespace().next()?.parse().ok());
-        count.expect("a counter")
+        let count = match tool {
+            Tool::Nft => text.split_once("counter packets ").map(|(_, rest)| rest),
+            // Its line starts with the number of packets.
+            Tool::Legacy | Tool::IptablesNft => text.lines().find(|it| it.contains("INVALID")),
+        };
+        let count = count.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+        count.unwrap_or_else(|| panic!("no counter in:\n{text}"))
     })
 }
 
@@ -108,8 +132,22 @@ fn tracked(cluster: &Cluster, host: usize, port: u16) -> String {
 }
 
 #[test]
-fn long_and_idle_connections_survive_rules_by_state() {
-    let cluster = cluster_with_state();
+fn long_and_idle_connections_survive_rules_by_state_of_nft() {
+    long_and_idle_connections_survive(Tool::Nft);
+}
+
+#[test]
+fn long_and_idle_connections_survive_rules_by_state_of_legacy_iptables() {
+    long_and_idle_connections_survive(Tool::Legacy);
+}
+
+#[test]
+fn long_and_idle_connections_survive_rules_by_state_of_iptables_nft() {
+    long_and_idle_connections_survive(Tool::IptablesNft);
+}
+
+fn long_and_idle_connections_survive(tool: Tool) {
+    let cluster = cluster_with_state(tool);
     let sender = &cluster.agents[0];
     let before = made_of(sender, "sent");
     let mut connection = Connection::open(&cluster);
@@ -133,13 +171,14 @@ fn long_and_idle_connections_survive_rules_by_state() {
         thread::sleep(BOUND + BOUND / 4);
         connection.send(50);
     }
-    println!("invalid: {:?}", invalid(&cluster));
-    assert_eq!(invalid(&cluster), [0, 0]);
+    let invalid = invalid(&cluster, tool);
+    println!("{}: invalid: {invalid:?}", tool.name());
+    assert_eq!(invalid, [0, 0]);
 }
 
 #[test]
 fn what_belongs_to_no_connection_stays_out() {
-    let (cluster, mut table) = (cluster_with_state(), Table::default());
+    let (cluster, mut table) = (cluster_with_state(Tool::Nft), Table::default());
     let flows = Flows::start(&cluster);
     // The other way a connection may not be opened, whatever is admitted.
     for protocol in [Protocol::Udp, Protocol::Icmp] {

@@ -11,7 +11,7 @@ use super::row::{Flows, Table};
 
 /// A way to write rules.
 #[derive(Debug, Clone, Copy)]
-enum Tool {
+pub(super) enum Tool {
     Legacy,
     IptablesNft,
     Nft,
@@ -25,7 +25,7 @@ enum Verdict {
 }
 
 impl Tool {
-    const fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Legacy => "iptables-legacy",
             Self::IptablesNft => "iptables-nft",
@@ -66,7 +66,7 @@ impl Tool {
         }
     }
 
-    fn run(self, ns: &NetNs, line: &str) {
+    pub(super) fn run(self, ns: &NetNs, line: &str) {
         let done = match self {
             Self::Nft => ns.run("nft", &[line]),
             Self::Legacy | Self::IptablesNft => {

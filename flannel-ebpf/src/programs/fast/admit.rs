@@ -102,11 +102,32 @@ fn arrived(packet: &Packet) -> Option<()> {
     let key = key(packet, ip, len, transport, Frame::TRANSPORT)?;
     let noted = maps::noted(key)?;
     let candidate = *noted.read();
-    if candidate.ifindex == 0 && is_unchanged(&candidate, ip, transport) {
-        noted.settle();
+    if candidate.ifindex != 0 || !is_unchanged(&candidate, ip, transport) {
+        return None;
+    }
+    if candidate.is_settled() {
+        return came_before(packet, settings, key);
+    }
+    noted.settle();
+    let flow = Flow {
+        is_received: 1,
+        ..flow(settings, packet.ifindex(), ethernet.addresses())
+    };
+    admit(packet, key, flow);
+    Some(())
+}
+
+/// A packet that has come out before. Where that was another pod's interface, the bridge does not
+/// know the station and sends it everywhere: the flow is no single pod's, and its admission is over.
+/// It stays in the table, for what is still queued under it.
+#[inline(always)]
+fn came_before(packet: &Packet, settings: &FastPath, key: FlowKey) -> Option<()> {
+    let earlier = maps::admission(key)?;
+    if earlier.is_received() && earlier.ifindex() != packet.ifindex() {
         let flow = Flow {
+            expires: now(),
             is_received: 1,
-            ..flow(settings, packet.ifindex(), ethernet.addresses())
+            ..flow(settings, earlier.ifindex(), earlier.addresses())
         };
         admit(packet, key, flow);
     }

@@ -11,7 +11,7 @@
 //! In the place of its source address a queued frame has a [`Ticket`].
 
 use flannel_ebpf::abi::{Encap, FastOutcome};
-use flannel_ebpf::fast::{Ticket, Transport};
+use flannel_ebpf::fast::{MIN_TTL, Ticket, Transport, is_intact};
 use flannel_ebpf::ttl::Hop;
 use flannel_ebpf::wire::{Addresses, Ethernet, Ipv4};
 
@@ -53,7 +53,10 @@ pub(in super::super) fn delivery(
     let settings = settings()?;
     let transport: &Transport = packet.header(offset + Ipv4::LEN)?;
     let len = packet.len() - offset as u32;
-    let Some(key) = key(packet, ip, len, transport, offset + Ipv4::LEN) else {
+    // It is looked up again with this host's hops off: in the queue, and where it enters the pod.
+    let is_fit = ip.ttl >= MIN_TTL + own_hops(encap) && is_intact(ip);
+    let key = key(packet, ip, len, transport, offset + Ipv4::LEN);
+    let Some(key) = key.filter(|_| is_fit) else {
         count::fast(FastOutcome::Unfit, Size::of(packet));
         return None;
     };

@@ -4,6 +4,7 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use flannel_ebpf::abi::{EgressOutcome, Encap, FastOutcome, Peer};
 use flannel_ebpf::encap;
+use flannel_ebpf::fast::is_intact;
 use flannel_ebpf::flow;
 use flannel_ebpf::ttl::Hop;
 use flannel_ebpf::wire::{Ethernet, Ipv4};
@@ -64,7 +65,7 @@ fn send(packet: &mut Packet) -> Option<Result<Sent, FastOutcome>> {
     let subnet = egress::subnet_of(ip.destination)?;
     // SAFETY: as for flows, see `maps::Admission`.
     let peer = unsafe { maps::peers.get(subnet) }?;
-    let Some(key) = key else {
+    let Some(key) = key.filter(|_| is_intact(ip)) else {
         return Some(Err(FastOutcome::Unfit));
     };
     let reason = match admitted(settings, flow) {
