@@ -120,7 +120,7 @@ pub(crate) struct Admission {
     ifindex: u32,
     addresses: Addresses,
     is_received: u32,
-    reserved: u32,
+    remote: [u8; 4],
 }
 
 const _: () = assert!(size_of::<Admission>() == size_of::<Flow>());
@@ -165,6 +165,12 @@ impl Admission {
     #[inline(always)]
     pub(crate) fn is_received(&self) -> bool {
         self.is_received != 0
+    }
+
+    /// [`Flow::remote`].
+    #[inline(always)]
+    pub(crate) fn remote(&self) -> [u8; 4] {
+        self.remote
     }
 
     /// Whether a packet may go straight into the pod: some have been queued since the admission, and

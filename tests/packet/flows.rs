@@ -103,7 +103,7 @@ pub(crate) fn sent() -> Flow {
         is_received: 0,
         queued: 0,
         dequeued: 0,
-        reserved: 0,
+        remote: [0; 4],
     }
 }
 
@@ -173,7 +173,7 @@ pub(crate) fn candidate(packet: &[u8], noted: u64) -> Candidate {
         ifindex: 0,
         is_first: 0,
         is_aggregate: 0,
-        reserved: 0,
+        remote: [0; 4],
     }
 }
 

@@ -50,8 +50,9 @@ pub struct Flow {
     pub addresses: Addresses,
     /// 1: the pod receives. 0: it sends.
     pub is_received: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Underlay address of the peer whose packets the pod receives, which was in the lease table at
+    /// the admission. Zero: to be looked up.
+    pub remote: [u8; 4],
 }
 
 /// A packet on its way through routing and netfilter, by which its flow may be admitted at the end
@@ -74,8 +75,8 @@ pub struct Candidate {
     pub is_first: u32,
     /// 1: an aggregate.
     pub is_aggregate: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// [`Flow::remote`].
+    pub remote: [u8; 4],
 }
 
 impl Candidate {

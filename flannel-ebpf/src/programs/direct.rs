@@ -9,6 +9,7 @@ use flannel_ebpf::abi::{EgressOutcome, Encap, IngressOutcome};
 use flannel_ebpf::wire::{Ethernet, Ipv4};
 
 use super::egress::subnet_of;
+use super::fast::NOBODY;
 use super::{fast, ingress};
 use crate::bytes::Bytes;
 use crate::count::{self, Size};
@@ -55,7 +56,10 @@ pub(crate) fn direct_ingress(context: TcContext) -> i32 {
 fn receive(packet: &mut Packet, size: Size) -> Option<Verdict> {
     ingress::check_arrival(packet).ok()?;
     let ip = packet.header(Ethernet::LEN)?;
-    let flow = fast::delivery(packet, Encap::Direct, ip, Ethernet::LEN)?;
+    let Some(flow) = fast::delivery(packet, Encap::Direct, ip, Ethernet::LEN) else {
+        fast::leave(packet, Encap::Direct, ip, Ethernet::LEN, NOBODY);
+        return None;
+    };
     Some(fast::deliver(packet, Encap::Direct, flow, size).unwrap_or(Verdict::Dropped))
 }
 

@@ -9,7 +9,7 @@ use flannel_ebpf::wire::{Datagram, ETHERTYPE_IPV4, Ethernet, Ipv4, PROTOCOL_UDP,
 
 use crate::bytes::Bytes;
 use crate::count::{self, Size};
-use crate::maps;
+use crate::maps::{self, Admission};
 use crate::packet::{Packet, Verdict};
 
 /// Runs `receive` on the tunnel's packets, counts what became of them, and gives the kernel its
@@ -131,9 +131,15 @@ pub(super) fn frame<T: AnyBitPattern>(packet: &Packet) -> Result<&T, IngressOutc
     packet.header(0).ok_or(IngressOutcome::Truncated)
 }
 
-/// Checks that the sender is in the lease table.
+/// Checks that the sender is in the lease table, or was when this packet's flow was admitted.
 #[inline(always)]
-pub(super) fn check_sender(outer: &Datagram) -> Result<(), IngressOutcome> {
+pub(super) fn check_sender(
+    outer: &Datagram,
+    flow: Option<&Admission>,
+) -> Result<(), IngressOutcome> {
+    if flow.is_some_and(|flow| flow.remote() == outer.ip.source) {
+        return Ok(());
+    }
     maps::remote(outer.ip.source)
         .map(drop)
         .ok_or(IngressOutcome::UnknownSender)

@@ -19,6 +19,7 @@ use flannel_ebpf::encap;
 use flannel_ebpf::ttl::{self, Hop};
 use flannel_ebpf::wire::{Datagram, Ethernet, Ipv4, PROTOCOL_TCP};
 
+use super::fast::NOBODY;
 use super::{egress, fast, ingress};
 use crate::bytes::Bytes;
 use crate::count::Size;
@@ -95,6 +96,9 @@ fn receive(
     ingress::check_checksum(packet, outer, &[], inner)?;
     let hop = ttl::next_hop(inner).ok_or(IngressOutcome::Ttl)?;
     let flow = fast::delivery(packet, Encap::Udp, inner, Datagram::LEN);
+    if flow.is_none() {
+        fast::leave(packet, Encap::Udp, inner, Datagram::LEN, NOBODY);
+    }
     let size = Size::of(packet);
 
     if !packet.remove_room(Encap::Udp) {
@@ -126,6 +130,7 @@ fn receive_stripped(packet: &mut Packet, config: &Config) -> Option<(IngressOutc
         let verdict = fast::deliver(packet, Encap::Udp, flow, Size::of(packet))?;
         return Some((IngressOutcome::Fast, verdict));
     }
+    fast::leave(packet, Encap::Udp, ip, Ethernet::LEN, NOBODY);
     if !packet.write(Ethernet::LEN + Hop::OFFSET, &hop) {
         return None;
     }

@@ -11,6 +11,7 @@ use flannel_ebpf::encap;
 use flannel_ebpf::flow;
 use flannel_ebpf::wire::{ETHERTYPE_IPV4, Ethernet, Headers, Ipv4};
 
+use super::fast::NOBODY;
 use super::{egress, fast, ingress};
 use crate::bytes::Bytes;
 use crate::count::Size;
@@ -88,18 +89,21 @@ fn receive(
     let VxlanFrame { outer, shim, inner } = ingress::frame(packet)?;
     decap::check(outer, packet.len(), config)?;
     decap::check_shim(shim, config)?;
-    ingress::check_sender(outer)?;
+    let flow = fast::delivery(packet, Encap::Vxlan, inner, Headers::LEN);
+    ingress::check_sender(outer, flow)?;
     ingress::check_checksum(packet, outer, bytemuck::bytes_of(shim), inner)?;
     let mark = decap::inner_mark(&outer.ip, inner)?;
-    // A mark to be carried over is for the standard path.
-    let flow = match mark {
-        None => fast::delivery(packet, Encap::Vxlan, inner, Headers::LEN),
-        Some(_) => fast::left_for_mark(packet),
-    };
-    let size = Size::of(packet);
-    if flow.is_none() && packet.gso_size() != 0 {
-        return Err(IngressOutcome::Aggregate);
+    let flow = flow.filter(|_| mark.is_none());
+    if flow.is_none() {
+        match mark {
+            None => fast::leave(packet, Encap::Vxlan, inner, Headers::LEN, outer.ip.source),
+            Some(_) => fast::leave_for_mark(packet),
+        }
+        if packet.gso_size() != 0 {
+            return Err(IngressOutcome::Aggregate);
+        }
     }
+    let size = Size::of(packet);
     let addresses = shim.inner.addresses();
 
     if !packet.remove_room(Encap::Vxlan) {
@@ -126,6 +130,9 @@ fn receive(
 fn receive_stripped(packet: &mut Packet, config: &Config) -> Option<(IngressOutcome, Verdict)> {
     let inner: Option<&Inner> = packet.header(0);
     let flow = inner.and_then(|it| fast::delivery(packet, Encap::Vxlan, &it.ip, Ethernet::LEN));
+    if let (Some(it), None) = (inner, flow) {
+        fast::leave(packet, Encap::Vxlan, &it.ip, Ethernet::LEN, NOBODY);
+    }
     if let Some(flow) = flow {
         // The device has taken it for somebody else's, by the inner link-layer address.
         packet.set_for_host();

@@ -59,7 +59,7 @@ fn strip_vxlan(raw: &mut Raw, config: &Config) -> Result<(), Left> {
     check_arrival(outer, config)?;
     decap::check(outer, raw.len(), config)?;
     decap::check_shim(shim, config)?;
-    ingress::check_sender(outer)?;
+    ingress::check_sender(outer, None)?;
     check_checksum(raw, outer, bytemuck::bytes_of(shim), inner)?;
     let mark = decap::inner_mark(&outer.ip, inner)?;
     strip(raw, Encap::Vxlan)?;

@@ -5,17 +5,22 @@
 //! And it can be split: a sum of the fixed words, kept with a peer's template, plus the words that
 //! differ per packet, folded at the end, equals the sum over the finished header.
 
-/// Adds the 16-bit words of `bytes`, without folding. The length must be even and below 64 KiB,
-/// else the last byte is left out or the 32 bits could overflow.
+/// Adds the 16-bit words of `bytes`, two at a time, and folds only as far as 32 bits need it: some
+/// sums can be added before [`fold`]. The length must be even, else the last byte is left out, and
+/// below 64 KiB.
 #[inline(always)]
 #[must_use]
 pub fn sum(bytes: &[u8]) -> u32 {
-    bytes
-        .as_chunks::<2>()
-        .0
+    let (pairs, rest) = bytes.as_chunks::<4>();
+    let pairs = pairs
         .iter()
-        .map(|word| u32::from(u16::from_ne_bytes(*word)))
-        .sum()
+        .map(|pair| u64::from(u32::from_ne_bytes(*pair)));
+    let sum: u64 = pairs.sum();
+    let last = rest
+        .first_chunk()
+        .map_or(0, |word| u16::from_ne_bytes(*word));
+    let folded = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+    folded as u32 + u32::from(last)
 }
 
 /// Folds the carries of a sum back into 16 bits.

@@ -24,6 +24,8 @@ pub(super) struct Start {
     pub(super) addresses: Addresses,
     /// The pod's interface; zero for a packet that comes from a peer.
     pub(super) ifindex: u32,
+    /// Underlay address of the peer; zero for a packet that a pod sends, and where nobody knows.
+    pub(super) remote: [u8; 4],
 }
 
 /// Notes a packet that is about to take the standard path as one that may admit its flow.
@@ -46,6 +48,7 @@ pub(super) fn note(packet: &Packet, key: FlowKey, is_known: bool, start: Start) 
         transport,
         addresses,
         ifindex,
+        remote,
     } = start;
     let candidate = Candidate {
         noted: now,
@@ -55,7 +58,7 @@ pub(super) fn note(packet: &Packet, key: FlowKey, is_known: bool, start: Start) 
         ifindex,
         is_first: (earlier.is_none() && !is_known).into(),
         is_aggregate: is_aggregate.into(),
-        reserved: 0,
+        remote,
     };
     let _ = maps::candidates.insert(key, candidate, BPF_ANY.into());
 }
@@ -111,6 +114,7 @@ fn arrived(packet: &Packet) -> Option<()> {
     noted.settle();
     let flow = Flow {
         is_received: 1,
+        remote: candidate.remote,
         ..flow(settings, packet.ifindex(), ethernet.addresses())
     };
     admit(packet, key, flow);
@@ -144,7 +148,7 @@ fn flow(settings: &FastPath, ifindex: u32, addresses: Addresses) -> Flow {
         queued: 0,
         dequeued: 0,
         is_received: 0,
-        reserved: 0,
+        remote: [0; 4],
     }
 }
 

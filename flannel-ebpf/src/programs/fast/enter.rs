@@ -10,7 +10,7 @@
 //!
 //! In the place of its source address a queued frame has a [`Ticket`].
 
-use flannel_ebpf::abi::{Encap, FastOutcome};
+use flannel_ebpf::abi::{Encap, FastOutcome, FlowKey};
 use flannel_ebpf::fast::{MIN_TTL, Ticket, Transport, is_intact};
 use flannel_ebpf::ttl::Hop;
 use flannel_ebpf::wire::{Addresses, Ethernet, Ipv4};
@@ -41,8 +41,8 @@ pub(super) fn hops(encap: Encap, ip: &Ipv4) -> Option<Hop> {
     }
 }
 
-/// Looks the flow of a received packet up; `offset` is where its inner IPv4 header starts. Where
-/// there is none, the packet may make one.
+/// The admission of a received packet's flow; `offset` is where its inner IPv4 header starts. A
+/// packet without one is to be [left](leave).
 #[inline(always)]
 pub(in super::super) fn delivery(
     packet: &Packet,
@@ -51,42 +51,62 @@ pub(in super::super) fn delivery(
     offset: usize,
 ) -> Option<&'static Admission> {
     let settings = settings()?;
-    let transport: &Transport = packet.header(offset + Ipv4::LEN)?;
-    let len = packet.len() - offset as u32;
-    // It is looked up again with this host's hops off: in the queue, and where it enters the pod.
-    let is_fit = ip.ttl >= MIN_TTL + own_hops(encap) && is_intact(ip);
-    let key = key(packet, ip, len, transport, offset + Ipv4::LEN);
-    let Some(key) = key.filter(|_| is_fit) else {
-        count::fast(FastOutcome::Unfit, Size::of(packet));
-        return None;
-    };
-    let known = maps::admission(key);
+    let known = maps::admission(received(packet, encap, ip, offset)?);
     // A flow that a pod of this host sends is not received, whoever uses its addresses.
-    let flow = admitted(settings, known).filter(|flow| flow.is_received());
-    if flow.is_none() {
-        let start = Start {
-            ip: Ipv4 {
-                // As the host's own hop will find it.
-                ttl: ip.ttl + 1 - own_hops(encap),
-                ..*ip
-            },
-            transport: transport.rest,
-            addresses: bytemuck::Zeroable::zeroed(),
-            ifindex: 0,
-        };
-        note(packet, key, known.is_some(), start);
-        count::fast(FastOutcome::NotAdmitted, Size::of(packet));
-    }
-    flow
+    admitted(settings, known).filter(|flow| flow.is_received())
 }
 
-/// A packet with a mark to be carried over is for the standard path.
+/// The flow of a received packet, if such a one may be on the fast path.
 #[inline(always)]
-pub(in super::super) fn left_for_mark(packet: &Packet) -> Option<&'static Admission> {
+fn received(packet: &Packet, encap: Encap, ip: &Ipv4, offset: usize) -> Option<FlowKey> {
+    let transport: &Transport = packet.header(offset + Ipv4::LEN)?;
+    let len = packet.len() - offset as u32;
+    let key = key(packet, ip, len, transport, offset + Ipv4::LEN);
+    // It is looked up again with this host's hops off: in the queue, and where it enters the pod.
+    key.filter(|_| ip.ttl >= MIN_TTL + own_hops(encap) && is_intact(ip))
+}
+
+/// Leaves a packet from `remote`, a peer's underlay address, to the standard path, where it may
+/// admit its flow.
+#[inline(always)]
+pub(in super::super) fn leave(
+    packet: &Packet,
+    encap: Encap,
+    ip: &Ipv4,
+    offset: usize,
+    remote: [u8; 4],
+) {
+    if settings().is_none() {
+        return;
+    }
+    let Some(transport) = packet.header::<Transport>(offset + Ipv4::LEN) else {
+        return;
+    };
+    let Some(key) = received(packet, encap, ip, offset) else {
+        count::fast(FastOutcome::Unfit, Size::of(packet));
+        return;
+    };
+    let start = Start {
+        ip: Ipv4 {
+            // As the host's own hop will find it.
+            ttl: ip.ttl + 1 - own_hops(encap),
+            ..*ip
+        },
+        transport: transport.rest,
+        addresses: bytemuck::Zeroable::zeroed(),
+        ifindex: 0,
+        remote,
+    };
+    note(packet, key, maps::admission(key).is_some(), start);
+    count::fast(FastOutcome::NotAdmitted, Size::of(packet));
+}
+
+/// Leaves a packet with a mark to be carried over to the standard path.
+#[inline(always)]
+pub(in super::super) fn leave_for_mark(packet: &Packet) {
     if settings().is_some() {
         count::fast(FastOutcome::Mark, Size::of(packet));
     }
-    None
 }
 
 /// Sends a packet whose tunnel headers are off into its pod, straight or behind what of the flow is

@@ -80,6 +80,7 @@ fn send(packet: &mut Packet) -> Option<Result<Sent, FastOutcome>> {
         transport: transport.rest,
         addresses,
         ifindex,
+        remote: [0; 4],
     };
     note(packet, key, flow.is_some(), start);
     Some(Err(reason))

@@ -34,7 +34,7 @@ use flannel_ebpf::fast::{TCP_FLAGS, Transport, flow_of};
 use flannel_ebpf::wire::{ETHERTYPE_IPV4, Ethernet, Ipv4};
 
 pub(super) use self::admit::admit_sent;
-pub(super) use self::enter::{deliver, delivery, left_for_mark};
+pub(super) use self::enter::{deliver, delivery, leave, leave_for_mark};
 use crate::bytes::Bytes;
 use crate::maps::{self, Admission};
 use crate::packet::{Packet, now};
@@ -60,6 +60,9 @@ impl Frame {
     }
 }
 
+/// The peer of a packet that nothing of the underlay is left of, or whose sender is looked up anyhow.
+pub(super) const NOBODY: [u8; 4] = [0; 4];
+
 #[inline(always)]
 fn settings() -> Option<&'static FastPath> {
     maps::fast_path.get(0).filter(|fast| fast.bound != 0)
@@ -81,7 +84,12 @@ fn key(
     transport: &Transport,
     offset: usize,
 ) -> Option<FlowKey> {
-    flow_of(ip, len, transport, || packet.load(offset + TCP_FLAGS))
+    flow_of(ip, len, transport, || {
+        packet
+            .header(offset + TCP_FLAGS)
+            .copied()
+            .or_else(|| packet.load(offset + TCP_FLAGS))
+    })
 }
 
 /// The admission of a flow, while it lasts.
