@@ -3,7 +3,7 @@
 
 use flannel_ebpf::abi::{Candidate, FastPath, Flow, Peer};
 use flannel_tests::frame::{
-    HOP_MAC, HOST_MAC, Ip, OWN_MAC, PEER_MAC, ethernet, filled, tunnel, udp,
+    HOP_MAC, HOST_MAC, Ip, OWN_MAC, PEER_IP, PEER_MAC, ethernet, filled, tunnel, udp,
 };
 use flannel_tests::raw::{IPV4, Offload};
 use flannel_tests::wire::Wire;
@@ -127,7 +127,11 @@ fn what_comes_from_a_peer_is_admitted_where_it_enters_the_pod() {
         assert_eq!(programs.flow(&packet), None);
         ENDS[0].run(&mut programs, &hops(&packet, 1));
     }
-    assert_admitted("to_pod", programs.flow(&packet), received(), before);
+    let admitted = Flow {
+        remote: PEER_IP,
+        ..received()
+    };
+    assert_admitted("to_pod", programs.flow(&packet), admitted, before);
 }
 
 #[test]

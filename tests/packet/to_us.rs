@@ -2,7 +2,7 @@
 //! `direct_ingress`.
 
 use flannel_ebpf::abi::{FastPath, Flow};
-use flannel_tests::frame::{HOP_MAC, HOST_MAC, Ip, Tunnel, ethernet, tunnel, udp_tunnel};
+use flannel_tests::frame::{HOP_MAC, HOST_MAC, Ip, PEER_IP, Tunnel, ethernet, tunnel, udp_tunnel};
 
 use super::flows::{
     ACK, BRIDGE_MAC, FAST, LONG_AGO, NEVER, POD_MAC, UNFIT, candidate, hops, received, sent, tcp,
@@ -23,6 +23,8 @@ pub(crate) struct Kind {
     pub(crate) hops: usize,
     /// How often it goes through the backlog on the standard path.
     pub(crate) rounds: u8,
+    /// The underlay address that its flow is admitted with.
+    remote: [u8; 4],
     /// What the standard path makes of it: verdict, frame, outcome.
     standard: Standard,
 }
@@ -34,6 +36,7 @@ pub(crate) const KINDS: [Kind; 3] = [
         frame: |packet| tunnel(packet).frame(),
         hops: 1,
         rounds: 2,
+        remote: PEER_IP,
         standard: |packet| {
             let frame = tunnel(packet).inner_frame();
             (REDIRECT, frame, "ingress decapsulated")
@@ -45,6 +48,7 @@ pub(crate) const KINDS: [Kind; 3] = [
         frame: |packet| udp_tunnel(packet).frame(),
         hops: 2,
         rounds: 2,
+        remote: [0; 4],
         standard: |packet| {
             let frame = super::udp_decap::delivered(&udp_tunnel(packet));
             (REDIRECT, frame, "ingress decapsulated")
@@ -56,6 +60,7 @@ pub(crate) const KINDS: [Kind; 3] = [
         frame: direct,
         hops: 1,
         rounds: 1,
+        remote: [0; 4],
         standard: |packet| (KERNEL, direct(packet), "ingress direct"),
     },
 ];
@@ -153,6 +158,37 @@ fn packets_are_queued_until_all_before_them_are_through() {
     }
 }
 
+/// A sender without a lease, and flows admitted with it, with another and with none.
+#[test]
+fn a_sender_is_looked_up_unless_the_admission_names_it() {
+    let stranger = [192, 168, 7, 99];
+    let packet = tcp_packet(&to_us(6));
+    let mut tunnel = tunnel(&packet);
+    tunnel.ip.source = stranger;
+    for (remote, is_delivered) in [(stranger, true), (PEER_IP, false), ([0; 4], false)] {
+        let flow = Flow {
+            remote,
+            ..received()
+        };
+        let run = KINDS[0].admitted(&packet, flow).run(
+            "vxlan_decap",
+            &tunnel.frame(),
+            Context::default(),
+        );
+        let expected = if is_delivered {
+            (REDIRECT, "ingress fast")
+        } else {
+            (KERNEL, "ingress unknown_sender")
+        };
+        assert_eq!(run.verdict, expected.0, "{remote:?}: {:?}", run.counted);
+        assert!(
+            run.counted.contains_key(expected.1),
+            "{remote:?}: {:?}",
+            run.counted
+        );
+    }
+}
+
 #[test]
 fn headers_at_the_edge_are_delivered() {
     let with = |ttl, tos, id| {
@@ -236,6 +272,7 @@ fn a_packet_is_noted_as_the_hosts_own_hop_finds_it() {
             let mut expected = candidate(&packet, noted.noted);
             expected.ip.ttl = ttl - (kind.hops as u8 - 1);
             expected.is_first = 1;
+            expected.remote = kind.remote;
             assert_eq!(noted, expected, "{} {ttl}", kind.program);
         }
     }
