@@ -20,7 +20,7 @@ pub(crate) struct Backend {
     /// The device that packets to peers are routed to; a bridge where there is none.
     pub device: &'static str,
     /// `ip` lines for the node before an agent starts, for what would otherwise be drawn by lot.
-    pub prepare: fn() -> String,
+    pub prepare: fn(vtep: [u8; 6], public: [u8; 4]) -> String,
     /// How many peers eBPF carries.
     pub carried: usize,
     /// A frame on the wire from a peer around a packet between pods. It is right, and, if it can
@@ -44,8 +44,8 @@ pub(crate) const VXLAN: Backend = Backend {
         format!(r#","BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}"#)
     },
     device: "flannel.1",
-    prepare: || {
-        let (mac, local) = (colons(VTEP_MAC), dots(NODE));
+    prepare: |vtep, public| {
+        let (mac, local) = (colons(vtep), dots(public));
         format!(
             "link add flannel.1 address {mac} type vxlan id 1 dev eth0 local {local} \
              dstport 8472 nolearning"
@@ -64,12 +64,12 @@ pub(crate) const UDP: Backend = Backend {
     config: r#"{"Type":"udp"}"#,
     lease: |_| String::new(),
     device: "flannel0",
-    prepare: String::new,
+    prepare: |_, _| String::new(),
     wrap: |from, packet| wrap(Encap::Udp, from, packet),
     mask: mask::udp,
     encap: Some(Encap::Udp),
     // What the proxy writes to the device depends on how fast packets come.
-    exits: &[Exit::Wire, Exit::Pod, Exit::OtherPod],
+    exits: &[Exit::Wire, Exit::Pod, Exit::OtherPod, Exit::FarPod],
     is_proxied: true,
     ..VXLAN
 };
@@ -79,7 +79,7 @@ pub(crate) const HOST_GW: Backend = Backend {
     config: r#"{"Type":"host-gw"}"#,
     lease: |_| r#","BackendType":"host-gw""#.to_owned(),
     device: "cni0",
-    prepare: String::new,
+    prepare: |_, _| String::new(),
     carried: 0,
     wrap: |_, packet| [&NODE_MAC[..], &FAR_MAC, &[0x08, 0x00], &packet].concat(),
     mask: |_| Ok(None),

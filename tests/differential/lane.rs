@@ -45,6 +45,8 @@ pub(crate) struct Lane {
     /// Whether the peers have shown before that they are kin: eBPF sends no others what the udp
     /// backend's proxy would have to finish.
     pub is_among_kin: bool,
+    /// Whether the first peer is a node on the same path, with a pod.
+    pub has_real_peer: bool,
     /// Makes one packet.
     pub generate: fn(&mut Dice) -> Frame,
     /// The core that the lane runs on, if there are so many: softirqs run where the sender does,

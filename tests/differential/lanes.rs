@@ -51,6 +51,7 @@ const FROM_POD: Lane = Lane {
     wire: Wire::Mtu1500,
     rp_filter: false,
     is_among_kin: false,
+    has_real_peer: false,
     generate: generate::from_pod,
     core: 0,
     packets: 150_000,
@@ -95,6 +96,7 @@ pub(crate) const FROM_WIRE: Lane = Lane {
     wire: Wire::Mtu1500,
     rp_filter: false,
     is_among_kin: false,
+    has_real_peer: false,
     generate: generate::vxlan_from_wire,
     core: 0,
     packets: 250_000,
@@ -198,7 +200,7 @@ const FAST_FROM_POD: Lane = Lane {
     path: Path::Fast,
     model: Path::Standard,
     generate: stream::from_pod,
-    packets: 100_000,
+    packets: 60_000,
     direction: "fast",
     outcomes: FAST_EGRESS,
     carried: 50,
@@ -209,7 +211,7 @@ const FAST_AGGREGATES_FROM_POD: Lane = Lane {
     name: "vxlan, streams of a pod around the stack, to a wire of aggregates",
     wire: Wire::SuperPacket,
     core: 1,
-    packets: 40_000,
+    packets: 30_000,
     ..FAST_FROM_POD
 };
 
@@ -219,7 +221,7 @@ const FAST_FROM_WIRE: Lane = Lane {
     model: Path::Standard,
     core: 1,
     generate: stream::vxlan_from_wire,
-    packets: 100_000,
+    packets: 60_000,
     direction: "fast",
     outcomes: FAST_INGRESS,
     carried: 60,
@@ -246,7 +248,7 @@ const FAST_UDP_FROM_WIRE: Lane = Lane {
 const FAST_DIRECT_FROM_POD: Lane = Lane {
     name: "host-gw, streams of a pod around the stack",
     backend: HOST_GW,
-    packets: 60_000,
+    packets: 40_000,
     ..FAST_FROM_POD
 };
 
@@ -254,8 +256,40 @@ const FAST_DIRECT_FROM_WIRE: Lane = Lane {
     name: "host-gw, streams from the wire around the stack",
     backend: HOST_GW,
     generate: stream::direct_from_wire,
-    packets: 60_000,
+    packets: 40_000,
     ..FAST_FROM_WIRE
+};
+
+const FAST_TO_FAR_POD: Lane = Lane {
+    name: "vxlan, streams from pod to pod around both stacks",
+    has_real_peer: true,
+    generate: stream::to_far_pod,
+    packets: 30_000,
+    // Of both nodes.
+    outcomes: &["sent", "delivered", "queued", "not_admitted", "unfit"],
+    ..FAST_FROM_POD
+};
+
+const FAST_FROM_FAR_POD: Lane = Lane {
+    name: "vxlan, streams from pod to pod around both stacks, back",
+    core: 1,
+    entrance: Entrance::FarPod,
+    generate: stream::from_far_pod,
+    ..FAST_TO_FAR_POD
+};
+
+const FAST_DIRECT_TO_FAR_POD: Lane = Lane {
+    name: "host-gw, streams from pod to pod around both stacks",
+    backend: HOST_GW,
+    core: 1,
+    ..FAST_TO_FAR_POD
+};
+
+const FAST_DIRECT_FROM_FAR_POD: Lane = Lane {
+    name: "host-gw, streams from pod to pod around both stacks, back",
+    backend: HOST_GW,
+    core: 0,
+    ..FAST_FROM_FAR_POD
 };
 
 fn run(lane: &Lane) {
@@ -395,4 +429,24 @@ fn fast_host_gw_from_pod() {
 #[test]
 fn fast_host_gw_from_wire() {
     run(&FAST_DIRECT_FROM_WIRE);
+}
+
+#[test]
+fn fast_vxlan_to_far_pod() {
+    run(&FAST_TO_FAR_POD);
+}
+
+#[test]
+fn fast_vxlan_from_far_pod() {
+    run(&FAST_FROM_FAR_POD);
+}
+
+#[test]
+fn fast_host_gw_to_far_pod() {
+    run(&FAST_DIRECT_TO_FAR_POD);
+}
+
+#[test]
+fn fast_host_gw_from_far_pod() {
+    run(&FAST_DIRECT_FROM_FAR_POD);
 }

@@ -11,7 +11,7 @@ use flannel_ebpf::wire::{checksum, fold, sum};
 
 use crate::generate::Encap;
 use crate::socket::{Offload, Seen};
-use crate::world::{BRIDGE, CARRIED, NODE, OTHER_POD, PEERS, POD, SUBNET};
+use crate::world::{BRIDGE, CARRIED, FAR_NODE, NODE, OTHER_POD, PEERS, POD, SUBNET};
 
 /// Octets of the link-layer header.
 const ETHERNET: usize = 14;
@@ -192,6 +192,9 @@ fn forget_own_id(bytes: &mut [u8], at: usize) {
     let is_own = [NODE, BRIDGE, SUBNET]
         .iter()
         .any(|own| header[12..16] == own[..]);
+    // Of a real peer only what it can have written itself: a pod may claim its address.
+    let is_error = header[9] == 1 && matches!(bytes.get(at + IP), Some(3 | 11 | 12));
+    let is_own = is_own || is_error && FAR_NODE.iter().any(|far| header[12..16] == far[..]);
     let is_nested = is_nested(&bytes[at..]);
     let len = usize::from(header[0] & 0xf) * 4;
     if header[0] >> 4 != 4 || !(is_own || is_nested) || len < IP {

@@ -12,7 +12,9 @@ use crate::lane::Lane;
 use crate::mask;
 use crate::socket::{Frame, Offload, Seen, Slots};
 use crate::twin::{Entrance, Exit, Path, Twin};
-use crate::world::{BRIDGE_MAC, OTHER_POD, OTHER_POD_MAC, PEERS, Peer};
+use crate::world::{
+    BRIDGE_MAC, FAR_BRIDGE_MAC, FAR_POD, FAR_POD_MAC, OTHER_POD, OTHER_POD_MAC, PEERS, Peer,
+};
 
 /// What every sentinel ends with, in front of its number.
 const MAGIC: [u8; 8] = *b"sentinel";
@@ -42,7 +44,7 @@ const LINK: usize = 14;
 const PROXIED: usize = Encap::Udp.headers();
 
 /// What came out of one node, by exit.
-type Outputs = [Vec<Seen>; 4];
+type Outputs = [Vec<Seen>; Exit::ALL.len()];
 
 /// How the two nodes differ.
 #[derive(Debug, Clone)]
@@ -134,7 +136,7 @@ impl Pair {
     /// Two nodes, ready for the packets of a lane.
     pub(crate) fn new(lane: &Lane) -> Result<Self> {
         let start = |path| -> Result<Twin> {
-            let mut twin = Twin::new(&lane.backend, path, lane.core())?;
+            let mut twin = Twin::new(lane, path)?;
             twin.configure(&lane.backend, lane.wire, lane.rp_filter)?;
             twin.open(lane.entrance)?;
             Ok(twin)
@@ -325,10 +327,23 @@ fn collect(twin: &Twin, backend: &Backend, serial: u64, slots: &mut Slots) -> Re
         &ip.packet(&payload),
     ]
     .concat();
-    for (from, to, frame) in [
+    let mut sentinels = vec![
         (Exit::Wire, Exit::OtherPod, inbound),
         (Exit::OtherPod, Exit::Wire, outbound),
-    ] {
+    ];
+    if twin.exits().contains(&Exit::FarPod) {
+        // There and back, through the stacks of both nodes.
+        (ip.source, ip.destination) = (OTHER_POD, FAR_POD);
+        let there = [BRIDGE_MAC, OTHER_POD_MAC].concat();
+        let there = [&there[..], &[0x08, 0x00], &ip.packet(&payload)].concat();
+        (ip.source, ip.destination) = (FAR_POD, OTHER_POD);
+        let back = [FAR_BRIDGE_MAC, FAR_POD_MAC].concat();
+        let back = [&back[..], &[0x08, 0x00], &ip.packet(&payload)].concat();
+        sentinels.push((Exit::OtherPod, Exit::FarPod, there.clone()));
+        sentinels.push((Exit::FarPod, Exit::OtherPod, back));
+        sentinels.push((Exit::OtherPod, Exit::FarPod, there));
+    }
+    for (from, to, frame) in sentinels {
         let frame = [Frame::from(frame)];
         let deadline = Instant::now() + LIMIT;
         loop {
@@ -344,7 +359,7 @@ fn collect(twin: &Twin, backend: &Backend, serial: u64, slots: &mut Slots) -> Re
             );
         }
     }
-    for exit in Exit::ALL {
+    for &exit in twin.exits() {
         let overflowed = twin.exit(exit).overflowed()?;
         ensure!(
             overflowed == 0,
@@ -366,7 +381,7 @@ fn has_come(
     let mut seen = Vec::new();
     loop {
         let mut has_come = false;
-        for exit in Exit::ALL {
+        for &exit in twin.exits() {
             twin.exit(exit).receive(slots, &mut seen)?;
             for seen in seen.drain(..) {
                 if is_sentinel(&seen) {

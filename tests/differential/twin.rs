@@ -12,13 +12,15 @@ use anyhow::{Context as _, Result, ensure};
 use flannel_agent::status::Counter;
 use flannel_tests::agent::{Agent, Datapath};
 use flannel_tests::bed::{Bed, BedOptions};
-use flannel_tests::host::{BRIDGE, SubnetEnv};
+use flannel_tests::host::{BRIDGE, Host, SubnetEnv};
+use flannel_tests::netns::NetNs;
 use flannel_tests::wait;
 use flannel_tests::wire::Wire;
 
 use crate::backend::{Backend, colons, dots};
+use crate::lane::Lane;
 use crate::socket::Port;
-use crate::world::{self, PEERS, Peer};
+use crate::world::{self, PEERS, Peer, SUBNET, VTEP_MAC};
 
 /// MTU of pods: larger than the overlay takes, so that the host has to answer or to fragment.
 const POD_MTU: u32 = 1500;
@@ -77,6 +79,8 @@ pub(crate) enum Entrance {
     Peer,
     /// A tunnel device in a pod sends: a tunnel in the tunnel.
     Nested,
+    /// The pod of a real peer sends.
+    FarPod,
 }
 
 /// Where packets are seen.
@@ -90,10 +94,18 @@ pub(crate) enum Exit {
     Pod,
     /// The other pod.
     OtherPod,
+    /// The pod of a real peer, if there is one.
+    FarPod,
 }
 
 impl Exit {
-    pub(crate) const ALL: [Self; 4] = [Self::Wire, Self::Device, Self::Pod, Self::OtherPod];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Wire,
+        Self::Device,
+        Self::Pod,
+        Self::OtherPod,
+        Self::FarPod,
+    ];
 }
 
 /// A node and all around it.
@@ -102,50 +114,63 @@ pub(crate) struct Twin {
     /// First, so that it ends before what it uses.
     agent: Agent,
     bed: Bed,
-    exits: [Port; 4],
+    /// By [`Exit`]; without the last one, if the peers are but addresses.
+    exits: Vec<Port>,
+    /// The first peer's agent, if that is a real node.
+    far: Option<Agent>,
     entrance: Option<Port>,
 }
 
 impl Twin {
-    /// A node of `backend`, with all peers programmed. Packets go in on `core`.
-    pub(crate) fn new(backend: &Backend, path: Path, core: usize) -> Result<Self> {
+    /// A node for a lane, with all peers programmed.
+    pub(crate) fn new(lane: &Lane, path: Path) -> Result<Self> {
+        let Lane {
+            backend,
+            has_real_peer,
+            ..
+        } = lane;
         let mut bed = Bed::new(BedOptions::default())?;
         backend.put_leases(&bed)?;
         settle_underlay(&bed)?;
-        bed.hosts[0].ns.ip(&(backend.prepare)())?;
-        let mut agent = Agent::new(&bed.hosts[0], path.datapath())?;
-        agent.flags = path.flags();
-        // A proxy has a queue for each core that it may use; packets keep their order in one.
-        agent.core = backend.is_proxied.then_some(core);
-        agent.start()?;
-        let SubnetEnv { bridge, mtu: _ } = agent.wait_for_subnet()?;
-        ensure!(
-            bridge.ip().octets() == world::BRIDGE,
-            "the agent leased another subnet: {bridge}"
-        );
-        for _ in 0..2 {
-            bed.hosts[0].add_pod(&SubnetEnv {
-                bridge,
-                mtu: POD_MTU,
-            })?;
+        let agent = start(&mut bed.hosts[0], lane, path, SUBNET, VTEP_MAC, 2)?;
+        let far = if *has_real_peer {
+            let Peer {
+                subnet,
+                vtep,
+                public,
+                ..
+            } = PEERS[0];
+            bed.hosts[1]
+                .ns
+                .ip(&format!("addr add {}/24 dev eth0", dots(public)))?;
+            settle_host(&bed.hosts[1].ns, public, world::station(public[3]))?;
+            Some(start(&mut bed.hosts[1], lane, path, subnet, vtep, 1)?)
+        } else {
+            None
+        };
+        for (agent, host) in [Some(&agent), far.as_ref()].into_iter().zip(&bed.hosts) {
+            let Some(agent) = agent else { continue };
+            wait_for_peers(agent, backend)?;
+            if path == Path::Fast {
+                wait_for_pods(agent, host.pods.len())?;
+            }
         }
-        settle_pods(&bed)?;
-        wait_for_peers(&agent, backend)?;
-        if path == Path::Fast {
-            wait_for_pods(&agent, bed.hosts[0].pods.len())?;
-        }
-        let [host, far] = [&bed.hosts[0], &bed.hosts[1]];
-        let exits = [
-            far.ns.enter(|| Port::open("eth0"))??,
+        let [host, other] = [&bed.hosts[0], &bed.hosts[1]];
+        let mut exits = vec![
+            other.ns.enter(|| Port::open("eth0"))??,
             host.ns.enter(|| Port::open(backend.device))??,
             host.pods[0].ns.enter(|| Port::open("eth0"))??,
             host.pods[1].ns.enter(|| Port::open("eth0"))??,
         ];
+        if let Some(pod) = other.pods.first() {
+            exits.push(pod.ns.enter(|| Port::open("eth0"))??);
+        }
         Ok(Self {
             path,
             agent,
             bed,
             exits,
+            far,
             entrance: None,
         })
     }
@@ -156,7 +181,11 @@ impl Twin {
         let [ns, far] = [&self.bed.hosts[0].ns, &self.bed.hosts[1].ns];
         // Merging depends on when a packet comes, and on which way; aggregates are sent as such
         // instead.
-        for (ns, device) in [(ns, "eth0"), (ns, backend.device), (far, "eth0")] {
+        let mut devices = vec![(ns, "eth0"), (ns, backend.device), (far, "eth0")];
+        if self.far.is_some() {
+            devices.push((far, backend.device));
+        }
+        for (ns, device) in devices {
             ns.run("ethtool", &["-K", device, "gro", "off"])?;
         }
         if backend.is_proxied {
@@ -177,7 +206,7 @@ impl Twin {
         let [host, far] = [&self.bed.hosts[0], &self.bed.hosts[1]];
         let Peer { vtep, public, .. } = &PEERS[0];
         self.entrance = match entrance {
-            Entrance::Pod | Entrance::Device | Entrance::Wire => None,
+            Entrance::Pod | Entrance::Device | Entrance::Wire | Entrance::FarPod => None,
             Entrance::Peer => {
                 far.ns.ip(&format!(
                     "addr add {public}/24 dev eth0\n\
@@ -191,7 +220,7 @@ impl Twin {
                     node_mac = colons(world::NODE_MAC),
                     vtep = colons(*vtep)
                 ))?;
-                let (mac, node) = (colons(world::VTEP_MAC), dots(world::NODE));
+                let (mac, node) = (colons(VTEP_MAC), dots(world::NODE));
                 let entry = ["fdb", "replace", &mac, "dev", "flannel.1", "dst", &node];
                 far.ns.run("bridge", &[&entry[..], &["self"]].concat())?;
                 Some(far.ns.enter(|| Port::open("flannel.1"))??)
@@ -223,38 +252,94 @@ impl Twin {
             Entrance::Wire => Ok(self.exit(Exit::Wire)),
             Entrance::Device => Ok(self.exit(Exit::Device)),
             Entrance::Pod => Ok(self.exit(Exit::Pod)),
+            Entrance::FarPod => Ok(self.exit(Exit::FarPod)),
             Entrance::Peer | Entrance::Nested => {
                 self.entrance.as_ref().context("the entrance is not open")
             }
         }
     }
 
-    /// The socket that sees packets at `exit`.
+    /// The socket that sees packets at `exit`, which is there.
     pub(crate) fn exit(&self, exit: Exit) -> &Port {
         &self.exits[exit as usize]
     }
 
-    /// What became of packets in the programs; empty on the kernel path.
-    pub(crate) fn counters(&self) -> Result<Vec<Counter>> {
-        Ok(self.agent.status()?.datapath.counters)
+    /// The exits that are there.
+    pub(crate) fn exits(&self) -> &'static [Exit] {
+        &Exit::ALL[..self.exits.len()]
     }
+
+    /// What became of packets in the programs, of a real peer too; empty on the kernel path.
+    pub(crate) fn counters(&self) -> Result<Vec<Counter>> {
+        let mut counters = self.agent.status()?.datapath.counters;
+        if let Some(far) = &self.far {
+            for (counter, more) in counters.iter_mut().zip(far.status()?.datapath.counters) {
+                counter.packets += more.packets;
+            }
+        }
+        Ok(counters)
+    }
+}
+
+/// Starts the agent of a host that has a lease, and gives the host its pods.
+fn start(
+    host: &mut Host,
+    lane: &Lane,
+    path: Path,
+    subnet: [u8; 4],
+    vtep: [u8; 6],
+    pods: usize,
+) -> Result<Agent> {
+    let Lane { backend, .. } = lane;
+    let public = match subnet {
+        SUBNET => world::NODE,
+        _ => PEERS[0].public,
+    };
+    host.ns.ip(&(backend.prepare)(vtep, public))?;
+    let mut agent = Agent::new(host, path.datapath())?;
+    agent.flags = path.flags();
+    // A proxy has a queue for each core that it may use; packets keep their order in one.
+    agent.core = backend.is_proxied.then_some(lane.core());
+    agent.start()?;
+    let SubnetEnv { bridge, mtu: _ } = agent.wait_for_subnet()?;
+    ensure!(
+        bridge.ip().octets()[..3] == subnet[..3],
+        "the agent leased another subnet: {bridge}"
+    );
+    for _ in 0..pods {
+        host.add_pod(&SubnetEnv {
+            bridge,
+            mtu: POD_MTU,
+        })?;
+    }
+    settle_pods(host, subnet)?;
+    Ok(agent)
 }
 
 /// Fixed addresses, and no answers but those of the node.
 fn settle_underlay(bed: &Bed) -> Result<()> {
-    let [node, far] = [&bed.hosts[0], &bed.hosts[1]];
-    far.ns.sysctl("net/ipv4/ip_forward", "0")?;
-    far.ns.ip(&format!(
+    let [node, far] = [&bed.hosts[0].ns, &bed.hosts[1].ns];
+    far.sysctl("net/ipv4/ip_forward", "0")?;
+    far.ip(&format!(
         "addr flush dev eth0\n\
          link set eth0 arp off\n\
          link set eth0 address {}",
         colons(world::station(11))
     ))?;
-    let mut lines = format!("link set eth0 address {}\n", colons(world::NODE_MAC));
-    for last in (0..=254).filter(|last| *last != world::NODE[3]) {
+    settle_host(node, world::NODE, world::NODE_MAC)
+}
+
+/// All that a node knows of the underlay.
+fn settle_host(ns: &NetNs, own: [u8; 4], mac: [u8; 6]) -> Result<()> {
+    let mut lines = format!("link set eth0 address {}\n", colons(mac));
+    for last in (0..=254).filter(|last| *last != own[3]) {
+        let station = match last {
+            _ if last == world::NODE[3] => world::NODE_MAC,
+            _ => world::station(last),
+        };
         lines += &format!(
             "neigh replace 192.168.7.{last} lladdr {} dev eth0 nud permanent\n",
-            colons(world::station(last))
+            colons(station)
         );
     }
     for Peer { public, route, .. } in PEERS.iter().filter(|peer| !peer.route.is_empty()) {
@@ -262,11 +347,11 @@ fn settle_underlay(bed: &Bed) -> Result<()> {
     }
     // Errors of routing are rare by a clock; so nothing is unroutable.
     lines += &format!("route add default via 192.168.7.{}\n", world::ROUTER);
-    node.ns.ip(&lines)?;
+    ns.ip(&lines)?;
+    ns.sysctl("net/ipv4/ip_forward", "1")?;
     // Redirects, too, are rare by a clock.
     for scope in ["all", "default", "eth0"] {
-        node.ns
-            .sysctl(&format!("net/ipv4/conf/{scope}/send_redirects"), "0")?;
+        ns.sysctl(&format!("net/ipv4/conf/{scope}/send_redirects"), "0")?;
     }
     for (name, value) in [
         // The bridge would report its groups some random time later.
@@ -278,31 +363,31 @@ fn settle_underlay(bed: &Bed) -> Result<()> {
         ("ipfrag_low_thresh", "1073741824"),
         ("ipfrag_max_dist", "0"),
     ] {
-        node.ns.sysctl(&format!("net/ipv4/{name}"), value)?;
+        ns.sysctl(&format!("net/ipv4/{name}"), value)?;
     }
     Ok(())
 }
 
 /// Fixed addresses, and pods that only receive.
-fn settle_pods(bed: &Bed) -> Result<()> {
-    let host = &bed.hosts[0];
+fn settle_pods(host: &Host, [a, b, c, _]: [u8; 4]) -> Result<()> {
+    let mac = |last| colons(world::in_subnet(c, last));
     let mut lines = format!(
         "link set {BRIDGE} address {} type bridge mcast_snooping 0\n",
-        colons(world::BRIDGE_MAC)
+        mac(world::BRIDGE[3])
     );
     for last in (0..=254).filter(|last| *last != world::BRIDGE[3]) {
         lines += &format!(
-            "neigh replace 10.5.5.{last} lladdr {} dev {BRIDGE} nud permanent\n",
-            colons([2, 0, 0, 0, 5, last])
+            "neigh replace {a}.{b}.{c}.{last} lladdr {} dev {BRIDGE} nud permanent\n",
+            mac(last)
         );
     }
     host.ns.ip(&lines)?;
-    for (pod, mac) in host.pods.iter().zip([world::POD_MAC, world::OTHER_POD_MAC]) {
+    for pod in &host.pods {
         pod.ns.ip(&format!(
             "addr flush dev eth0\n\
              link set eth0 arp off\n\
              link set eth0 address {}",
-            colons(mac)
+            mac(pod.address.octets()[3])
         ))?;
     }
     // A port of a new bridge forwards once its carrier is up.
@@ -312,10 +397,10 @@ fn settle_pods(bed: &Bed) -> Result<()> {
     })?;
     // The bridge need not learn, and to that end send everywhere, what it is told. A pod that claims
     // another's address gets its frames, as on any bridge; but not sentinels.
-    let macs = [world::POD_MAC, world::OTHER_POD_MAC].map(colons);
     let kinds = [&["static"][..], &["static", "sticky"]];
-    for ((pod, mac), kind) in host.pods.iter().zip(&macs).zip(kinds) {
-        let entry = ["fdb", "replace", mac, "dev", &pod.veth, "master"];
+    for (pod, kind) in host.pods.iter().zip(kinds) {
+        let mac = mac(pod.address.octets()[3]);
+        let entry = ["fdb", "replace", &mac, "dev", &pod.veth, "master"];
         host.ns.run("bridge", &[&entry[..], kind].concat())?;
     }
     Ok(())

@@ -14,7 +14,7 @@ pub(crate) const FAR_MAC: [u8; 6] = station(11);
 /// Link-layer address of the node's tunnel device.
 pub(crate) const VTEP_MAC: [u8; 6] = [0x5e, 0, 0, 0, 0, 5];
 /// Link-layer address of the bridge.
-pub(crate) const BRIDGE_MAC: [u8; 6] = [2, 0, 0, 0, 5, 1];
+pub(crate) const BRIDGE_MAC: [u8; 6] = in_subnet(5, 1);
 /// The node's subnet, its tunnel device's address.
 pub(crate) const SUBNET: [u8; 4] = [10, 5, 5, 0];
 /// Address of the bridge.
@@ -22,11 +22,18 @@ pub(crate) const BRIDGE: [u8; 4] = [10, 5, 5, 1];
 /// The pod that packets under test come from and go to.
 pub(crate) const POD: [u8; 4] = [10, 5, 5, 2];
 /// Its link-layer address.
-pub(crate) const POD_MAC: [u8; 6] = [2, 0, 0, 0, 5, 2];
+pub(crate) const POD_MAC: [u8; 6] = in_subnet(5, 2);
 /// The pod that sentinels come from and go to.
 pub(crate) const OTHER_POD: [u8; 4] = [10, 5, 5, 3];
 /// Its link-layer address.
-pub(crate) const OTHER_POD_MAC: [u8; 6] = [2, 0, 0, 0, 5, 3];
+pub(crate) const OTHER_POD_MAC: [u8; 6] = in_subnet(5, 3);
+/// The pod of the first peer, where that is a real node.
+pub(crate) const FAR_POD: [u8; 4] = [10, 5, 1, 2];
+/// Its link-layer address, and that of its bridge.
+pub(crate) const FAR_POD_MAC: [u8; 6] = in_subnet(1, 2);
+pub(crate) const FAR_BRIDGE_MAC: [u8; 6] = in_subnet(1, 1);
+/// Whence that node answers: its tunnel device, its bridge, and itself.
+pub(crate) const FAR_NODE: [[u8; 4]; 3] = [[10, 5, 1, 0], [10, 5, 1, 1], [192, 168, 7, 21]];
 /// A sender on the underlay without a lease.
 pub(crate) const STRANGER: [u8; 4] = [192, 168, 7, 99];
 /// The router of the underlay, next hop of what is not on the link.
@@ -37,6 +44,11 @@ pub(crate) const UNDERLAY_MTU: usize = 1500;
 /// The link-layer address of a station on the underlay, 192.168.7.`last`.
 pub(crate) const fn station(last: u8) -> [u8; 6] {
     [2, 0, 0, 0, 7, last]
+}
+
+/// The link-layer address of 10.5.`third`.`last`, on a bridge.
+pub(crate) const fn in_subnet(third: u8, last: u8) -> [u8; 6] {
+    [2, 0, 0, 0, third, last]
 }
 
 /// A node that the one under test has a lease of.

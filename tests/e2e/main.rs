@@ -17,6 +17,7 @@ mod interface;
 mod lease_loss;
 mod leases;
 mod look;
+mod nic;
 mod pairings;
 mod path_mtu;
 mod peers;

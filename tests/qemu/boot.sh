@@ -8,9 +8,11 @@
 #   apt-get download linux-image-6.1.0-56-cloud-amd64 && dpkg-deb -x linux-image-6.1*.deb k61
 #   BIN=bin boot.sh k61 '/packet --test-threads=1; /netns --test-threads=1'
 #   BIN=bin boot.sh k61 '/e2e --test-threads=1 --nocapture underlay::external_interface_on_a_vlan'
+#   BIN=bin NICS=2 boot.sh k612 '/e2e --nocapture nic::'
 #
 # KERNEL-TREE: a Debian kernel package unpacked by `dpkg-deb -x`. COMMANDS run in a shell in the
 # machine, whose / has the programs of $BIN (packet, netns, e2e, flannel-agent; they are stripped).
+# NICS: how many NICs of virtio_net it has, all on one wire inside of QEMU; none by default.
 # Needs: qemu-system-x86 cpio kmod busybox-static, and what the test rings need.
 set -eu
 tree=$(realpath "$1")
@@ -25,7 +27,7 @@ tools='etcd etcdctl ip tc bridge ethtool nft ss iperf3 ping bpftool nsenter setp
 modules='veth bridge vxlan tun 8021q br_netfilter sch_ingress cls_bpf nf_tables nft_chain_nat nft_masq
 nft_ct nft_compat nft_fib_inet nft_reject_inet nft_limit nft_log nf_conntrack_netlink xt_MASQUERADE
 xt_comment xt_addrtype xt_conntrack xt_mark inet_diag tcp_diag netlink_diag unix_diag af_packet_diag
-esp4 xfrm_user'
+esp4 xfrm_user virtio_pci virtio_net'
 
 copy() { mkdir -p "$root$(dirname "$2")"; cp -Lu "$1" "$root$2"; }
 
@@ -58,7 +60,13 @@ chmod +x "$root/init"
 printf '%s\n' "$modules" > "$root/modules"
 printf '%s\n' "$commands" > "$root/commands"
 (cd "$root" && find . | cpio -o -H newc --quiet | gzip -1) > "$work/initrd-$release"
+nics=
+for number in $(seq "${NICS:-0}"); do
+    nics="$nics -netdev hubport,id=port$number,hubid=0"
+    nics="$nics -device virtio-net-pci,netdev=port$number,mac=02:00:00:00:00:0$number"
+done
 # The machine's clock counts instructions, so that limits in tests hold however slow this machine is.
 exec nice qemu-system-x86_64 -cpu max -m 2048 -smp 1 -icount shift=1,sleep=off -nographic -no-reboot \
+    -nic none $nics \
     -kernel "$tree/boot/vmlinuz-$release" -initrd "$work/initrd-$release" \
     -append "console=ttyS0 panic=1 quiet" < /dev/null
