@@ -5,6 +5,7 @@
 
 pub mod attach;
 pub mod compat;
+pub mod foreign;
 pub mod logs;
 pub mod maps;
 pub mod object;
@@ -28,6 +29,7 @@ use self::xdp::Stripper;
 use crate::cli::{TcAttach, XdpMode};
 use crate::error::chain;
 use crate::netlink::link::Link;
+use crate::netlink::nic::ClsactSide;
 use crate::status;
 
 /// Which interface of a node.
@@ -64,6 +66,15 @@ impl Direction {
         match self {
             Self::Ingress => TcAttachType::Ingress,
             Self::Egress => TcAttachType::Egress,
+        }
+    }
+
+    /// As clsact has it.
+    #[must_use]
+    pub const fn clsact_side(self) -> ClsactSide {
+        match self {
+            Self::Ingress => ClsactSide::Ingress,
+            Self::Egress => ClsactSide::Egress,
         }
     }
 }

@@ -23,7 +23,7 @@ const PROGRAMS: [(&str, TcAttachType); 2] = [
 ];
 
 /// Their names.
-pub(super) const NAMES: [&str; 2] = [PROGRAMS[0].0, PROGRAMS[1].0];
+pub const NAMES: [&str; 2] = [PROGRAMS[0].0, PROGRAMS[1].0];
 
 /// Handle of the filters where they hang on clsact.
 const HANDLE: u16 = 4;
