@@ -184,6 +184,11 @@ pub fn check(options: &Options) -> Result<(), Error> {
     Ok(())
 }
 
+/// Does what takes longest of opening a dataplane and asks for nothing: see [`object::prepare`].
+pub fn prepare() {
+    object::prepare();
+}
+
 /// The loaded dataplane.
 pub struct Dataplane {
     ebpf: Ebpf,
