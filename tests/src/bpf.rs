@@ -34,8 +34,9 @@ const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
 const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 const BPF_PROG_TYPE_XDP: u32 = 6;
 const BPF_TCX_EGRESS: u32 = 47;
-/// Verdict that drops a packet (`linux/pkt_cls.h`).
+/// Verdicts that drop a packet and let it go on (`linux/pkt_cls.h`).
 const TC_ACT_SHOT: i32 = 2;
+const TC_ACT_UNSPEC: i32 = -1;
 /// Number of `bpf_get_prandom_u32`.
 pub const GET_PRANDOM_U32: i32 = 7;
 /// Number of `bpf_redirect`.
@@ -223,6 +224,14 @@ impl TcProgram {
     /// Not root.
     pub fn drop_all() -> Result<Self> {
         Self::load(&[set(0, TC_ACT_SHOT), exit()])
+    }
+
+    /// A program that lets every packet go on.
+    ///
+    /// # Errors
+    /// Not root.
+    pub fn pass_all() -> Result<Self> {
+        Self::load(&[set(0, TC_ACT_UNSPEC), exit()])
     }
 
     /// As [`attach`](Self::attach), to what comes in or goes out.

@@ -16,10 +16,12 @@ use crate::dataplane::object;
 use crate::dataplane::pin::Pins;
 use crate::dataplane::{self, compat};
 
-/// What hangs on each pod's interface.
+/// What hangs on each pod's interface, in the order in which it comes: `to_pod` admits flows, and
+/// from then on packets are queued that nobody but `from_pod` takes out again. They go the other way
+/// round.
 const PROGRAMS: [(&str, TcAttachType); 2] = [
-    ("to_pod", TcAttachType::Egress),
     ("from_pod", TcAttachType::Ingress),
+    ("to_pod", TcAttachType::Egress),
 ];
 
 /// Their names.
@@ -154,7 +156,7 @@ impl Programs {
     /// # Errors
     /// What the kernel said.
     pub fn detach(&self, endpoint: &Endpoint) -> Result<(), Error> {
-        for program in NAMES {
+        for program in NAMES.into_iter().rev() {
             let pin = pin_name(program, endpoint.index);
             self.pins
                 .remove_link(&pin)

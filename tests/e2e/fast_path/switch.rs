@@ -4,12 +4,14 @@ use std::thread;
 use std::time::Duration;
 
 use aya::maps::{Array, Map, MapData};
+use aya::programs::TcAttachType;
 use flannel_agent::cli::DatapathMode;
 use flannel_agent::control::{self, Request};
 use flannel_agent::dataplane::pin::Pins;
 use flannel_agent::status;
 use flannel_ebpf::abi::{self, map_name};
 use flannel_tests::agent::Agent;
+use flannel_tests::bpf::TcProgram;
 use flannel_tests::cluster::Cluster;
 use flannel_tests::traffic::sequence::{Flow, Tally};
 use flannel_tests::wait;
@@ -54,6 +56,30 @@ fn at_full_rate(what: &str, disturb: impl Fn(&mut Agent)) {
     }
     let tally: Tally = flow.finish().expect("count datagrams");
     println!("{what}: {tally:?}");
+    assert!(tally.is_lossless() && tally.reordered == 0, "{tally:?}");
+}
+
+/// A pod that comes to a fast path which is on already gets its programs one after the other, with
+/// packets under way. A program of somebody else, which does nothing, is what it was kept off by.
+#[test]
+fn a_pod_that_comes_under_traffic_loses_nothing() {
+    let cluster = cluster();
+    let flow = Flow::start_full(cluster.pod(0), cluster.pod(1), 100, 1, 0).expect("flow");
+    let foreign = TcProgram::pass_all().expect("program");
+    for at in [0, 1].into_iter().cycle().take(10) {
+        let (host, agent) = (cluster.host(at), &cluster.agents[at]);
+        let index = host.device_index("veth0").expect("index");
+        let attached = host
+            .ns
+            .enter(|| foreign.attach_to(index, TcAttachType::Egress));
+        let link = attached.expect("namespace").expect("tcx");
+        wait_for_pods(agent, 0);
+        drop(link);
+        wait_for_pods(agent, 1);
+        is_admitted(&cluster, &flow);
+    }
+    let tally: Tally = flow.finish().expect("count datagrams");
+    println!("{tally:?}");
     assert!(tally.is_lossless() && tally.reordered == 0, "{tally:?}");
 }
 

@@ -22,6 +22,9 @@ pub const WINDOW: u64 = 512;
 /// How long the last datagrams may be on their way before they count as lost.
 const SETTLE: Duration = Duration::from_secs(1);
 
+/// What is sent before anything is counted; numbered datagrams are longer.
+const GREETING: &[u8] = b"hello";
+
 /// What the receiver saw.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tally {
@@ -98,6 +101,7 @@ impl Flow {
         let target = SocketAddr::from((to.address, receiving.local_addr()?.port()));
         sending.connect(target)?;
         receiving.set_read_timeout(Some(Duration::from_millis(50)))?;
+        greet(&sending, &receiving)?;
         let stop = Arc::new(AtomicBool::new(false));
         let done = Arc::new(AtomicBool::new(false));
         let sent = Arc::new(AtomicU64::new(0));
@@ -158,6 +162,16 @@ impl Flow {
         tally.lost = sent.saturating_sub(received.load(Ordering::Relaxed));
         Ok(tally)
     }
+}
+
+/// Sends until something arrives: addresses are resolved on the way, and only few packets are kept
+/// until they are.
+fn greet(sending: &UdpSocket, receiving: &UdpSocket) -> Result<()> {
+    wait::until("the first datagram", Duration::from_secs(10), || {
+        sending.send(GREETING).context("send the first datagram")?;
+        let is_there = receiving.recv(&mut [0; 8]).is_ok();
+        Ok(is_there.then_some(()))
+    })
 }
 
 fn bind(pod: &Pod) -> Result<UdpSocket> {
@@ -249,6 +263,7 @@ fn receive(socket: &UdpSocket, done: &AtomicBool, received: &AtomicU64) -> Tally
         let Ok(length) = socket.recv(&mut buffer) else {
             continue;
         };
+        // A greeting that came late is none of them.
         let Some(head) = buffer[..length].first_chunk::<8>() else {
             continue;
         };

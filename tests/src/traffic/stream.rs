@@ -14,6 +14,10 @@ use crate::host::Pod;
 
 /// A stream that makes no progress for this long has failed.
 const STALL: Duration = Duration::from_secs(10);
+/// Most octets on their way over all streams that are checked, so that they fit into the backlog of
+/// a processor, which holds a thousand frames of all tests that run at a time: what it cannot hold
+/// would be lost to others, too.
+const IN_FLIGHT: usize = 512 * 1_448;
 /// Octets per call.
 const CHUNK: usize = 64 << 10;
 
@@ -25,6 +29,7 @@ pub fn check(from: &Pod, to: &Pod, streams: usize, bytes: usize) -> Result<()> {
     let listener = to
         .ns
         .enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)))??;
+    setsockopt(&listener, sockopt::RcvBuf, &(IN_FLIGHT / streams)).context("receive buffer")?;
     let target = (to.address, listener.local_addr()?.port());
     // A connection is complete before it is accepted, so accepting does not wait for a client that
     // has failed.
