@@ -256,7 +256,10 @@ mod tests {
             id: [1, 2],
             source_port: [0x90, 0],
         };
-        complete(&peer(), encap, packet)
+        let peer = peer();
+        let mut headers = peer.headers;
+        complete(headers.datagram_mut(), &peer, encap, packet);
+        headers
     }
 
     /// A packet as a peer would send it: our own encapsulation, seen from the other side.

@@ -2,7 +2,7 @@
 
 use crate::abi::{Encap, Peer};
 use crate::ecn;
-use crate::wire::{Ethernet, Headers, Ipv4, Udp, checksum};
+use crate::wire::{Datagram, Ethernet, Ipv4, checksum};
 
 /// What differs from packet to packet.
 #[derive(Debug, Clone, Copy)]
@@ -19,26 +19,26 @@ pub struct Packet {
     pub source_port: [u8; 2],
 }
 
-/// The finished headers: the template, with lengths, ECN, identification, checksum and port. Only
-/// as much of them as `encap`, the kind of this peer, says is for the wire; a direct peer's are
-/// finished as they are and do not come here.
+/// Finishes the outer headers of a packet, which are a copy of its peer's template: lengths, ECN,
+/// identification, checksum and port. In place, which is in the packet: a copy of headers on the
+/// stack of a BPF program costs as much as all the rest, since the verifier wants it aligned.
+///
+/// A direct peer's are finished as they are and do not come here.
 #[inline(always)]
-#[must_use]
-pub fn complete(peer: &Peer, encap: Encap, packet: Packet) -> Headers {
+pub fn complete(headers: &mut Datagram, peer: &Peer, encap: Encap, packet: Packet) {
     let Packet {
         inner_len,
         inner_tos,
         id,
         source_port,
     } = packet;
-    let mut headers = peer.headers;
     let udp_len = inner_len + (encap.headers_len() - Ethernet::LEN - Ipv4::LEN) as u32;
     let total_len = ((udp_len + Ipv4::LEN as u32) as u16).to_be_bytes();
-    let (tos, source) = match encap {
-        Encap::Vxlan => (ecn::encapsulate(inner_tos), source_port),
+    let tos = match encap {
+        Encap::Vxlan => ecn::encapsulate(inner_tos),
         // Stock flannel at the other end looks at no mark of the outer header, so the tunnel must
         // not call itself capable of any (the compatibility mode of RFC 6040 section 4.1).
-        Encap::Udp | Encap::Direct => (ecn::NOT_ECT, headers.udp.source),
+        Encap::Udp | Encap::Direct => ecn::NOT_ECT,
     };
 
     headers.ip.tos = tos;
@@ -50,13 +50,10 @@ pub fn complete(peer: &Peer, encap: Encap, packet: Packet) -> Headers {
             + u32::from(u16::from_ne_bytes(total_len))
             + u32::from(u16::from_ne_bytes(id)),
     );
-    headers.udp = Udp {
-        source,
-        destination: headers.udp.destination,
-        len: (udp_len as u16).to_be_bytes(),
-        checksum: [0; 2],
-    };
-    headers
+    if encap == Encap::Vxlan {
+        headers.udp.source = source_port;
+    }
+    headers.udp.len = (udp_len as u16).to_be_bytes();
 }
 
 /// The largest packet that a piece of an aggregate becomes: its IP and transport headers and
@@ -71,7 +68,13 @@ pub const fn segment_len(ip_len: u32, transport_len: u32, gso_size: u32) -> u32 
 mod tests {
     use super::*;
     use crate::abi::tests::peer;
-    use crate::wire::{fold, sum};
+    use crate::wire::{Headers, fold, sum};
+
+    fn complete(peer: &Peer, encap: Encap, packet: Packet) -> Headers {
+        let mut headers = peer.headers;
+        super::complete(headers.datagram_mut(), peer, encap, packet);
+        headers
+    }
 
     #[test]
     fn the_checksum_is_that_of_the_finished_header() {

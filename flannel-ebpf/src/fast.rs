@@ -4,7 +4,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::abi::{Candidate, FlowKey};
-use crate::wire::{Ipv4, PROTOCOL_TCP, PROTOCOL_UDP};
+use crate::wire::{Addresses, Ipv4, PROTOCOL_TCP, PROTOCOL_UDP};
 
 /// The start of a transport header, which TCP and UDP have in common as far as the ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
@@ -111,18 +111,19 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// As octets of a link-layer address.
+    /// The addresses of a frame with it.
     #[inline(always)]
     #[must_use]
-    pub const fn to_address(self) -> [u8; 6] {
+    pub const fn instead_of_source(self, addresses: Addresses) -> Addresses {
         let [a, b, c, d] = self.admission.to_ne_bytes();
-        [self.rounds, 0, a, b, c, d]
+        Addresses::new(addresses.destination(), [self.rounds, 0, a, b, c, d])
     }
 
-    /// Out of the octets of a link-layer address, whosever that is.
+    /// That of a frame with these addresses, if it is a queued one.
     #[inline(always)]
     #[must_use]
-    pub const fn from_address([rounds, _, a, b, c, d]: [u8; 6]) -> Self {
+    pub const fn of_source(addresses: Addresses) -> Self {
+        let [rounds, _, a, b, c, d] = addresses.source();
         Self {
             rounds,
             admission: u32::from_ne_bytes([a, b, c, d]),
@@ -140,7 +141,10 @@ mod tests {
             rounds: 2,
             admission: 0xfedc_ba98,
         };
-        assert_eq!(Ticket::from_address(ticket.to_address()), ticket);
+        let addresses = Addresses::new([1, 2, 3, 4, 5, 6], [7; 6]);
+        let queued = ticket.instead_of_source(addresses);
+        assert_eq!(Ticket::of_source(queued), ticket);
+        assert_eq!(queued.destination(), addresses.destination());
     }
 
     #[test]

@@ -5,6 +5,8 @@
 #![cfg_attr(any(target_arch = "bpf", ebpf_lint), no_std, no_main)]
 
 #[cfg(any(target_arch = "bpf", ebpf_lint))]
+mod bytes;
+#[cfg(any(target_arch = "bpf", ebpf_lint))]
 mod count;
 #[cfg(any(target_arch = "bpf", ebpf_lint))]
 mod maps;

@@ -114,12 +114,13 @@ pub(crate) fn admission(key: FlowKey) -> Option<&'static Admission> {
 #[repr(C)]
 pub(crate) struct Admission {
     expires: u64,
+    queued: Cell<u64>,
+    dequeued: Cell<u64>,
     generation: u32,
     ifindex: u32,
     addresses: Addresses,
     is_received: u32,
-    queued: Cell<u64>,
-    dequeued: Cell<u64>,
+    reserved: u32,
 }
 
 const _: () = assert!(size_of::<Admission>() == size_of::<Flow>());

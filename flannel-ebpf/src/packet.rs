@@ -16,6 +16,8 @@ use bytemuck::{AnyBitPattern, NoUninit};
 use flannel_ebpf::abi::{Encap, Stripped};
 use flannel_ebpf::wire::{ETHERTYPE_IPV4, Ethernet};
 
+use crate::bytes::Bytes;
+
 /// What a program answers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(i32)]
@@ -62,6 +64,18 @@ const ENCAP_VXLAN: u64 =
 /// A socket buffer.
 pub(crate) struct Packet {
     context: TcContext,
+}
+
+impl Bytes for Packet {
+    #[inline(always)]
+    fn start(&self) -> usize {
+        self.context.data()
+    }
+
+    #[inline(always)]
+    fn end(&self) -> usize {
+        self.context.data_end()
+    }
 }
 
 impl Packet {
@@ -127,21 +141,9 @@ impl Packet {
         self.skb().hash
     }
 
-    /// A header at `offset`, if all of it is in the linear part of the packet.
+    /// Brings the first `len` bytes into the linear part.
     #[inline(always)]
-    pub(crate) fn header<T: AnyBitPattern>(&self, offset: usize) -> Option<&T> {
-        const { assert!(align_of::<T>() == 1) };
-        let start = self.context.data() + offset;
-        if start + size_of::<T>() > self.context.data_end() {
-            return None;
-        }
-        // SAFETY: in bounds as just checked, alignment 1, and any bytes are a `T`.
-        Some(unsafe { &*(start as *const T) })
-    }
-
-    /// Brings the first `len` bytes into the linear part. Headers read before are stale after.
-    #[inline(always)]
-    pub(crate) fn pull(&self, len: usize) -> bool {
+    pub(crate) fn pull(&mut self, len: usize) -> bool {
         self.context.skb.pull_data(len as u32).is_ok()
     }
 
@@ -154,14 +156,14 @@ impl Packet {
     /// Overwrites bytes at `offset`; the checksums that the kernel keeps beside the packet are not
     /// touched, so this is for bytes outside of them or changes that sum to zero.
     #[inline(always)]
-    pub(crate) fn store<T: NoUninit>(&self, offset: usize, value: &T) -> bool {
+    pub(crate) fn store<T: NoUninit>(&mut self, offset: usize, value: &T) -> bool {
         self.context.store(offset, value, 0).is_ok()
     }
 
     /// Grows the packet by the headers of a tunnel, behind its link-layer header if it has one.
     /// The packet is unchanged where the kernel refuses.
     #[inline(always)]
-    pub(crate) fn add_room(&self, encap: Encap) -> bool {
+    pub(crate) fn add_room(&mut self, encap: Encap) -> bool {
         let flags = match encap {
             Encap::Direct => ROOM,
             Encap::Udp => ENCAP_UDP,
@@ -172,37 +174,23 @@ impl Packet {
 
     /// Removes the headers of a tunnel behind the outer link-layer header.
     #[inline(always)]
-    pub(crate) fn remove_room(&self, encap: Encap) -> bool {
+    pub(crate) fn remove_room(&mut self, encap: Encap) -> bool {
         self.adjust_room(-(encap.overhead() as i32), ROOM)
     }
 
     #[inline(always)]
-    fn adjust_room(&self, difference: i32, flags: u64) -> bool {
+    fn adjust_room(&mut self, difference: i32, flags: u64) -> bool {
         let skb = &self.context.skb;
         skb.adjust_room(difference, BPF_ADJ_ROOM_MAC, flags).is_ok()
     }
 
     /// Makes room for a link-layer header in front of a packet of a device that has none.
     #[inline(always)]
-    pub(crate) fn add_link_header(&self) -> bool {
+    pub(crate) fn add_link_header(&mut self) -> bool {
         let len = Ethernet::LEN as u32;
         // SAFETY: a plain helper call on a valid context; pointers into the packet are not kept
         // across it, see `write`.
         unsafe { bpf_skb_change_head(self.context.skb.skb, len, 0) == 0 }
-    }
-
-    /// Writes `value` into the linear part of the packet. Checksums beside the packet: see
-    /// [`store`](Self::store).
-    #[inline(always)]
-    pub(crate) fn write<T: NoUninit>(&self, offset: usize, value: &T) -> bool {
-        let start = self.context.data() + offset;
-        if start + size_of::<T>() > self.context.data_end() {
-            return false;
-        }
-        // SAFETY: in bounds as just checked, and no reference into the packet lives: those borrow
-        // `self` in callers that have finished reading.
-        unsafe { (start as *mut T).write_unaligned(*value) };
-        true
     }
 
     /// Whether the NIC, or GRO, has verified the outermost checksum of the packet.
@@ -215,7 +203,7 @@ impl Packet {
     /// Forgets the verification of the outermost checksum: it went with the outer headers, and
     /// must not be taken for that of the inner packet.
     #[inline(always)]
-    pub(crate) fn drop_checksum_level(&self) {
+    pub(crate) fn drop_checksum_level(&mut self) {
         // SAFETY: a plain helper call on a valid context; it fails only for unknown levels.
         unsafe { bpf_csum_level(self.context.skb.skb, u64::from(BPF_CSUM_LEVEL_DEC)) };
     }
@@ -267,7 +255,7 @@ impl Packet {
 
     /// Lets the program on the device that it is redirected to know that it is counted.
     #[inline(always)]
-    pub(crate) fn set_counted(&self) {
+    pub(crate) fn set_counted(&mut self) {
         // SAFETY: the context lives as long as the invocation, and the control block is the
         // program's to write.
         unsafe { (*self.context.skb.skb).cb[1] = COUNTED };
@@ -282,7 +270,7 @@ impl Packet {
     /// Makes it a packet for this host, or for the pod that it is delivered into, whatever its
     /// link-layer address.
     #[inline(always)]
-    pub(crate) fn set_for_host(&self) {
+    pub(crate) fn set_for_host(&mut self) {
         // SAFETY: a plain helper call on a valid context; it fails only for unknown types.
         unsafe { bpf_skb_change_type(self.context.skb.skb, PACKET_HOST) };
     }

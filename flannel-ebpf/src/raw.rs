@@ -3,8 +3,9 @@
 use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_meta, bpf_xdp_get_buff_len};
 use aya_ebpf::programs::XdpContext;
-use bytemuck::{AnyBitPattern, NoUninit};
 use flannel_ebpf::abi::Stripped;
+
+use crate::bytes::Bytes;
 
 /// What an XDP program answers.
 #[derive(Clone, Copy)]
@@ -21,6 +22,18 @@ pub(crate) struct Raw {
     context: XdpContext,
 }
 
+impl Bytes for Raw {
+    #[inline(always)]
+    fn start(&self) -> usize {
+        self.context.data()
+    }
+
+    #[inline(always)]
+    fn end(&self) -> usize {
+        self.context.data_end()
+    }
+}
+
 impl Raw {
     /// Takes the context of a program's invocation.
     #[inline(always)]
@@ -35,35 +48,10 @@ impl Raw {
         unsafe { bpf_xdp_get_buff_len(self.context.ctx) as u32 }
     }
 
-    /// A header at `offset`, if all of it is in the first buffer.
-    #[inline(always)]
-    pub(crate) fn header<T: AnyBitPattern>(&self, offset: usize) -> Option<&T> {
-        const { assert!(align_of::<T>() == 1) };
-        let start = self.context.data() + offset;
-        if start + size_of::<T>() > self.context.data_end() {
-            return None;
-        }
-        // SAFETY: in bounds as just checked, alignment 1, and any bytes are a `T`.
-        Some(unsafe { &*(start as *const T) })
-    }
-
-    /// Writes `value` into the first buffer.
-    #[inline(always)]
-    pub(crate) fn write<T: NoUninit>(&self, offset: usize, value: &T) -> bool {
-        let start = self.context.data() + offset;
-        if start + size_of::<T>() > self.context.data_end() {
-            return false;
-        }
-        // SAFETY: in bounds as just checked, and no reference into the frame lives: those borrow
-        // `self` in callers that have finished reading.
-        unsafe { (start as *mut T).write_unaligned(*value) };
-        true
-    }
-
     /// Puts a note beside the frame, which the TC program on the same interface finds; false where
-    /// the driver has no room for notes. Headers read before are stale after.
+    /// the driver has no room for notes.
     #[inline(always)]
-    pub(crate) fn set_note(&self, note: &Stripped) -> bool {
+    pub(crate) fn set_note(&mut self, note: &Stripped) -> bool {
         // SAFETY: a plain helper call on a valid context.
         if unsafe { bpf_xdp_adjust_meta(self.context.ctx, -(size_of::<Stripped>() as i32)) } != 0 {
             return false;
@@ -77,9 +65,9 @@ impl Raw {
         true
     }
 
-    /// Takes bytes off the front. Headers read before are stale after.
+    /// Takes bytes off the front.
     #[inline(always)]
-    pub(crate) fn remove_front(&self, len: usize) -> bool {
+    pub(crate) fn remove_front(&mut self, len: usize) -> bool {
         // SAFETY: a plain helper call on a valid context.
         unsafe { bpf_xdp_adjust_head(self.context.ctx, len as i32) == 0 }
     }

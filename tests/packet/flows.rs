@@ -99,17 +99,18 @@ pub(crate) fn sent() -> Flow {
         expires: NEVER,
         generation: FAST.generation,
         ifindex: INTERFACE,
-        addresses: Addresses([BRIDGE_MAC, POD_MAC]),
+        addresses: Addresses::new(BRIDGE_MAC, POD_MAC),
         is_received: 0,
         queued: 0,
         dequeued: 0,
+        reserved: 0,
     }
 }
 
 /// The admission of a flow that our pod receives.
 pub(crate) fn received() -> Flow {
     Flow {
-        addresses: Addresses([POD_MAC, BRIDGE_MAC]),
+        addresses: Addresses::new(POD_MAC, BRIDGE_MAC),
         is_received: 1,
         ..sent()
     }
@@ -168,10 +169,11 @@ pub(crate) fn candidate(packet: &[u8], noted: u64) -> Candidate {
         noted,
         ip: bytemuck::pod_read_unaligned(&packet[..20]),
         transport: packet[24..28].try_into().unwrap(),
-        addresses: Addresses([[0; 6]; 2]),
+        addresses: Addresses::new([0; 6], [0; 6]),
         ifindex: 0,
         is_first: 0,
         is_aggregate: 0,
+        reserved: 0,
     }
 }
 

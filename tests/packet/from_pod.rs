@@ -170,9 +170,9 @@ fn a_length_that_disagrees_is_unfit() {
 #[test]
 fn a_packet_of_no_admission_in_force_is_left_and_noted() {
     let packet = tcp_packet(&to_peer(6));
-    let addresses = sent().addresses.0;
-    let with = |addresses| Flow {
-        addresses: Addresses(addresses),
+    let own = sent().addresses;
+    let with = |destination, source| Flow {
+        addresses: Addresses::new(destination, source),
         ..sent()
     };
     let rows = [
@@ -203,12 +203,12 @@ fn a_packet_of_no_admission_in_force_is_left_and_noted() {
         ),
         (
             "another sender's",
-            Some(with([addresses[0], HOP_MAC])),
+            Some(with(own.destination(), HOP_MAC)),
             "fast other_place",
         ),
         (
             "to another station",
-            Some(with([HOP_MAC, addresses[1]])),
+            Some(with(HOP_MAC, own.source())),
             "fast other_place",
         ),
     ];

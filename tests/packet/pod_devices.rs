@@ -142,7 +142,7 @@ fn a_flow_goes_the_standard_path_then_through_the_queue_then_straight() {
             let (frame, standard) = (tunnel.frame(), (kind.standard)(&tunnel));
             let flow = Flow {
                 ifindex: index(&node.ns, POD),
-                addresses: Addresses([node.pod_mac, BRIDGE_MAC]),
+                addresses: Addresses::new(node.pod_mac, BRIDGE_MAC),
                 expires: NEVER,
                 ..received()
             };

@@ -96,11 +96,14 @@ fn compile(profile: Profile, toolchain: &Toolchain, linker: &Path) -> Result<Pat
 ///
 /// CPU v3 (Linux 5.1) brings 32-bit registers and jumps. Packet headers are structs of alignment
 /// one: without leave for misaligned access LLVM reads them byte by byte, which the kernel never
-/// needs on the hosts we support.
+/// needs on the hosts we support. Nor do copies heed that leave where bpf-linker lets LLVM expand
+/// them in the order of their bytes, for tools that look for single bytes in the code. (The stack is
+/// the exception: what is on it the verifier wants aligned.)
 fn flags(linker: &Path) -> Vec<String> {
     vec![
         format!("-Clinker={}", linker.display()),
         "-Clink-arg=--btf".to_owned(),
+        "-Clink-arg=--disable-expand-memcpy-in-order".to_owned(),
         "-Cdebuginfo=2".to_owned(),
         // rustc hands CPU and features on to bpf-linker, which refuses to be told twice.
         "-Ctarget-cpu=v3".to_owned(),

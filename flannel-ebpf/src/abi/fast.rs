@@ -37,6 +37,11 @@ pub struct FlowKey {
 pub struct Flow {
     /// End of the admission, on the kernel's coarse monotonic clock, nanoseconds.
     pub expires: u64,
+    /// Packets to the pod that have been queued behind those of the standard path, since the
+    /// admission.
+    pub queued: u64,
+    /// Of these, those that have come out of the queue.
+    pub dequeued: u64,
     /// [`FastPath::generation`] at the time of the admission.
     pub generation: u32,
     /// The pod's interface, its end on the host.
@@ -45,11 +50,8 @@ pub struct Flow {
     pub addresses: Addresses,
     /// 1: the pod receives. 0: it sends.
     pub is_received: u32,
-    /// Packets to the pod that have been queued behind those of the standard path, since the
-    /// admission.
-    pub queued: u64,
-    /// Of these, those that have come out of the queue.
-    pub dequeued: u64,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// A packet on its way through routing and netfilter, by which its flow may be admitted at the end
@@ -71,6 +73,8 @@ pub struct Candidate {
     pub is_first: u32,
     /// 1: an aggregate.
     pub is_aggregate: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 #[cfg(feature = "user")]
@@ -88,4 +92,4 @@ mod pod {
 }
 
 const _: () = assert!(size_of::<FastPath>() == 16 && size_of::<FlowKey>() == 16);
-const _: () = assert!(size_of::<Flow>() == 48 && size_of::<Candidate>() == 56);
+const _: () = assert!(size_of::<Flow>() == 56 && size_of::<Candidate>() == 64);

@@ -10,6 +10,7 @@ use flannel_ebpf::wire::{Ethernet, Ipv4};
 
 use super::egress::subnet_of;
 use super::{fast, ingress};
+use crate::bytes::Bytes;
 use crate::count::{self, Size};
 use crate::packet::{Packet, Verdict};
 
@@ -33,7 +34,7 @@ pub(crate) fn direct_egress(context: TcContext) -> i32 {
 
 #[classifier]
 pub(crate) fn direct_ingress(context: TcContext) -> i32 {
-    let packet = Packet::new(context);
+    let mut packet = Packet::new(context);
     let Some(ip) = header(&packet) else {
         return Verdict::Kernel as i32;
     };
@@ -41,7 +42,7 @@ pub(crate) fn direct_ingress(context: TcContext) -> i32 {
     if !subnet_of(ip.source).is_some_and(|subnet| count::received(subnet, size)) {
         return Verdict::Kernel as i32;
     }
-    let (outcome, verdict) = match receive(&packet, ip, size) {
+    let (outcome, verdict) = match receive(&mut packet, size) {
         Some(verdict) => (IngressOutcome::Fast, verdict),
         None => (IngressOutcome::Direct, Verdict::Kernel),
     };
@@ -51,8 +52,9 @@ pub(crate) fn direct_ingress(context: TcContext) -> i32 {
 
 /// Delivers a packet of an admitted flow; all others go on as they are.
 #[inline(always)]
-fn receive(packet: &Packet, ip: &Ipv4, size: Size) -> Option<Verdict> {
+fn receive(packet: &mut Packet, size: Size) -> Option<Verdict> {
     ingress::check_arrival(packet).ok()?;
+    let ip = packet.header(Ethernet::LEN)?;
     let flow = fast::delivery(packet, Encap::Direct, ip, Ethernet::LEN)?;
     Some(fast::deliver(packet, Encap::Direct, flow, size).unwrap_or(Verdict::Dropped))
 }

@@ -3,10 +3,11 @@
 
 use aya_log_ebpf::{debug, trace};
 use flannel_ebpf::abi::{EgressOutcome, Encap, Peer};
-use flannel_ebpf::encap::segment_len;
+use flannel_ebpf::encap::{self, complete, segment_len};
 use flannel_ebpf::flow;
-use flannel_ebpf::wire::{Ipv4, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP, Udp};
+use flannel_ebpf::wire::{Datagram, Headers, Ipv4, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP, Udp};
 
+use crate::bytes::Bytes;
 use crate::count::{self, Size};
 use crate::maps::{self, Sender};
 use crate::packet::{Packet, Verdict};
@@ -103,6 +104,29 @@ fn largest(packet: &Packet, ip: &Ipv4, offset: usize, len: u32) -> Result<u32, E
         _ => Udp::LEN as u32,
     };
     Ok(segment_len(ip_len as u32, transport_len, gso_size))
+}
+
+/// Writes the headers of a tunnel into the room made for them, in front of the packet; false if
+/// there is none.
+#[inline(always)]
+pub(super) fn put_headers(
+    packet: &mut Packet,
+    peer: &Peer,
+    encap: Encap,
+    inner: encap::Packet,
+) -> bool {
+    let template = &peer.headers;
+    let written = match encap {
+        Encap::Vxlan => packet.header_mut(0).map(|headers: &mut Headers| {
+            *headers = *template;
+            complete(headers.datagram_mut(), peer, encap, inner);
+        }),
+        Encap::Udp | Encap::Direct => packet.header_mut(0).map(|headers: &mut Datagram| {
+            *headers = *template.datagram();
+            complete(headers, peer, encap, inner);
+        }),
+    };
+    written.is_some()
 }
 
 /// The hash that chooses the outer source port: the one that the packet already has, as the

@@ -7,6 +7,7 @@ use flannel_ebpf::abi::{Config, IngressOutcome};
 use flannel_ebpf::decap;
 use flannel_ebpf::wire::{Datagram, ETHERTYPE_IPV4, Ethernet, Ipv4, PROTOCOL_UDP, Udp};
 
+use crate::bytes::Bytes;
 use crate::count::{self, Size};
 use crate::maps;
 use crate::packet::{Packet, Verdict};
@@ -15,8 +16,8 @@ use crate::packet::{Packet, Verdict};
 /// answer. All other packets go by.
 #[inline(always)]
 pub(super) fn run(
-    packet: &Packet,
-    receive: impl FnOnce(&Packet, &Config) -> Result<(IngressOutcome, Verdict), IngressOutcome>,
+    packet: &mut Packet,
+    receive: impl FnOnce(&mut Packet, &Config) -> Result<(IngressOutcome, Verdict), IngressOutcome>,
 ) -> i32 {
     let Some(config) = maps::config.get(0) else {
         return Verdict::Kernel as i32;
@@ -25,15 +26,16 @@ pub(super) fn run(
         return Verdict::Kernel as i32;
     }
     let size = Size::of(packet);
-    finish(packet, size, receive(packet, config))
+    let received = receive(packet, config);
+    finish(packet, size, received)
 }
 
 /// Runs `receive` on a packet whose tunnel headers an XDP program has taken off, after all checks.
 /// What cannot be delivered now is lost: the headers are gone.
 #[inline(always)]
 pub(super) fn run_stripped(
-    packet: &Packet,
-    receive: impl FnOnce(&Packet, &Config) -> Option<(IngressOutcome, Verdict)>,
+    packet: &mut Packet,
+    receive: impl FnOnce(&mut Packet, &Config) -> Option<(IngressOutcome, Verdict)>,
 ) -> i32 {
     let size = Size::of(packet);
     // A tag that is left belongs to a VLAN that this host is not in; its packets end here.
@@ -68,8 +70,9 @@ fn finish(
 
 /// Whether this is UDP over IPv4 to the tunnel's port, however odd otherwise.
 #[inline(always)]
-fn is_for_port(packet: &Packet, port: [u8; 2]) -> bool {
-    let Some(Datagram { ethernet, ip, udp }) = datagram(packet) else {
+fn is_for_port(packet: &mut Packet, port: [u8; 2]) -> bool {
+    fetch_datagram(packet);
+    let Some(Datagram { ethernet, ip, udp }) = packet.header(0) else {
         return false;
     };
     if ethernet.ethertype != ETHERTYPE_IPV4 || ip.protocol != PROTOCOL_UDP || !ip.is_first() {
@@ -83,19 +86,15 @@ fn is_for_port(packet: &Packet, port: [u8; 2]) -> bool {
     packet.load(offset) == Some(port)
 }
 
-/// The headers as far as UDP. Some drivers leave all but the link-layer header outside the linear
-/// part; the stack would fetch them next, so nothing is lost by doing it here. Not for aggregates:
-/// their headers are always there, and fetching can upset chained ones.
+/// Brings the headers as far as UDP into the linear part. Some drivers leave all but the link-layer
+/// header outside; the stack would fetch them next, so nothing is lost by doing it here. Not for
+/// aggregates: their headers are always there, and fetching can upset chained ones.
 #[inline(always)]
-fn datagram(packet: &Packet) -> Option<&Datagram> {
-    let headers = packet.header(0);
-    if headers.is_some() || packet.gso_size() != 0 || !packet.is_ipv4() {
-        return headers;
+fn fetch_datagram(packet: &mut Packet) {
+    if packet.header::<Datagram>(0).is_none() && packet.gso_size() == 0 && packet.is_ipv4() {
+        // Where it fails, the header is not there.
+        let _ = packet.pull(Datagram::LEN);
     }
-    if !packet.pull(Datagram::LEN) {
-        return None;
-    }
-    packet.header(0)
 }
 
 /// Checks what the kernel keeps beside the packet: it came to this host, on no VLAN.
@@ -110,11 +109,12 @@ pub(super) fn check_arrival(packet: &Packet) -> Result<(), IngressOutcome> {
     Ok(())
 }
 
-/// The headers as far as the inner IPv4 header. An aggregate's are not fetched, see [`datagram`].
+/// Brings the headers as far as the inner IPv4 header into the linear part, or says why not. An
+/// aggregate's are not fetched, see [`fetch_datagram`].
 #[inline(always)]
-pub(super) fn frame<T: AnyBitPattern>(packet: &Packet) -> Result<&T, IngressOutcome> {
-    if let Some(frame) = packet.header(0) {
-        return Ok(frame);
+pub(super) fn fetch<T: AnyBitPattern>(packet: &mut Packet) -> Result<(), IngressOutcome> {
+    if packet.header::<T>(0).is_some() {
+        return Ok(());
     }
     if packet.gso_size() != 0 {
         return Err(IngressOutcome::Aggregate);
@@ -122,6 +122,12 @@ pub(super) fn frame<T: AnyBitPattern>(packet: &Packet) -> Result<&T, IngressOutc
     if packet.len() < size_of::<T>() as u32 || !packet.pull(size_of::<T>()) {
         return Err(IngressOutcome::Truncated);
     }
+    Ok(())
+}
+
+/// The headers that have been fetched.
+#[inline(always)]
+pub(super) fn frame<T: AnyBitPattern>(packet: &Packet) -> Result<&T, IngressOutcome> {
     packet.header(0).ok_or(IngressOutcome::Truncated)
 }
 

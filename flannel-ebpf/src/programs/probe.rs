@@ -12,7 +12,7 @@ use crate::packet::Packet;
 /// encapsulated stays marked so, and gets no second tunnel.
 #[classifier]
 pub(crate) fn probe_helpers(context: TcContext) -> i32 {
-    let packet = Packet::new(context);
+    let mut packet = Packet::new(context);
     let encap = match packet.load::<u8>(0).map(u32::from) {
         Some(number) if number == Encap::Udp as u32 => Encap::Udp,
         Some(number) if number == Encap::Vxlan as u32 => Encap::Vxlan,

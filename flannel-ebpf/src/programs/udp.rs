@@ -15,32 +15,34 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use flannel_ebpf::abi::{Config, EgressOutcome, Encap, IngressOutcome};
 use flannel_ebpf::decap::{self, UdpFrame};
-use flannel_ebpf::encap::{self, complete};
+use flannel_ebpf::encap;
 use flannel_ebpf::ttl::{self, Hop};
 use flannel_ebpf::wire::{Datagram, Ethernet, Ipv4, PROTOCOL_TCP};
 
 use super::{egress, fast, ingress};
+use crate::bytes::Bytes;
 use crate::count::Size;
 use crate::packet::{Packet, Side, Verdict, random};
 
 #[classifier]
 pub(crate) fn udp_encap(context: TcContext) -> i32 {
-    let packet = Packet::new(context);
+    let mut packet = Packet::new(context);
     let size = Size::of(&packet);
-    egress::finish(&packet, size, send(&packet))
+    let sent = send(&mut packet);
+    egress::finish(&packet, size, sent)
 }
 
 #[classifier]
 pub(crate) fn udp_decap(context: TcContext) -> i32 {
-    let packet = Packet::new(context);
+    let mut packet = Packet::new(context);
     if packet.is_stripped(Encap::Udp) {
-        return ingress::run_stripped(&packet, receive_stripped);
+        return ingress::run_stripped(&mut packet, receive_stripped);
     }
-    ingress::run(&packet, receive)
+    ingress::run(&mut packet, receive)
 }
 
 #[inline(always)]
-fn send(packet: &Packet) -> Result<Verdict, EgressOutcome> {
+fn send(packet: &mut Packet) -> Result<Verdict, EgressOutcome> {
     if !packet.is_ipv4() {
         return Err(EgressOutcome::NotIpv4);
     }
@@ -55,22 +57,18 @@ fn send(packet: &Packet) -> Result<Verdict, EgressOutcome> {
     let hop = ttl::next_hop(ip).ok_or(EgressOutcome::Ttl)?;
     let _ = fast::admit_sent(packet, ip, 0);
     let [id @ .., _, _] = random().to_ne_bytes();
-    let headers = complete(
-        peer,
-        Encap::Udp,
-        encap::Packet {
-            inner_len: packet.len(),
-            inner_tos: ip.tos,
-            id,
-            source_port: peer.headers.udp.source,
-        },
-    );
+    let inner = encap::Packet {
+        inner_len: packet.len(),
+        inner_tos: ip.tos,
+        id,
+        source_port: peer.headers.udp.source,
+    };
     // The step that the kernel may refuse comes first, while the packet is unchanged.
     if !packet.add_room(Encap::Udp) {
         return Err(EgressOutcome::NoRoom);
     }
     if !packet.add_link_header()
-        || !packet.write(0, headers.datagram())
+        || !egress::put_headers(packet, peer, Encap::Udp, inner)
         || !packet.write(Datagram::LEN + Hop::OFFSET, &hop)
     {
         return Err(EgressOutcome::Failed);
@@ -79,8 +77,12 @@ fn send(packet: &Packet) -> Result<Verdict, EgressOutcome> {
 }
 
 #[inline(always)]
-fn receive(packet: &Packet, config: &Config) -> Result<(IngressOutcome, Verdict), IngressOutcome> {
+fn receive(
+    packet: &mut Packet,
+    config: &Config,
+) -> Result<(IngressOutcome, Verdict), IngressOutcome> {
     ingress::check_arrival(packet)?;
+    ingress::fetch::<UdpFrame>(packet)?;
     let frame: &UdpFrame = ingress::frame(packet)?;
     let UdpFrame { outer, inner } = frame;
     decap::check(outer, packet.len(), config)?;
@@ -113,7 +115,7 @@ fn receive(packet: &Packet, config: &Config) -> Result<(IngressOutcome, Verdict)
 
 /// The inner packet behind the outer link-layer header, or a whole aggregate of such.
 #[inline(always)]
-fn receive_stripped(packet: &Packet, config: &Config) -> Option<(IngressOutcome, Verdict)> {
+fn receive_stripped(packet: &mut Packet, config: &Config) -> Option<(IngressOutcome, Verdict)> {
     let is_there = packet.header::<Ipv4>(Ethernet::LEN).is_some();
     if !is_there && !packet.pull(Ethernet::LEN + Ipv4::LEN) {
         return None;

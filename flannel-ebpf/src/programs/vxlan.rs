@@ -7,11 +7,12 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use flannel_ebpf::abi::{Config, EgressOutcome, Encap, IngressOutcome};
 use flannel_ebpf::decap::{self, Mark, VxlanFrame};
-use flannel_ebpf::encap::{self, complete};
+use flannel_ebpf::encap;
 use flannel_ebpf::flow;
 use flannel_ebpf::wire::{ETHERTYPE_IPV4, Ethernet, Headers, Ipv4};
 
 use super::{egress, fast, ingress};
+use crate::bytes::Bytes;
 use crate::count::Size;
 use crate::packet::{Packet, Side, Verdict, random};
 
@@ -25,22 +26,23 @@ struct Inner {
 
 #[classifier]
 pub(crate) fn vxlan_encap(context: TcContext) -> i32 {
-    let packet = Packet::new(context);
+    let mut packet = Packet::new(context);
     let size = Size::of(&packet);
-    egress::finish(&packet, size, send(&packet))
+    let sent = send(&mut packet);
+    egress::finish(&packet, size, sent)
 }
 
 #[classifier]
 pub(crate) fn vxlan_decap(context: TcContext) -> i32 {
-    let packet = Packet::new(context);
+    let mut packet = Packet::new(context);
     if packet.is_stripped(Encap::Vxlan) {
-        return ingress::run_stripped(&packet, receive_stripped);
+        return ingress::run_stripped(&mut packet, receive_stripped);
     }
-    ingress::run(&packet, receive)
+    ingress::run(&mut packet, receive)
 }
 
 #[inline(always)]
-fn send(packet: &Packet) -> Result<Verdict, EgressOutcome> {
+fn send(packet: &mut Packet) -> Result<Verdict, EgressOutcome> {
     if packet.has_vlan_tag() {
         return Err(EgressOutcome::Vlan);
     }
@@ -58,31 +60,31 @@ fn send(packet: &Packet) -> Result<Verdict, EgressOutcome> {
     egress::check_way(packet, peer, ip, Ethernet::LEN, inner_len)?;
     let _ = fast::admit_sent(packet, ip, Ethernet::LEN);
     let [id @ .., _, _] = random().to_ne_bytes();
-    let headers = complete(
-        peer,
-        Encap::Vxlan,
-        encap::Packet {
-            inner_len,
-            inner_tos: ip.tos,
-            id,
-            source_port: flow::source_port(egress::flow_hash(packet, ip, Ethernet::LEN)),
-        },
-    );
+    let inner = encap::Packet {
+        inner_len,
+        inner_tos: ip.tos,
+        id,
+        source_port: flow::source_port(egress::flow_hash(packet, ip, Ethernet::LEN)),
+    };
     if !packet.add_room(Encap::Vxlan) {
         return Err(EgressOutcome::NoRoom);
     }
-    if !packet.write(0, &headers) {
+    if !egress::put_headers(packet, peer, Encap::Vxlan, inner) {
         return Err(EgressOutcome::Failed);
     }
     Ok(packet.redirect(peer.ifindex, Side::Egress))
 }
 
 #[inline(always)]
-fn receive(packet: &Packet, config: &Config) -> Result<(IngressOutcome, Verdict), IngressOutcome> {
+fn receive(
+    packet: &mut Packet,
+    config: &Config,
+) -> Result<(IngressOutcome, Verdict), IngressOutcome> {
     if packet.gso_size() != 0 && !fast::is_on() {
         return Err(IngressOutcome::Aggregate);
     }
     ingress::check_arrival(packet)?;
+    ingress::fetch::<VxlanFrame>(packet)?;
     let VxlanFrame { outer, shim, inner } = ingress::frame(packet)?;
     decap::check(outer, packet.len(), config)?;
     decap::check_shim(shim, config)?;
@@ -111,7 +113,7 @@ fn receive(packet: &Packet, config: &Config) -> Result<(IngressOutcome, Verdict)
     }
     // The outer link-layer header is in front of the inner packet now: make it the inner one (the
     // EtherType is the same).
-    if !packet.store(0, &addresses) || !mark.is_none_or(|mark| write_mark(packet, mark)) {
+    if !packet.set_addresses(addresses) || !mark.is_none_or(|mark| write_mark(packet, mark)) {
         return Err(IngressOutcome::Failed);
     }
     let verdict = packet.redirect(config.device_ifindex, Side::Ingress);
@@ -121,7 +123,7 @@ fn receive(packet: &Packet, config: &Config) -> Result<(IngressOutcome, Verdict)
 /// The inner frame, or a whole aggregate of them. A header outside the linear part is for the
 /// standard path, which does not need it here.
 #[inline(always)]
-fn receive_stripped(packet: &Packet, config: &Config) -> Option<(IngressOutcome, Verdict)> {
+fn receive_stripped(packet: &mut Packet, config: &Config) -> Option<(IngressOutcome, Verdict)> {
     let inner: Option<&Inner> = packet.header(0);
     let flow = inner.and_then(|it| fast::delivery(packet, Encap::Vxlan, &it.ip, Ethernet::LEN));
     if let Some(flow) = flow {
@@ -137,7 +139,7 @@ fn receive_stripped(packet: &Packet, config: &Config) -> Option<(IngressOutcome,
 /// Writes the changed octets of the inner header. Its sum stays the same (the checksum makes up for
 /// the mark), so checksums kept beside the packet stay right.
 #[inline(always)]
-fn write_mark(packet: &Packet, mark: Mark) -> bool {
+fn write_mark(packet: &mut Packet, mark: Mark) -> bool {
     packet.store(Ethernet::LEN + core::mem::offset_of!(Ipv4, tos), &mark.tos)
         && packet.store(
             Ethernet::LEN + core::mem::offset_of!(Ipv4, checksum),

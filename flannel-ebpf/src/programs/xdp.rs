@@ -16,17 +16,18 @@ use flannel_ebpf::ttl::next_hop;
 use flannel_ebpf::wire::{Datagram, ETHERTYPE_IPV4, Ethernet, Ipv4, PROTOCOL_UDP, Udp};
 
 use super::ingress;
+use crate::bytes::Bytes;
 use crate::maps;
 use crate::raw::{Raw, Verdict};
 
 #[xdp(frags)]
 pub(crate) fn xdp_vxlan(context: XdpContext) -> u32 {
-    run(&Raw::new(context), strip_vxlan)
+    run(&mut Raw::new(context), strip_vxlan)
 }
 
 #[xdp(frags)]
 pub(crate) fn xdp_udp(context: XdpContext) -> u32 {
-    run(&Raw::new(context), strip_udp)
+    run(&mut Raw::new(context), strip_udp)
 }
 
 /// Why a frame is not stripped.
@@ -44,7 +45,7 @@ impl From<IngressOutcome> for Left {
 }
 
 #[inline(always)]
-fn run(raw: &Raw, strip: impl FnOnce(&Raw, &Config) -> Result<(), Left>) -> u32 {
+fn run(raw: &mut Raw, strip: impl FnOnce(&mut Raw, &Config) -> Result<(), Left>) -> u32 {
     let verdict = match maps::config.get(0).map(|config| strip(raw, config)) {
         Some(Err(Left::Damaged)) => Verdict::Dropped,
         None | Some(_) => Verdict::Pass,
@@ -53,7 +54,7 @@ fn run(raw: &Raw, strip: impl FnOnce(&Raw, &Config) -> Result<(), Left>) -> u32 
 }
 
 #[inline(always)]
-fn strip_vxlan(raw: &Raw, config: &Config) -> Result<(), Left> {
+fn strip_vxlan(raw: &mut Raw, config: &Config) -> Result<(), Left> {
     let VxlanFrame { outer, shim, inner } = raw.header(0).ok_or(Left::Unchanged)?;
     check_arrival(outer, config)?;
     decap::check(outer, raw.len(), config)?;
@@ -70,7 +71,7 @@ fn strip_vxlan(raw: &Raw, config: &Config) -> Result<(), Left> {
 }
 
 #[inline(always)]
-fn strip_udp(raw: &Raw, config: &Config) -> Result<(), Left> {
+fn strip_udp(raw: &mut Raw, config: &Config) -> Result<(), Left> {
     let frame: &UdpFrame = raw.header(0).ok_or(Left::Unchanged)?;
     let UdpFrame { outer, inner } = frame;
     check_arrival(outer, config)?;
@@ -79,14 +80,13 @@ fn strip_udp(raw: &Raw, config: &Config) -> Result<(), Left> {
     decap::check_bare(frame)?;
     check_checksum(raw, outer, &[], inner)?;
     next_hop(inner).ok_or(IngressOutcome::Ttl)?;
-    let ethernet = outer.ethernet;
+    let addresses = outer.ethernet.addresses();
     strip(raw, Encap::Udp)?;
     // The link-layer header was in front of what is off now.
-    if raw.write(0, &ethernet) {
-        Ok(())
-    } else {
-        Err(Left::Damaged)
-    }
+    let header: &mut Ethernet = raw.header_mut(0).ok_or(Left::Damaged)?;
+    header.set_addresses(addresses);
+    header.ethertype = ETHERTYPE_IPV4;
+    Ok(())
 }
 
 /// Checks that this is a datagram for the tunnel's port on this host, and for its own link-layer
@@ -129,7 +129,7 @@ fn check_checksum(
 
 /// Takes the headers off. The steps that the kernel may refuse come first.
 #[inline(always)]
-fn strip(raw: &Raw, encap: Encap) -> Result<(), Left> {
+fn strip(raw: &mut Raw, encap: Encap) -> Result<(), Left> {
     if !raw.set_note(&Stripped::new(encap)) {
         return Err(Left::Unchanged);
     }
@@ -141,7 +141,7 @@ fn strip(raw: &Raw, encap: Encap) -> Result<(), Left> {
 }
 
 #[inline(always)]
-fn write_mark(raw: &Raw, mark: Mark) -> bool {
+fn write_mark(raw: &mut Raw, mark: Mark) -> bool {
     raw.write(Ethernet::LEN + core::mem::offset_of!(Ipv4, tos), &mark.tos)
         && raw.write(
             Ethernet::LEN + core::mem::offset_of!(Ipv4, checksum),

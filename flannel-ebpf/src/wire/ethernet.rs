@@ -21,17 +21,57 @@ impl Ethernet {
     /// Bytes of the header.
     pub const LEN: usize = size_of::<Self>();
 
-    /// Both addresses, as they stand at the start of the header.
+    /// Both addresses.
     #[inline(always)]
     #[must_use]
     pub const fn addresses(&self) -> Addresses {
-        Addresses([self.destination, self.source])
+        Addresses::new(self.destination, self.source)
+    }
+
+    /// Overwrites both.
+    #[inline(always)]
+    pub const fn set_addresses(&mut self, addresses: Addresses) {
+        self.destination = addresses.destination();
+        self.source = addresses.source();
     }
 }
 
-/// The first 12 bytes of an Ethernet header, receiver first. Aligned, so that a copy on the stack
-/// of a BPF program is one that the verifier accepts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(C, align(4))]
-#[derive(bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Addresses(pub [[u8; 6]; 2]);
+/// The addresses of an Ethernet header, off the wire: receiver first, each in the first six octets of
+/// a word. A BPF program may have such on its stack, where the verifier wants every access aligned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Addresses([u64; 2]);
+
+impl Addresses {
+    /// Of a frame between these.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(destination: [u8; 6], source: [u8; 6]) -> Self {
+        Self([word(destination), word(source)])
+    }
+
+    /// Receiver's link-layer address.
+    #[inline(always)]
+    #[must_use]
+    pub const fn destination(self) -> [u8; 6] {
+        octets(self.0[0])
+    }
+
+    /// Sender's link-layer address.
+    #[inline(always)]
+    #[must_use]
+    pub const fn source(self) -> [u8; 6] {
+        octets(self.0[1])
+    }
+}
+
+#[inline(always)]
+const fn word([a, b, c, d, e, f]: [u8; 6]) -> u64 {
+    u64::from_ne_bytes([a, b, c, d, e, f, 0, 0])
+}
+
+#[inline(always)]
+const fn octets(word: u64) -> [u8; 6] {
+    let [a, b, c, d, e, f, _, _] = word.to_ne_bytes();
+    [a, b, c, d, e, f]
+}

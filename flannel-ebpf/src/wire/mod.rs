@@ -75,6 +75,13 @@ impl Headers {
         bytemuck::from_bytes(&bytemuck::bytes_of(self)[..Datagram::LEN])
     }
 
+    /// The same, to be changed.
+    #[inline(always)]
+    #[must_use]
+    pub fn datagram_mut(&mut self) -> &mut Datagram {
+        bytemuck::from_bytes_mut(&mut bytemuck::bytes_of_mut(self)[..Datagram::LEN])
+    }
+
     /// Bytes in front of the inner IP packet.
     pub const LEN: usize = size_of::<Self>();
     /// Bytes by which encapsulation grows a frame: all but the link-layer header it already has.

@@ -8,6 +8,7 @@ use flannel_ebpf::fast::{Transport, is_awaited, is_unchanged};
 use flannel_ebpf::wire::{Addresses, Ethernet, Ipv4};
 
 use super::{Frame, key, settings};
+use crate::bytes::Bytes;
 use crate::count::{self, Size};
 use crate::maps;
 use crate::packet::{Packet, Verdict, now};
@@ -54,6 +55,7 @@ pub(super) fn note(packet: &Packet, key: FlowKey, is_known: bool, start: Start) 
         ifindex,
         is_first: (earlier.is_none() && !is_known).into(),
         is_aggregate: is_aggregate.into(),
+        reserved: 0,
     };
     let _ = maps::candidates.insert(key, candidate, BPF_ANY.into());
 }
@@ -121,6 +123,7 @@ fn flow(settings: &FastPath, ifindex: u32, addresses: Addresses) -> Flow {
         queued: 0,
         dequeued: 0,
         is_received: 0,
+        reserved: 0,
     }
 }
 

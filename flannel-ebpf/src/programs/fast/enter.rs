@@ -17,6 +17,7 @@ use flannel_ebpf::wire::{Addresses, Ethernet, Ipv4};
 
 use super::admit::{Start, note};
 use super::{admitted, key, settings};
+use crate::bytes::Bytes;
 use crate::count::{self, Size};
 use crate::maps::{self, Admission};
 use crate::packet::{Packet, Side, Verdict};
@@ -67,7 +68,7 @@ pub(in super::super) fn delivery(
                 ..*ip
             },
             transport: transport.rest,
-            addresses: Addresses([[0; 6]; 2]),
+            addresses: bytemuck::Zeroable::zeroed(),
             ifindex: 0,
         };
         note(packet, key, known.is_some(), start);
@@ -89,7 +90,7 @@ pub(in super::super) fn left_for_mark(packet: &Packet) -> Option<&'static Admiss
 /// on the standard path; nothing if it could not be written. `size` is that of the frame as it came.
 #[inline(always)]
 pub(in super::super) fn deliver(
-    packet: &Packet,
+    packet: &mut Packet,
     encap: Encap,
     flow: &Admission,
     size: Size,
@@ -103,9 +104,9 @@ pub(in super::super) fn deliver(
             Encap::Udp | Encap::Vxlan => 2,
         };
         let admission = flow.number();
-        addresses.0[1] = Ticket { rounds, admission }.to_address();
+        addresses = Ticket { rounds, admission }.instead_of_source(addresses);
     }
-    if !packet.write(0, &addresses) || !packet.write(Ethernet::LEN + Hop::OFFSET, &hop) {
+    if !packet.set_addresses(addresses) || !packet.write(Ethernet::LEN + Hop::OFFSET, &hop) {
         return None;
     }
     if is_queued {
@@ -122,15 +123,15 @@ pub(in super::super) fn deliver(
 /// packets gets them itself; nothing, if this is not its flow.
 #[inline(always)]
 pub(super) fn dequeue(
-    packet: &Packet,
+    packet: &mut Packet,
     flow: &Admission,
-    Addresses([destination, source]): Addresses,
+    addresses: Addresses,
 ) -> Option<Result<Verdict, FastOutcome>> {
     let ifindex = packet.ifindex();
     if flow.ifindex() != ifindex {
         return None;
     }
-    let ticket = Ticket::from_address(source);
+    let ticket = Ticket::of_source(addresses);
     let addresses = match ticket.rounds {
         1 => flow.addresses(),
         2 => {
@@ -138,11 +139,11 @@ pub(super) fn dequeue(
                 rounds: 1,
                 ..ticket
             };
-            Addresses([destination, next.to_address()])
+            next.instead_of_source(addresses)
         }
         _ => return None,
     };
-    if !packet.write(0, &addresses) {
+    if !packet.set_addresses(addresses) {
         return Some(Err(FastOutcome::Failed));
     }
     if ticket.rounds == 2 {

@@ -3,14 +3,15 @@
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use flannel_ebpf::abi::{EgressOutcome, Encap, FastOutcome, Peer};
-use flannel_ebpf::encap::{self, complete};
+use flannel_ebpf::encap;
 use flannel_ebpf::flow;
 use flannel_ebpf::ttl::Hop;
-use flannel_ebpf::wire::{Datagram, Ethernet, Headers, Ipv4};
+use flannel_ebpf::wire::{Ethernet, Ipv4};
 
 use super::super::egress;
 use super::admit::{Start, note};
 use super::{Frame, admitted, enter, key, settings};
+use crate::bytes::Bytes;
 use crate::count::{self, Size};
 use crate::maps;
 use crate::packet::{Packet, Side, Verdict, random};
@@ -18,9 +19,9 @@ use crate::packet::{Packet, Side, Verdict, random};
 /// Ingress of a pod's interface: what the pod sends, and what is queued on its way into the pod.
 #[classifier]
 pub(crate) fn from_pod(context: TcContext) -> i32 {
-    let packet = Packet::new(context);
+    let mut packet = Packet::new(context);
     let size = Size::of(&packet);
-    let Some(sent) = send(&packet) else {
+    let Some(sent) = send(&mut packet) else {
         return Verdict::Kernel as i32;
     };
     let (outcome, verdict) = match sent {
@@ -44,7 +45,7 @@ enum Sent {
 
 /// Sends a packet of an admitted flow; nothing, if it is not for a peer.
 #[inline(always)]
-fn send(packet: &Packet) -> Option<Result<Sent, FastOutcome>> {
+fn send(packet: &mut Packet) -> Option<Result<Sent, FastOutcome>> {
     let Frame {
         ethernet,
         ip,
@@ -68,7 +69,7 @@ fn send(packet: &Packet) -> Option<Result<Sent, FastOutcome>> {
     };
     let reason = match admitted(settings, flow) {
         Some(flow) if flow.ifindex() == ifindex && flow.addresses() == addresses => {
-            return Some(transmit(packet, peer, subnet, ip).map(Sent::ToPeer));
+            return Some(transmit(packet, peer, subnet).map(Sent::ToPeer));
         }
         Some(_) => FastOutcome::OtherPlace,
         None => FastOutcome::NotAdmitted,
@@ -85,22 +86,18 @@ fn send(packet: &Packet) -> Option<Result<Sent, FastOutcome>> {
 
 /// Sends the packet to the peer, as it would come out of the standard path.
 #[inline(always)]
-fn transmit(
-    packet: &Packet,
-    peer: &Peer,
-    subnet: [u8; 4],
-    ip: &Ipv4,
-) -> Result<Verdict, FastOutcome> {
+fn transmit(packet: &mut Packet, peer: &Peer, subnet: [u8; 4]) -> Result<Verdict, FastOutcome> {
     const DIRECT: u32 = Encap::Direct as u32;
     const UDP: u32 = Encap::Udp as u32;
     const VXLAN: u32 = Encap::Vxlan as u32;
+    let ip = header(packet)?;
     egress::check_kinship(peer, ip).map_err(reason)?;
     let len = packet.len() - Ethernet::LEN as u32;
     egress::check_way(packet, peer, ip, Ethernet::LEN, len).map_err(reason)?;
     match peer.encap {
-        VXLAN => transmit_in(Encap::Vxlan, packet, peer, ip, len),
-        UDP => transmit_in(Encap::Udp, packet, peer, ip, len),
-        DIRECT => transmit_direct(packet, peer, subnet, ip),
+        VXLAN => transmit_in(Encap::Vxlan, packet, peer, len),
+        UDP => transmit_in(Encap::Udp, packet, peer, len),
+        DIRECT => transmit_direct(packet, peer, subnet),
         _ => Err(FastOutcome::Unresolved),
     }
 }
@@ -108,14 +105,13 @@ fn transmit(
 /// To a direct peer nothing changes but the link-layer header and one hop.
 #[inline(always)]
 fn transmit_direct(
-    packet: &Packet,
+    packet: &mut Packet,
     peer: &Peer,
     subnet: [u8; 4],
-    ip: &Ipv4,
 ) -> Result<Verdict, FastOutcome> {
-    let hop = enter::hops(Encap::Direct, ip).ok_or(FastOutcome::Unfit)?;
+    let hop = enter::hops(Encap::Direct, header(packet)?).ok_or(FastOutcome::Unfit)?;
     let addresses = peer.headers.outer.addresses();
-    if !packet.write(0, &addresses) || !packet.write(Ethernet::LEN + Hop::OFFSET, &hop) {
+    if !packet.set_addresses(addresses) || !packet.write(Ethernet::LEN + Hop::OFFSET, &hop) {
         return Err(FastOutcome::Failed);
     }
     count::sent(subnet, Size::of(packet));
@@ -128,39 +124,39 @@ fn transmit_direct(
 #[inline(always)]
 fn transmit_in(
     encap: Encap,
-    packet: &Packet,
+    packet: &mut Packet,
     peer: &Peer,
-    ip: &Ipv4,
     inner_len: u32,
 ) -> Result<Verdict, FastOutcome> {
+    let ip = header(packet)?;
     let hop = enter::hops(encap, ip).ok_or(FastOutcome::Unfit)?;
     let source_port = match encap {
         Encap::Vxlan => flow::source_port(egress::flow_hash(packet, ip, Ethernet::LEN)),
         Encap::Udp | Encap::Direct => peer.headers.udp.source,
     };
     let [id @ .., _, _] = random().to_ne_bytes();
-    let headers = complete(
-        peer,
-        encap,
-        encap::Packet {
-            inner_len,
-            inner_tos: ip.tos,
-            id,
-            source_port,
-        },
-    );
+    let inner = encap::Packet {
+        inner_len,
+        inner_tos: ip.tos,
+        id,
+        source_port,
+    };
     // The step that the kernel may refuse comes first, while the packet is unchanged.
     if !packet.add_room(encap) {
         return Err(FastOutcome::NoRoom);
     }
-    let (is_written, inner) = match encap {
-        Encap::Vxlan => (packet.write(0, &headers), Headers::LEN),
-        Encap::Udp | Encap::Direct => (packet.write(0, headers.datagram()), Datagram::LEN),
-    };
-    if !is_written || !packet.write(inner + Hop::OFFSET, &hop) {
+    if !egress::put_headers(packet, peer, encap, inner)
+        || !packet.write(encap.headers_len() + Hop::OFFSET, &hop)
+    {
         return Err(FastOutcome::Failed);
     }
     Ok(packet.redirect(peer.ifindex, Side::Egress))
+}
+
+/// The IPv4 header of a frame on a pod's interface.
+#[inline(always)]
+fn header(packet: &Packet) -> Result<&Ipv4, FastOutcome> {
+    packet.header(Ethernet::LEN).ok_or(FastOutcome::Unfit)
 }
 
 /// Why a packet that the tunnel's own program would leave is left here.
