@@ -65,6 +65,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
     let (told, watchdog, cancel) = (Arc::clone(&notifier), config.watchdog, end.clone());
     tokio::spawn(async move { keep_told(&told, watchdog, status, &cancel).await });
     datapath::check(&config)?;
+    datapath::prepare(&config);
 
     let agent = Agent {
         store: Store::new(&config.etcd)?,

@@ -142,6 +142,10 @@ impl FastPath {
             self.close(vec!["asked for".into()]).await;
             return;
         }
+        if self.is_outdated() {
+            self.close(vec!["the dataplane has been made anew".into()])
+                .await;
+        }
         let done = match self.read(own).await {
             Ok((found, others)) => {
                 obstacles.extend(others.iter().cloned());
@@ -226,11 +230,20 @@ impl FastPath {
         self.renew()
     }
 
+    /// Whether the programs use maps that the dataplane does not have any more.
+    fn is_outdated(&self) -> bool {
+        let mut programs = self.programs.iter();
+        programs.any(|programs| !programs.is_current())
+    }
+
     /// Whether a program or a queueing discipline of somebody else has come to an interface since
-    /// the last pass, of which nothing tells, or has gone.
+    /// the last pass, of which nothing tells, or has gone; or the dataplane is another one.
     pub async fn has_news(&self, own: Ipv4Network) -> bool {
         if !self.is_wanted() {
             return false;
+        }
+        if self.is_outdated() {
+            return true;
         }
         // What cannot be read is for a pass to say.
         let Ok((found, others)) = self.read(own).await else {

@@ -21,7 +21,6 @@
 //! can neither show nor change; see `legacy.rs`.
 
 mod blackhole;
-pub mod events;
 mod forward;
 mod keep;
 mod leftover;

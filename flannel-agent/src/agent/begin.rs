@@ -76,6 +76,7 @@ pub(super) async fn begin(agent: &Agent) -> Result<Option<Begun>> {
     );
 
     let earlier = earlier::load(config);
+    datapath::prepared(config).await;
     let Some(leases) = list_leases(store, timing, end).await else {
         return Ok(None);
     };

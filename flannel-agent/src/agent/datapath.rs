@@ -23,6 +23,23 @@ pub(super) fn check(config: &Config) -> Result<()> {
     dataplane::check(&options(config)).map_err(refusal)
 }
 
+/// Gets ready for opening a data path, on a thread of its own, while etcd is asked what to open.
+pub(super) fn prepare(config: &Config) {
+    if config.datapath != DatapathMode::Kernel {
+        // Whoever opens the data path waits for it.
+        drop(spawn_blocking(dataplane::prepare));
+    }
+}
+
+/// Waits until what [`prepare`] does is done: beside thousands of leases, its memory would be the
+/// most that the agent ever has.
+pub(super) async fn prepared(config: &Config) {
+    if config.datapath != DatapathMode::Kernel {
+        // A panic is for whoever opens the data path to meet again.
+        let _ = spawn_blocking(dataplane::prepare).await;
+    }
+}
+
 /// A data path that is being opened.
 pub(super) struct Opening(JoinHandle<Result<Datapath, dataplane::Error>>);
 

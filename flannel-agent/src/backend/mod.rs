@@ -44,13 +44,6 @@ use self::peer::{IgnoredReason, Peer};
 /// The programs of all backends: those that an earlier run may have left.
 pub const ALL_PROGRAMS: [&[Attachment]; 3] = [&vxlan::PROGRAMS, &udp::PROGRAMS, &host_gw::PROGRAMS];
 
-/// Whether a program has the name of one of these.
-#[must_use]
-pub fn is_own_program(name: &str) -> bool {
-    let mut programs = ALL_PROGRAMS.iter().copied().flatten();
-    programs.any(|attachment| attachment.program == name)
-}
-
 /// How peers are reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {

@@ -216,7 +216,8 @@ pub fn changed_peers<'a>(
         }
     }
     // Entries of a peer that is gone are removed by its MAC and address.
-    let is_changed = |peer: &&Peer| change.subnets.contains(&peer.subnet);
+    let changed: Vec<_> = change.subnets.iter().map(|it| Range::of(*it)).collect();
+    let is_changed = |peer: &&Peer| changed.binary_search(&Range::of(peer.subnet)).is_ok();
     change.gone = peers.iter().filter(is_changed).copied().collect();
     for peer in &change.gone {
         taken.take_addresses(peer);
@@ -225,22 +226,40 @@ pub fn changed_peers<'a>(
     stay.all(|peer| taken.is_free(peer)).then_some(change)
 }
 
+/// The addresses of a subnet, to be compared ten thousand times for each change of a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Range {
+    first: u32,
+    last: u32,
+}
+
+impl Range {
+    fn of(subnet: Ipv4Network) -> Self {
+        let hosts = u32::MAX.checked_shr(subnet.prefix().into()).unwrap_or(0);
+        let first = subnet.ip().to_bits() & !hosts;
+        Self {
+            first,
+            last: first | hosts,
+        }
+    }
+}
+
 /// What some peers have to themselves, in order: they are few, and each of many others is held
 /// against them.
 #[derive(Default)]
 struct Taken {
     /// No two overlap.
-    subnets: Vec<Ipv4Network>,
+    subnets: Vec<Range>,
     macs: Vec<MacAddr>,
     addresses: Vec<Ipv4Addr>,
 }
 
 impl Taken {
     fn is_free(&self, peer: &Peer) -> bool {
-        let last = peer.subnet.broadcast();
-        let behind = self.subnets.partition_point(|it| it.network() <= last);
+        let range = Range::of(peer.subnet);
+        let behind = self.subnets.partition_point(|it| it.first <= range.last);
         let before = behind.checked_sub(1).map(|index| self.subnets[index]);
-        before.is_none_or(|other| !other.overlaps(peer.subnet))
+        before.is_none_or(|other| other.last < range.first)
             && peer
                 .mac
                 .is_none_or(|mac| self.macs.binary_search(&mac).is_err())
@@ -250,7 +269,7 @@ impl Taken {
     /// Says whether nobody had any of it.
     fn take(&mut self, peer: &Peer) -> bool {
         let is_free = self.is_free(peer);
-        insert(&mut self.subnets, peer.subnet);
+        insert(&mut self.subnets, Range::of(peer.subnet));
         self.take_addresses(peer);
         is_free
     }

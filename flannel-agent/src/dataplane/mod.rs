@@ -5,6 +5,7 @@
 
 pub mod attach;
 pub mod compat;
+pub mod foreign;
 pub mod logs;
 pub mod maps;
 pub mod object;
@@ -28,6 +29,7 @@ use self::xdp::Stripper;
 use crate::cli::{TcAttach, XdpMode};
 use crate::error::chain;
 use crate::netlink::link::Link;
+use crate::netlink::nic::ClsactSide;
 use crate::status;
 
 /// Which interface of a node.
@@ -64,6 +66,15 @@ impl Direction {
         match self {
             Self::Ingress => TcAttachType::Ingress,
             Self::Egress => TcAttachType::Egress,
+        }
+    }
+
+    /// As clsact has it.
+    #[must_use]
+    pub const fn clsact_side(self) -> ClsactSide {
+        match self {
+            Self::Ingress => ClsactSide::Ingress,
+            Self::Egress => ClsactSide::Egress,
         }
     }
 }
@@ -171,6 +182,11 @@ pub enum Error {
 pub fn check(options: &Options) -> Result<(), Error> {
     probe::check(&Pins::new(&options.pin_path))?;
     Ok(())
+}
+
+/// Does what takes longest of opening a dataplane and asks for nothing: see [`object::prepare`].
+pub fn prepare() {
+    object::prepare();
 }
 
 /// The loaded dataplane.

@@ -1,5 +1,7 @@
 //! The BPF object that the agent carries, and loading it over pinned maps.
 
+use std::sync::{LazyLock, Mutex, PoisonError};
+
 use aya::{Ebpf, EbpfError, EbpfLoader};
 
 use super::Options;
@@ -31,6 +33,20 @@ pub fn embedded() -> Option<&'static [u8]> {
     (!OBJECT.is_empty()).then_some(OBJECT)
 }
 
+/// aya reads the types of the kernel for every loader that is made, 25 ms and 18 MiB of memory, and
+/// nothing in the object asks for them: one loader serves all loads of a process. Each load sets what
+/// sets it apart.
+static LOADER: LazyLock<Mutex<EbpfLoader<'static>>> = LazyLock::new(|| Mutex::new(loader()));
+
+/// Log levels, to be pointed to by the loader.
+static LEVELS: [u8; 6] = [0, 1, 2, 3, 4, 5];
+
+/// Makes what [`load`] needs, if it is not there. Early, it costs nobody any time, and no memory
+/// beside the leases.
+pub fn prepare() {
+    LazyLock::force(&LOADER);
+}
+
 /// Loads the object: maps that are pinned are taken over, others are made and pinned.
 ///
 /// The layouts of pinned maps must have been checked before (`compat`): aya takes over whatever
@@ -39,7 +55,9 @@ pub fn embedded() -> Option<&'static [u8]> {
 /// # Errors
 /// What the kernel or the ELF reader says.
 pub fn load(object: &[u8], pins: &Pins, options: &Options) -> Result<Ebpf, EbpfError> {
-    let mut loader = loader(&options.log_level);
+    let mut loader = LOADER.lock().unwrap_or_else(PoisonError::into_inner);
+    let level = LEVELS.get(usize::from(options.log_level));
+    set_log_level(&mut loader, level.unwrap_or(&5));
     loader.map_max_entries(map_name::FLOWS, options.flows);
     for name in PINNED_MAPS {
         loader.map_pin_path(name, pins.map(name));
@@ -52,12 +70,18 @@ pub fn load(object: &[u8], pins: &Pins, options: &Options) -> Result<Ebpf, EbpfE
 /// # Errors
 /// As [`load`].
 pub fn load_unpinned(object: &[u8]) -> Result<Ebpf, EbpfError> {
-    loader(&0).load(object)
+    let mut loader = loader();
+    set_log_level(&mut loader, &LEVELS[0]);
+    loader.load(object)
 }
 
-fn loader(log_level: &u8) -> EbpfLoader<'_> {
+fn loader() -> EbpfLoader<'static> {
     let mut loader = EbpfLoader::new();
-    // Level 0 makes the log statements constant-false, and the verifier removes them.
-    loader.override_global("AYA_LOG_LEVEL", log_level, false);
+    loader.btf(None);
     loader
+}
+
+/// At level 0 the log statements are constant-false, and the verifier removes them.
+fn set_log_level(loader: &mut EbpfLoader<'static>, level: &'static u8) {
+    loader.override_global("AYA_LOG_LEVEL", level, false);
 }

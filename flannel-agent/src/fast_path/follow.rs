@@ -11,14 +11,15 @@ use crate::error::chain;
 const RETRY: Duration = Duration::from_secs(10);
 
 /// The rules, as far as they are known.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Rules {
     state: State,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 enum State {
     /// Nobody wants to know.
+    #[default]
     Idle,
     /// They are followed.
     Followed { watch: Box<Watch>, verdict: Verdict },
@@ -27,11 +28,6 @@ enum State {
 }
 
 impl Rules {
-    /// Not followed yet.
-    pub(super) fn new() -> Self {
-        Self { state: State::Idle }
-    }
-
     /// Follows the rules from here on, or stops doing so. What changes after this leads to
     /// [`changed`](Self::changed).
     pub(super) fn follow(&mut self, is_wanted: bool) {

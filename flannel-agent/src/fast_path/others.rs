@@ -3,13 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use aya::programs::{SchedClassifier, TcAttachType};
-
 use super::endpoints::WhyNot;
-use super::programs;
-use crate::backend::is_own_program;
+use crate::dataplane::{Direction, foreign};
 use crate::netlink::link::Link;
-use crate::netlink::nic::ClsactSide;
 use crate::netlink::{self, Netlink};
 
 /// Which way packets pass an interface.
@@ -22,14 +18,10 @@ pub enum Sides {
 }
 
 impl Sides {
-    const fn list(self) -> &'static [(TcAttachType, ClsactSide)] {
-        const BOTH: [(TcAttachType, ClsactSide); 2] = [
-            (TcAttachType::Egress, ClsactSide::Egress),
-            (TcAttachType::Ingress, ClsactSide::Ingress),
-        ];
+    const fn directions(self) -> &'static [Direction] {
         match self {
-            Self::Egress => BOTH.split_at(1).0,
-            Self::Both => &BOTH,
+            Self::Egress => &[Direction::Egress],
+            Self::Both => &[Direction::Egress, Direction::Ingress],
         }
     }
 }
@@ -81,34 +73,18 @@ impl<'a> Programs<'a> {
         name: &str,
         sides: Sides,
     ) -> Result<bool, netlink::Error> {
-        for (direction, side) in sides.list() {
-            if has_foreign_tcx(name, *direction) {
+        for direction in sides.directions() {
+            if !foreign::on_tcx(name, *direction).is_empty() {
                 return Ok(true);
             }
-            if self.clsact.contains(&index) {
-                let filters = self.netlink.filters(index, *side).await?;
-                if filters
-                    .iter()
-                    .any(|it| !it.name.as_deref().is_some_and(is_ours))
-                {
-                    return Ok(true);
-                }
+            if self.clsact.contains(&index)
+                && !foreign::on_clsact(self.netlink, index, *direction)
+                    .await?
+                    .is_empty()
+            {
+                return Ok(true);
             }
         }
         Ok(false)
     }
-}
-
-fn has_foreign_tcx(interface: &str, direction: TcAttachType) -> bool {
-    // Without tcx (Linux 6.6) nothing hangs there that this could tell.
-    let Ok((_, programs)) = SchedClassifier::query_tcx(interface, direction) else {
-        return false;
-    };
-    programs
-        .iter()
-        .any(|program| !is_ours(program.name_as_str().unwrap_or_default()))
-}
-
-fn is_ours(program: &str) -> bool {
-    programs::NAMES.contains(&program) || is_own_program(program)
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use aya::Ebpf;
-use aya::maps::{Array, Map, MapData, MapError};
+use aya::maps::{Array, IterableMap as _, Map, MapData, MapError, MapInfo};
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 use flannel_ebpf::abi::{self, map_name};
 
@@ -25,7 +25,7 @@ const PROGRAMS: [(&str, TcAttachType); 2] = [
 ];
 
 /// Their names.
-pub(super) const NAMES: [&str; 2] = [PROGRAMS[0].0, PROGRAMS[1].0];
+pub const NAMES: [&str; 2] = [PROGRAMS[0].0, PROGRAMS[1].0];
 
 /// Handle of the filters where they hang on clsact.
 const HANDLE: u16 = 4;
@@ -76,6 +76,8 @@ pub struct Programs {
     pins: Pins,
     tc_attach: TcAttach,
     settings: Array<MapData, abi::FastPath>,
+    /// The kernel's id of the map of settings.
+    map_id: u32,
 }
 
 impl Programs {
@@ -93,13 +95,23 @@ impl Programs {
                 .load()
                 .map_err(|source| Error::Program { program, source })?;
         }
-        let settings = take(&mut ebpf, map_name::FAST_PATH)?;
+        let settings: Array<_, _> = take(&mut ebpf, map_name::FAST_PATH)?;
+        let info = settings.map().info().map_err(at(map_name::FAST_PATH))?;
         Ok(Self {
             ebpf,
             pins,
             tc_attach: options.tc_attach,
             settings,
+            map_id: info.id(),
         })
+    }
+
+    /// Whether these use the maps that are pinned now. A change of the data path and back leaves
+    /// other ones.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        let pinned = MapInfo::from_pin(self.pins.map(map_name::FAST_PATH));
+        pinned.is_ok_and(|pinned| pinned.id() == self.map_id)
     }
 
     /// Says whether and for how long flows are admitted.

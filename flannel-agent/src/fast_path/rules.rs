@@ -1,7 +1,7 @@
 //! Reads the rules in force, judges them, and follows their changes.
 //!
 //! ```text
-//! nftables ── events ──▶ what has changed ──┐
+//! nftables ── news ────▶ what has changed ──┐
 //!    └─────── dumps ────────────────────────┼─▶ Evidence ─▶ judge ─▶ verdict
 //! legacy iptables ── every 500 ms ──────────┘
 //! ```
@@ -9,8 +9,8 @@
 //! Everything is read over netlink and socket options, without any binary. What is read belongs to
 //! the network namespace of the thread that opened the [`Watch`].
 
-mod events;
 mod netlink;
+mod news;
 mod read;
 mod sockopt;
 mod sys;

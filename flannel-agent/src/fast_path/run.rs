@@ -66,20 +66,20 @@ pub async fn run(mut fast_path: FastPath, inputs: Inputs) -> Infallible {
     for ticks in [&mut sweep, &mut resync, &mut watch] {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     }
-    let (mut monitor, mut rules) = (None, Rules::new());
+    let mut ears = Ears::default();
     let mut sweeping = Sweeping::default();
     let mut due: Option<(Instant, Look)> = None;
     let mut last = Instant::now();
     loop {
-        listen(&mut monitor, fast_path.is_wanted());
-        rules.follow(fast_path.is_wanted());
+        let is_used = fast_path.is_wanted() && *is_ebpf.borrow();
+        ears.open(is_used);
         let look = tokio::select! {
-            event = heard(&mut monitor) => {
+            event = heard(&mut ears.monitor) => {
                 debug!(?event, "kernel changed");
                 due = Some(later(due, last, look_at(&event)));
                 continue;
             }
-            has_verdict = rules.changed() => {
+            has_verdict = ears.rules.changed() => {
                 let look = if has_verdict { Look::Pods } else { Look::Flows };
                 due = Some(later(due, last, look));
                 continue;
@@ -91,7 +91,7 @@ pub async fn run(mut fast_path: FastPath, inputs: Inputs) -> Infallible {
             Ok(()) = subnet.changed() => Look::Pods,
             Ok(()) = is_ebpf.changed() => Look::Pods,
             _ = resync.tick() => Look::Pods,
-            _ = watch.tick() => {
+            _ = watch.tick(), if is_used => {
                 let own = *subnet.borrow();
                 if !fast_path.has_news(own).await {
                     continue;
@@ -109,10 +109,8 @@ pub async fn run(mut fast_path: FastPath, inputs: Inputs) -> Infallible {
             }
             Some((mode, answer)) = requests.recv() => {
                 fast_path.set_mode(mode);
-                listen(&mut monitor, fast_path.is_wanted());
-                rules.follow(fast_path.is_wanted());
-                let (own, obstacles) = (*subnet.borrow(), obstacles(&is_ebpf, &rules));
-                fast_path.reconcile(own, obstacles).await;
+                let obstacles = ears.obstacles(fast_path.is_wanted(), &is_ebpf);
+                fast_path.reconcile(*subnet.borrow(), obstacles).await;
                 status.send_replace(fast_path.status());
                 // Whoever asked may be gone.
                 let _ = answer.send(fast_path.status());
@@ -122,24 +120,44 @@ pub async fn run(mut fast_path: FastPath, inputs: Inputs) -> Infallible {
         last = Instant::now();
         let is_renewed = look == Look::Flows && fast_path.renew().is_ok();
         if !is_renewed {
-            let (own, obstacles) = (*subnet.borrow_and_update(), obstacles(&is_ebpf, &rules));
+            let obstacles = ears.obstacles(fast_path.is_wanted(), &is_ebpf);
+            let own = *subnet.borrow_and_update();
             fast_path.reconcile(own, obstacles).await;
         }
         status.send_replace(fast_path.status());
     }
 }
 
-/// Listens to the kernel as long as the fast path is wanted: of thousands of peers there is much to
-/// hear.
-fn listen(monitor: &mut Option<Monitor>, is_wanted: bool) {
-    if !is_wanted {
-        *monitor = None;
-    } else if monitor.is_none() {
-        match Monitor::open() {
-            Ok(opened) => *monitor = Some(opened),
-            // Tried again at every turn of the loop.
-            Err(error) => debug!(error = chain(&error), "the kernel cannot be listened to"),
+/// What listens to the kernel, while the fast path may be in use: of thousands of peers that a node
+/// starts with there is much to hear.
+#[derive(Default)]
+struct Ears {
+    monitor: Option<Monitor>,
+    rules: Rules,
+}
+
+impl Ears {
+    /// Listens from here on, or not any more.
+    fn open(&mut self, is_used: bool) {
+        self.rules.follow(is_used);
+        if !is_used {
+            self.monitor = None;
+        } else if self.monitor.is_none() {
+            match Monitor::open() {
+                Ok(opened) => self.monitor = Some(opened),
+                // Tried again at every turn of the loop.
+                Err(error) => debug!(error = chain(&error), "the kernel cannot be listened to"),
+            }
         }
+    }
+
+    /// What keeps the fast path off, beside what the interfaces have. What changes after this is
+    /// heard.
+    fn obstacles(&mut self, is_wanted: bool, is_ebpf: &watch::Receiver<bool>) -> Vec<String> {
+        let is_ebpf = *is_ebpf.borrow();
+        self.open(is_wanted && is_ebpf);
+        let kernel = (!is_ebpf).then(|| "packets are not carried by eBPF".to_owned());
+        kernel.into_iter().chain(self.rules.obstacles()).collect()
     }
 }
 
@@ -155,19 +173,18 @@ async fn heard(monitor: &mut Option<Monitor>) -> NetlinkEvent {
     NetlinkEvent::Overrun
 }
 
-/// What keeps the fast path off, beside what the interfaces have.
-fn obstacles(is_ebpf: &watch::Receiver<bool>, rules: &Rules) -> Vec<String> {
-    let kernel = (!*is_ebpf.borrow()).then(|| "packets are not carried by eBPF".to_owned());
-    kernel.into_iter().chain(rules.obstacles()).collect()
-}
-
 fn look_at(event: &NetlinkEvent) -> Look {
     match event {
         NetlinkEvent::Overrun
         | NetlinkEvent::Link { .. }
         | NetlinkEvent::Address { .. }
         | NetlinkEvent::TrafficControl => Look::Pods,
-        NetlinkEvent::Route { oif, .. } if oif.is_some() => Look::Pods,
+        // A pod may have a route of its own. Those of peers come by the thousand, and are no pods'.
+        NetlinkEvent::Route {
+            oif: Some(_),
+            is_direct: false,
+            peer: None,
+        } => Look::Pods,
         _ => Look::Flows,
     }
 }
@@ -184,5 +201,23 @@ async fn at(due: Option<(Instant, Look)>) {
     match due {
         Some((at, _)) => sleep_until(at).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routes_of_pods_are_looked_at_and_those_of_peers_are_not() {
+        let route = |is_direct, peer| NetlinkEvent::Route {
+            oif: Some(7),
+            is_direct,
+            peer,
+        };
+        let peer = "10.5.9.0/24".parse().unwrap();
+        assert_eq!(look_at(&route(false, None)), Look::Pods);
+        assert_eq!(look_at(&route(false, Some((peer, None)))), Look::Flows);
+        assert_eq!(look_at(&route(true, None)), Look::Flows);
     }
 }

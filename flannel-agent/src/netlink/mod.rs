@@ -19,6 +19,7 @@ pub mod monitor;
 pub mod neigh;
 pub mod netdev;
 pub mod next_hop;
+pub mod nftables;
 pub mod nic;
 pub mod route;
 pub mod tc;

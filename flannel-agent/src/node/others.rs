@@ -6,15 +6,14 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use aya::programs::SchedClassifier;
 use tracing::{debug, info};
 
 use super::scope::Scope;
 use super::{Error, Node};
-use crate::backend::is_own_program;
+use crate::dataplane::foreign::{self, Foreign};
 use crate::dataplane::{Direction, Interface, Interfaces, attach, xdp};
 use crate::error::chain;
-use crate::netlink::nic::{ClsactSide, Filter, XdpMode};
+use crate::netlink::nic::XdpMode;
 use crate::netlink::{self, Netlink};
 
 /// What was found.
@@ -82,36 +81,16 @@ impl Others {
             };
             self.programs.push(format!("{name}: {mode} XDP (id {id})"));
         }
-        for (direction, side) in [
-            (Direction::Ingress, ClsactSide::Ingress),
-            (Direction::Egress, ClsactSide::Egress),
-        ] {
-            let way = direction.name();
-            // Before Linux 6.6 there is none.
-            let tcx = SchedClassifier::query_tcx(name, direction.attach_type());
-            for info in tcx.map(|(_, programs)| programs).unwrap_or_default() {
-                let program = info.name_as_str().unwrap_or_default();
-                if !is_own_program(program) {
-                    let id = info.id();
-                    let text = format!("{name}: tcx {way} {program} (id {id})");
-                    self.programs.push(text);
-                    self.watched.push((interface, direction));
-                }
-            }
-            let filters = netlink.filters(index, side).await?;
-            let is_other = |filter: &&Filter| !filter.name.as_deref().is_some_and(is_own_program);
-            for Filter {
-                kind,
-                name: program,
-                ..
-            } in filters.iter().filter(is_other)
-            {
-                let program = program.as_deref().unwrap_or("filter");
-                self.programs
-                    .push(format!("{name}: clsact {way} {kind} {program}"));
-                self.watched.push((interface, direction));
-                if !self.filtered.contains(&(interface, direction)) {
-                    self.filtered.push((interface, direction));
+        for direction in [Direction::Ingress, Direction::Egress] {
+            let mut found = foreign::on_tcx(name, direction);
+            found.extend(foreign::on_clsact(netlink, index, direction).await?);
+            let hook = (interface, direction);
+            for foreign in found {
+                self.programs.push(format!("{name}: {foreign}"));
+                self.watched.push(hook);
+                let is_filter = matches!(foreign, Foreign::Filter { .. });
+                if is_filter && !self.filtered.contains(&hook) {
+                    self.filtered.push(hook);
                 }
             }
         }

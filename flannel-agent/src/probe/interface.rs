@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use aya::programs::{ProgramError, ProgramInfo, SchedClassifier, TcAttachType};
 
 use super::facts::{Holder, Interface, is_denied};
-use crate::backend::is_own_program;
+use crate::dataplane::foreign::is_own;
 use crate::error::chain;
 use crate::iface::{self, ExternalInterface, Selection};
 use crate::netlink::Netlink;
@@ -38,7 +38,7 @@ pub(super) async fn read(selection: &Selection) -> Result<Interface> {
         let holder = |Filter { name, id, .. }: Filter| {
             Some(Holder {
                 hook: hook.into(),
-                is_ours: name.as_deref().is_some_and(is_own_program),
+                is_ours: name.as_deref().is_some_and(is_own),
                 name,
                 id: id?,
             })
@@ -112,7 +112,7 @@ fn tcx_programs(interface: &str, unknown: &mut Vec<String>) -> Vec<Holder> {
             let name = info.name_as_str().map(str::to_owned);
             Holder {
                 hook: hook.into(),
-                is_ours: name.as_deref().is_some_and(is_own_program),
+                is_ours: name.as_deref().is_some_and(is_own),
                 name,
                 id: info.id(),
             }

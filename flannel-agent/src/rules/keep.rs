@@ -8,12 +8,12 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
-use super::events::Events;
 use super::legacy::{self, Legacy};
 use super::plan::{self, Actual, IptablesTable, Leftovers, STOCK_IPV6};
 use super::{Error, Forward, Spec, blackhole, masquerade, nft};
 use crate::error::chain;
 use crate::netlink::Netlink;
+use crate::netlink::nftables::Events;
 
 /// How long news is gathered before a look at what it is about.
 const SETTLE: Duration = Duration::from_millis(20);
@@ -276,7 +276,8 @@ fn effect(spec: &Spec) -> Option<&'static str> {
 async fn news(events: &mut Option<Events>) {
     if let Some(subscription) = events {
         match subscription.next().await {
-            Ok(()) => return,
+            // What it is costs as much to read as everything.
+            Ok(_) => return,
             Err(error) => warn!(%error, "no more news from nftables; the periodic check goes on"),
         }
         *events = None;

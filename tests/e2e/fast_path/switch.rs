@@ -3,12 +3,19 @@
 use std::thread;
 use std::time::Duration;
 
+use aya::maps::{Array, Map, MapData};
 use aya::programs::TcAttachType;
+use flannel_agent::cli::DatapathMode;
+use flannel_agent::control::{self, Request};
+use flannel_agent::dataplane::pin::Pins;
+use flannel_agent::status;
+use flannel_ebpf::abi::{self, map_name};
 use flannel_tests::agent::Agent;
 use flannel_tests::bpf::TcProgram;
 use flannel_tests::cluster::Cluster;
 use flannel_tests::traffic::sequence::{Flow, Tally};
 use flannel_tests::wait;
+use tokio::runtime::Builder;
 
 use super::{cluster, made_of, wait_for_pods};
 use crate::exercise::wait_sent;
@@ -158,6 +165,56 @@ fn a_change_of_the_data_path_loses_nothing() {
             let printed = agent.switch(&[word]).expect("switch");
             assert!(printed.starts_with(active), "{printed}");
             thread::sleep(Duration::from_millis(300));
+        }
+    });
+}
+
+/// The data path is another one before the fast path, which is busy with a pod, has heard that there
+/// was none in between: its programs still have the maps of the one before.
+#[test]
+fn the_fast_path_follows_a_dataplane_that_is_made_anew() {
+    let cluster = cluster();
+    let flow = Flow::start_full(cluster.pod(0), cluster.pod(1), 100, 1, 0).expect("flow");
+    is_admitted(&cluster, &flow);
+    let tc = |line: &str| {
+        let ns = &cluster.host(0).ns;
+        ns.run("tc", &line.split(' ').collect::<Vec<_>>())
+            .expect("tc")
+    };
+    // The pod leaves, for which what is on its way is waited for.
+    tc("qdisc add dev veth0 root pfifo");
+    let agent = &cluster.agents[0];
+    wait_for_the_end_of_admissions(agent);
+    change_at_once(agent, &[DatapathMode::Kernel, DatapathMode::Ebpf]);
+    wait_for_pods(agent, 0);
+    tc("qdisc del dev veth0 root");
+    wait_for_pods(agent, 1);
+    is_admitted(&cluster, &flow);
+    let tally = flow.finish().expect("count datagrams");
+    assert!(tally.is_lossless() && tally.reordered == 0, "{tally:?}");
+}
+
+/// Waits until the programs admit nothing any more.
+fn wait_for_the_end_of_admissions(agent: &Agent) {
+    let pin = Pins::new(&agent.places.pins).map(map_name::FAST_PATH);
+    let map = MapData::from_pin(agent.outside(&pin).expect("path")).expect("map");
+    let settings: Array<_, abi::FastPath> = Map::Array(map).try_into().expect("an array");
+    wait::until("the end of admissions", Duration::from_secs(5), || {
+        Ok((settings.get(&0, 0)?.bound == 0).then_some(()))
+    })
+    .expect("ended");
+}
+
+/// Changes the data path, time and again, without a process for each change.
+fn change_at_once(agent: &Agent, modes: &[DatapathMode]) {
+    let run_dir = agent.outside(&agent.places.run_dir).expect("path");
+    let runtime = Builder::new_current_thread().enable_all().build();
+    runtime.expect("runtime").block_on(async {
+        for mode in modes {
+            let request = Request::Datapath { mode: *mode };
+            let answer = control::request(&run_dir, request).await;
+            let status: status::Datapath = answer.expect("another data path");
+            assert_eq!(status.active, mode.to_string());
         }
     });
 }

@@ -3,8 +3,8 @@
 use aya::programs::links::LinkType;
 use aya::programs::loaded_links;
 
-use super::events::News;
 use super::netlink::{self, Nftables};
+use super::news::News;
 use super::sockopt::{self, Block, Legacy, Tables, has_automatic_helpers};
 use crate::error::chain;
 use crate::fast_path::judge::{Evidence, Needs, Place, Reason, Verdict, Why, judge};

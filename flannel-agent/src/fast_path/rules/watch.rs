@@ -6,9 +6,10 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
-use super::events::{Events, News};
+use super::news::News;
 use super::read::{Error, Look, Reader};
 use crate::fast_path::judge::Verdict;
+use crate::netlink::nftables::Events;
 
 /// Time between two looks at what tells nobody of its changes, such as legacy iptables: with the
 /// look itself well below the shortest bound.
@@ -176,11 +177,14 @@ async fn next_event(events: &mut Option<Events>, news: &mut News) -> bool {
     let Some(subscription) = events else {
         return std::future::pending().await;
     };
-    let heard = subscription.next(news).await;
-    if let Err(error) = &heard {
-        warn!(%error, "no more news from nftables; subscribing again");
+    match subscription.next().await {
+        Ok(heard) => news.add(heard),
+        Err(error) => {
+            warn!(%error, "no more news from nftables; subscribing again");
+            return false;
+        }
     }
-    heard.is_ok()
+    true
 }
 
 /// Waits for the end of a reading, for ever if there is none.
