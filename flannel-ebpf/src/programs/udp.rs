@@ -20,7 +20,7 @@ use flannel_ebpf::ttl::{self, Hop};
 use flannel_ebpf::wire::{Datagram, Ethernet, Ipv4, PROTOCOL_TCP};
 
 use super::{egress, fast, ingress};
-use crate::bytes::Bytes;
+use crate::bytes::Bytes as _;
 use crate::count::Size;
 use crate::packet::{Packet, Side, Verdict, random};
 

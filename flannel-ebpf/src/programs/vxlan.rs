@@ -12,7 +12,7 @@ use flannel_ebpf::flow;
 use flannel_ebpf::wire::{ETHERTYPE_IPV4, Ethernet, Headers, Ipv4};
 
 use super::{egress, fast, ingress};
-use crate::bytes::Bytes;
+use crate::bytes::Bytes as _;
 use crate::count::Size;
 use crate::packet::{Packet, Side, Verdict, random};
 

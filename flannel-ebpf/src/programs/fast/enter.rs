@@ -17,7 +17,7 @@ use flannel_ebpf::wire::{Addresses, Ethernet, Ipv4};
 
 use super::admit::{Start, note};
 use super::{admitted, key, settings};
-use crate::bytes::Bytes;
+use crate::bytes::Bytes as _;
 use crate::count::{self, Size};
 use crate::maps::{self, Admission};
 use crate::packet::{Packet, Side, Verdict};
