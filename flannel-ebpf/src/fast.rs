@@ -58,10 +58,18 @@ pub fn flow_of(
         PROTOCOL_TCP if tcp_flags()? & (TCP_CLEAR | TCP_SET) == TCP_SET => {}
         _ => return None,
     }
-    Some(FlowKey {
+    conversation(ip, transport.ports)
+}
+
+/// The flow of a packet of whatever kind that tells it.
+#[inline(always)]
+#[must_use]
+pub fn conversation(ip: &Ipv4, ports: [u8; 4]) -> Option<FlowKey> {
+    let has_ports = matches!(ip.protocol, PROTOCOL_TCP | PROTOCOL_UDP) && ip.is_first();
+    has_ports.then(|| FlowKey {
         source: ip.source,
         destination: ip.destination,
-        ports: transport.ports,
+        ports,
         protocol: ip.protocol.into(),
     })
 }

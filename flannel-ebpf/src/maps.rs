@@ -105,15 +105,15 @@ pub(crate) fn admission(key: FlowKey) -> Option<&'static Admission> {
     let flow = flows.get_ptr_mut(key)?;
     // SAFETY: the layout is the same, as asserted below. An entry that is replaced or removed
     // meanwhile is freed after an RCU grace period (the map is not preallocated), so it is there
-    // until the program ends. Only the counts are written in place, each as one aligned word (the
-    // target has no atomic load).
+    // until the program ends. What is written in place is, each, one aligned word (the target has
+    // no atomic load).
     unsafe { flow.cast::<Admission>().as_ref() }
 }
 
-/// An entry of `flows`: a [`Flow`] whose counts of packets are written in place, by any CPU.
+/// An entry of `flows`: a [`Flow`] of which the end and the counts are written in place, by any CPU.
 #[repr(C)]
 pub(crate) struct Admission {
-    expires: u64,
+    expires: Cell<u64>,
     queued: Cell<u64>,
     dequeued: Cell<u64>,
     generation: u32,
@@ -134,13 +134,13 @@ impl Admission {
     /// [`Flow::expires`].
     #[inline(always)]
     pub(crate) fn expires(&self) -> u64 {
-        self.expires
+        self.expires.get()
     }
 
     /// What tells it from the one before of the same flow.
     #[inline(always)]
     pub(crate) fn number(&self) -> u32 {
-        self.expires as u32
+        self.expires() as u32
     }
 
     /// [`Flow::generation`].
@@ -192,6 +192,15 @@ impl Admission {
     #[inline(always)]
     pub(crate) fn count_dequeued(&self) {
         self.dequeued.set(self.dequeued.get() + 1);
+    }
+
+    /// A packet of the flow goes the standard path: those behind it are queued again. What is in the
+    /// queue by now does not count any more, which another number sees to, of a nanosecond less.
+    #[inline(always)]
+    pub(crate) fn start_over(&self) {
+        self.expires.set(self.expires() - 1);
+        self.queued.set(0);
+        self.dequeued.set(0);
     }
 }
 

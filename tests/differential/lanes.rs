@@ -224,7 +224,7 @@ const FAST_FROM_WIRE: Lane = Lane {
     packets: 60_000,
     direction: "fast",
     outcomes: FAST_INGRESS,
-    carried: 60,
+    carried: 50,
     ..FROM_WIRE
 };
 

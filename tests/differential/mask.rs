@@ -192,11 +192,11 @@ fn forget_own_id(bytes: &mut [u8], at: usize) {
     let is_own = [NODE, BRIDGE, SUBNET]
         .iter()
         .any(|own| header[12..16] == own[..]);
+    let len = usize::from(header[0] & 0xf) * 4;
     // Of a real peer only what it can have written itself: a pod may claim its address.
-    let is_error = header[9] == 1 && matches!(bytes.get(at + IP), Some(3 | 11 | 12));
+    let is_error = header[9] == 1 && matches!(bytes.get(at + len), Some(3 | 11 | 12));
     let is_own = is_own || is_error && FAR_NODE.iter().any(|far| header[12..16] == far[..]);
     let is_nested = is_nested(&bytes[at..]);
-    let len = usize::from(header[0] & 0xf) * 4;
     if header[0] >> 4 != 4 || !(is_own || is_nested) || len < IP {
         return;
     }

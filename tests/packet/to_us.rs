@@ -293,6 +293,35 @@ fn every_unfit_packet_takes_the_standard_path() {
     }
 }
 
+/// A packet on the standard path waits in the backlog: what comes behind it waits there, too.
+#[test]
+fn what_comes_behind_a_packet_that_is_left_is_queued() {
+    let drained = Flow {
+        expires: NEVER,
+        queued: 3,
+        dequeued: 3,
+        ..received()
+    };
+    let over = Flow {
+        expires: NEVER - 1,
+        queued: 0,
+        dequeued: 0,
+        ..drained
+    };
+    for kind in &KINDS {
+        for (row, edit) in UNFIT {
+            let mut ip = to_us(6);
+            let payload = edit(&mut ip);
+            let has_ports = ip.protocol == 6 && ip.fragment[1] == 0;
+            let mut programs = kind.admitted(&tcp_packet(&to_us(6)), drained);
+            kind.run(&mut programs, &ip.packet(&payload));
+            let flow = programs.flow(&tcp_packet(&to_us(6)));
+            let expected = if has_ports { over } else { drained };
+            assert_eq!(flow, Some(expected), "{} {row}", kind.program);
+        }
+    }
+}
+
 /// In the queue into the pod it would not be known any more, with the hops of this host off.
 #[test]
 fn a_packet_whose_hops_would_not_do_in_the_queue_takes_the_standard_path() {
@@ -347,6 +376,8 @@ fn a_mark_to_carry_over_is_the_standard_paths() {
     let expected = [("fast mark", size), ("ingress decapsulated", size)];
     assert_eq!(run.counted, expected.into());
     assert_eq!(programs.noted(&packet), None);
+    let flow = programs.flow(&packet).unwrap();
+    assert_eq!(flow.expires, received().expires - 1, "those behind it wait");
     // The udp backend carries none over.
     let packet = tcp_packet(&to_us(6));
     let mut programs = KINDS[1].admitted(&packet, received());

@@ -11,7 +11,7 @@ use flannel_ebpf::wire::{Ethernet, Ipv4};
 use super::egress::subnet_of;
 use super::fast::NOBODY;
 use super::{fast, ingress};
-use crate::bytes::Bytes;
+use crate::bytes::Bytes as _;
 use crate::count::{self, Size};
 use crate::packet::{Packet, Verdict};
 

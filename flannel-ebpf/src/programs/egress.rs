@@ -7,7 +7,7 @@ use flannel_ebpf::encap::{self, complete, segment_len};
 use flannel_ebpf::flow;
 use flannel_ebpf::wire::{Datagram, Headers, Ipv4, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP, Udp};
 
-use crate::bytes::Bytes;
+use crate::bytes::Bytes as _;
 use crate::count::{self, Size};
 use crate::maps::{self, Sender};
 use crate::packet::{Packet, Verdict};

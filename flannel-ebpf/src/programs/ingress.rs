@@ -7,7 +7,7 @@ use flannel_ebpf::abi::{Config, IngressOutcome};
 use flannel_ebpf::decap;
 use flannel_ebpf::wire::{Datagram, ETHERTYPE_IPV4, Ethernet, Ipv4, PROTOCOL_UDP, Udp};
 
-use crate::bytes::Bytes;
+use crate::bytes::Bytes as _;
 use crate::count::{self, Size};
 use crate::maps::{self, Admission};
 use crate::packet::{Packet, Verdict};

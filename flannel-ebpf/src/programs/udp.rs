@@ -21,7 +21,7 @@ use flannel_ebpf::wire::{Datagram, Ethernet, Ipv4, PROTOCOL_TCP};
 
 use super::fast::NOBODY;
 use super::{egress, fast, ingress};
-use crate::bytes::Bytes;
+use crate::bytes::Bytes as _;
 use crate::count::Size;
 use crate::packet::{Packet, Side, Verdict, random};
 

@@ -13,7 +13,7 @@ use flannel_ebpf::wire::{ETHERTYPE_IPV4, Ethernet, Headers, Ipv4};
 
 use super::fast::NOBODY;
 use super::{egress, fast, ingress};
-use crate::bytes::Bytes;
+use crate::bytes::Bytes as _;
 use crate::count::Size;
 use crate::packet::{Packet, Side, Verdict, random};
 
@@ -93,11 +93,12 @@ fn receive(
     ingress::check_sender(outer, flow)?;
     ingress::check_checksum(packet, outer, bytemuck::bytes_of(shim), inner)?;
     let mark = decap::inner_mark(&outer.ip, inner)?;
-    let flow = flow.filter(|_| mark.is_none());
+    let known = flow;
+    let flow = known.filter(|_| mark.is_none());
     if flow.is_none() {
         match mark {
             None => fast::leave(packet, Encap::Vxlan, inner, Headers::LEN, outer.ip.source),
-            Some(_) => fast::leave_for_mark(packet),
+            Some(_) => fast::leave_for_mark(packet, known),
         }
         if packet.gso_size() != 0 {
             return Err(IngressOutcome::Aggregate);

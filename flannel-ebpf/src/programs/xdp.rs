@@ -16,7 +16,7 @@ use flannel_ebpf::ttl::next_hop;
 use flannel_ebpf::wire::{Datagram, ETHERTYPE_IPV4, Ethernet, Ipv4, PROTOCOL_UDP, Udp};
 
 use super::ingress;
-use crate::bytes::Bytes;
+use crate::bytes::Bytes as _;
 use crate::maps;
 use crate::raw::{Raw, Verdict};
 

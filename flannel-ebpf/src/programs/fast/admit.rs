@@ -8,7 +8,7 @@ use flannel_ebpf::fast::{Transport, is_awaited, is_unchanged};
 use flannel_ebpf::wire::{Addresses, Ethernet, Ipv4};
 
 use super::{Frame, key, settings};
-use crate::bytes::Bytes;
+use crate::bytes::Bytes as _;
 use crate::count::{self, Size};
 use crate::maps;
 use crate::packet::{Packet, Verdict, now};

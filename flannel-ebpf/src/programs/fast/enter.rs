@@ -11,13 +11,13 @@
 //! In the place of its source address a queued frame has a [`Ticket`].
 
 use flannel_ebpf::abi::{Encap, FastOutcome, FlowKey};
-use flannel_ebpf::fast::{MIN_TTL, Ticket, Transport, is_intact};
+use flannel_ebpf::fast::{MIN_TTL, Ticket, Transport, conversation, is_intact};
 use flannel_ebpf::ttl::Hop;
 use flannel_ebpf::wire::{Addresses, Ethernet, Ipv4};
 
 use super::admit::{Start, note};
 use super::{admitted, key, settings};
-use crate::bytes::Bytes;
+use crate::bytes::Bytes as _;
 use crate::count::{self, Size};
 use crate::maps::{self, Admission};
 use crate::packet::{Packet, Side, Verdict};
@@ -83,6 +83,12 @@ pub(in super::super) fn leave(
         return;
     };
     let Some(key) = received(packet, encap, ip, offset) else {
+        let ports = packet.load(offset + usize::from(ip.version_ihl & 0xf) * 4);
+        hold_back(
+            ports
+                .and_then(|ports| conversation(ip, ports))
+                .and_then(maps::admission),
+        );
         count::fast(FastOutcome::Unfit, Size::of(packet));
         return;
     };
@@ -101,11 +107,20 @@ pub(in super::super) fn leave(
     count::fast(FastOutcome::NotAdmitted, Size::of(packet));
 }
 
-/// Leaves a packet with a mark to be carried over to the standard path.
+/// Leaves a packet of this flow, with a mark to be carried over, to the standard path.
 #[inline(always)]
-pub(in super::super) fn leave_for_mark(packet: &Packet) {
+pub(in super::super) fn leave_for_mark(packet: &Packet, flow: Option<&Admission>) {
     if settings().is_some() {
+        hold_back(flow);
         count::fast(FastOutcome::Mark, Size::of(packet));
+    }
+}
+
+/// Makes the packets behind one on the standard path wait for it.
+#[inline(always)]
+fn hold_back(flow: Option<&Admission>) {
+    if let Some(flow) = flow.filter(|flow| flow.is_received()) {
+        flow.start_over();
     }
 }
 

@@ -12,7 +12,7 @@ use flannel_ebpf::wire::{Ethernet, Ipv4};
 use super::super::egress;
 use super::admit::{Start, note};
 use super::{Frame, admitted, enter, key, settings};
-use crate::bytes::Bytes;
+use crate::bytes::Bytes as _;
 use crate::count::{self, Size};
 use crate::maps;
 use crate::packet::{Packet, Side, Verdict, random};

@@ -35,7 +35,7 @@ use flannel_ebpf::wire::{ETHERTYPE_IPV4, Ethernet, Ipv4};
 
 pub(super) use self::admit::admit_sent;
 pub(super) use self::enter::{deliver, delivery, leave, leave_for_mark};
-use crate::bytes::Bytes;
+use crate::bytes::Bytes as _;
 use crate::maps::{self, Admission};
 use crate::packet::{Packet, now};
 
