@@ -46,9 +46,6 @@ pub(crate) fn from_far_pod(dice: &mut Dice) -> Frame {
 fn between_pods(dice: &mut Dice, station: [u8; 6], source: [u8; 6], ip: &Ip) -> Frame {
     let (packet, offload) = with_offload(dice, ip);
     let mut frame = framed(dice, station, source, &packet, offload);
-    // No segments that would be fragmented: the last one, which is not, comes in one burst with
-    // them, and overtakes them at the receiver (`docs/architecture.md`, known limits).
-    frame.offload.gso_size = frame.offload.gso_size.min(1200);
     damage(dice, &mut frame.bytes, 0);
     frame
 }
