@@ -118,8 +118,7 @@ pub(crate) fn vxlan(seen: &mut Seen) -> Masked {
         return Ok(None);
     }
     let is_carried = bytes[UDP + 6..UDP + 8] == [0, 0];
-    // Of an aggregate the sum is made for each segment.
-    if !is_carried && offload.gso_type == 0 && !is_udp_right(bytes) {
+    if !is_carried && is_finished(offload) && !is_udp_right(bytes) {
         return Err("the UDP checksum of the tunnel is wrong".to_owned());
     }
     let source_port = u16::from_be_bytes([bytes[UDP], bytes[UDP + 1]]);
@@ -155,13 +154,20 @@ pub(crate) fn udp(seen: &mut Seen) -> Masked {
     // fragments the kernel makes it, on both.
     let is_fragment = bytes[20] & 0x20 != 0;
     let is_absent = bytes[UDP + 6..UDP + 8] == [0, 0];
-    if !is_absent && !is_fragment && offload.gso_type == 0 && !is_udp_right(bytes) {
+    if !is_absent && !is_fragment && is_finished(offload) && !is_udp_right(bytes) {
         return Err("the UDP checksum of the tunnel is wrong".to_owned());
     }
     bytes[UDP + 6..UDP + 8].fill(0);
     forget_own_id(bytes, UDP + 8);
     forget_merged_id(bytes, UDP + 8);
     Ok(None)
+}
+
+/// Whether a checksum can be asked for: of an aggregate the sum is made for each segment, and what is
+/// left to a device at a place outside of the frame (the kernel forgets that the place was in a header
+/// which it has taken off) nobody can make.
+fn is_finished(offload: &Offload) -> bool {
+    offload.gso_type == 0 && offload.flags & Offload::NEEDS_CHECKSUM == 0
 }
 
 /// Does what is left to a device.
