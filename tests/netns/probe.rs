@@ -111,8 +111,11 @@ fn facts_are_those_of_the_kernel() {
     );
     assert_eq!(probed.there("nftables"), word(nft.is_ok()));
 
+    let programs = probed.report["programs"].as_array().unwrap();
+    for program in programs {
+        assert_eq!(program["there"], "yes", "{program}");
+    }
     for attachment in ALL_PROGRAMS.iter().copied().flatten() {
-        let programs = probed.report["programs"].as_array().unwrap();
         let found = programs.iter().find(|p| p["name"] == attachment.program);
         assert_eq!(found.unwrap()["there"], "yes", "{attachment:?}");
     }

@@ -5,7 +5,7 @@
 use std::fs;
 
 use aya::maps::MapError;
-use aya::programs::{ProgramError, SchedClassifier};
+use aya::programs::{Program, ProgramError, ProgramInfo};
 use aya::{Ebpf, EbpfError};
 use aya_obj::generated::bpf_map_type;
 
@@ -94,10 +94,14 @@ fn map_kind(object: &[u8], name: &str) -> Option<String> {
 }
 
 fn programs(ebpf: &mut Ebpf) -> Vec<(String, Fact)> {
-    let load = |(name, program): (&str, &mut aya::programs::Program)| {
-        let program: Result<&mut SchedClassifier, _> = program.try_into();
-        let fact = match program.and_then(|program| program.load().map(|()| program)) {
-            Ok(program) => Fact::yes(sizes(program)),
+    let load = |(name, program): (&str, &mut Program)| {
+        let loaded = match program {
+            Program::SchedClassifier(program) => program.load().and_then(|()| program.info()),
+            Program::Xdp(program) => program.load().and_then(|()| program.info()),
+            _ => Err(ProgramError::UnexpectedProgramType),
+        };
+        let fact = match loaded {
+            Ok(info) => Fact::yes(sizes(&info)),
             Err(error) => Fact::no(refusal(&error)),
         };
         (name.to_owned(), fact)
@@ -107,12 +111,8 @@ fn programs(ebpf: &mut Ebpf) -> Vec<(String, Fact)> {
     programs
 }
 
-fn sizes(program: &SchedClassifier) -> String {
-    let info = program.info().ok();
-    let verified = info
-        .as_ref()
-        .and_then(aya::programs::ProgramInfo::verified_instruction_count);
-    match verified {
+fn sizes(info: &ProgramInfo) -> String {
+    match info.verified_instruction_count() {
         Some(count) => format!("passes the verifier ({count} instructions looked at)"),
         None => "passes the verifier".into(),
     }

@@ -189,15 +189,22 @@ fn xdp(interface: &Result<Interface, String>) -> Facility {
     for unknown in &interface.unknown {
         fact.detail += &format!("; not known: {unknown}");
     }
-    let mut follows = vec!["this agent's programs hang on TC and do not ask for it".to_owned()];
+    let features = interface.xdp_features.as_deref().unwrap_or_default();
+    let mut follows = vec![
+        if features.is_empty() {
+            "tunnel headers come off at TC"
+        } else {
+            "--xdp=auto takes tunnel headers off here, if this is a NIC's own driver; `flannel-agent status` says whether it does"
+        }
+        .to_owned(),
+    ];
     let foreign = |holder: &&super::facts::Holder| !holder.is_ours;
     if interface.programs.iter().any(|holder| foreign(&holder)) {
         follows.push("foreign programs see packets before this agent's".into());
     }
     let is_large = interface.mtu > SINGLE_BUFFER_MTU;
-    let features = interface.xdp_features.as_deref().unwrap_or_default();
     if is_large && !features.is_empty() && !features.contains(&"rx-sg") {
-        follows.push("with this MTU other programs at XDP would need multi-buffer support".into());
+        follows.push("with this MTU the driver would need multi-buffer support for it".into());
     }
     with(name, &fact, Some(follows.join("; ")))
 }
