@@ -75,7 +75,7 @@ const SIGPIPE: u64 = 1 << 12;
 
 /// Mask of the signals that this process ignores.
 fn ignored() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let status = fs::read_to_string("/proc/self/status").unwrap();
     let mask = status
         .lines()
         .find_map(|line| line.strip_prefix("SigIgn:\t"));
