@@ -18,6 +18,7 @@ pub mod health;
 pub mod iface;
 mod json;
 pub mod lease;
+pub mod memory;
 pub mod netlink;
 pub mod network;
 pub mod node;

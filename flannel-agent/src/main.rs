@@ -13,7 +13,7 @@ use flannel_agent::cli::{
 use flannel_agent::config::Config;
 use flannel_agent::control::{ControlError, ControlSocket, Request, request};
 use flannel_agent::status::{Datapath, FastPath, Status};
-use flannel_agent::{agent, cleanup, docker_opts, probe, status_view};
+use flannel_agent::{agent, cleanup, docker_opts, memory, probe, status_view};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -39,6 +39,7 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         });
     }
+    memory::use_one_heap();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
