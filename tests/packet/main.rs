@@ -5,7 +5,8 @@
 //! What a test run cannot make of a packet comes over real devices here: `bed` for a device without
 //! link-layer header and for aggregates, `devices` for VLAN tags beside the packet and headers
 //! outside of the linear part, `pod_devices` for the way into a pod and behind XDP. In the other
-//! rings: flow hashes of sockets, and checksums that a device has verified. [`reasons`] holds that every reason of every program has its row.
+//! rings: flow hashes of sockets, and checksums that a device has verified. [`reasons`] holds that
+//! every reason of every program has its row.
 
 #![expect(
     clippy::unwrap_used,
@@ -19,6 +20,7 @@ mod devices;
 mod direct;
 mod flows;
 mod from_pod;
+mod outer;
 mod pod_devices;
 mod probe;
 mod program;

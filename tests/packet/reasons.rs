@@ -52,6 +52,7 @@ const ALL: [Tables; 9] = [
         direction: "ingress",
         texts: &[
             include_str!("vxlan_decap.rs"),
+            include_str!("outer.rs"),
             include_str!("checksum.rs"),
             include_str!("devices.rs"),
             include_str!("pod_devices.rs"),
@@ -72,6 +73,7 @@ const ALL: [Tables; 9] = [
         direction: "ingress",
         texts: &[
             include_str!("udp_decap.rs"),
+            include_str!("outer.rs"),
             include_str!("checksum.rs"),
             include_str!("devices.rs"),
             include_str!("pod_devices.rs"),

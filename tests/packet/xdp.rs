@@ -12,7 +12,7 @@ use flannel_tests::frame::{
 
 use super::flows::{ACK, tcp, to_us};
 use super::program::Programs;
-use super::{checksum, udp_decap, vxlan_decap};
+use super::{checksum, outer, udp_decap, vxlan_decap};
 
 const VXLAN: &str = "xdp_vxlan";
 const UDP: &str = "xdp_udp";
@@ -148,7 +148,7 @@ fn every_odd_packet_passes() {
     let inner = pod_packet([10, 5, 1, 2], [10, 5, 2, 2], b"hello");
     let rows = [(&vxlan_decap::ODD[..]), &udp_decap::ODD];
     for (kind, rows) in KINDS.iter().zip(rows) {
-        for (row, edit, _) in rows {
+        for (row, edit, _) in outer::ODD.iter().chain(rows) {
             let mut odd = (kind.tunnel)(&inner);
             edit(&mut odd);
             kind.assert_passed(row, &odd.frame());
@@ -161,7 +161,7 @@ fn damaged_headers_pass() {
     let inner = pod_packet([10, 5, 1, 2], [10, 5, 2, 2], b"hello");
     let rows = [(&vxlan_decap::DAMAGED[..]), &udp_decap::DAMAGED];
     for (kind, rows) in KINDS.iter().zip(rows) {
-        for (row, edit, _) in rows {
+        for (row, edit, _) in outer::DAMAGED.iter().chain(rows) {
             let mut frame = (kind.tunnel)(&inner).frame();
             edit(&mut frame);
             kind.assert_passed(row, &frame);
