@@ -22,9 +22,6 @@ pub const WINDOW: u64 = 512;
 /// How long the last datagrams may be on their way before they count as lost.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// What is sent before anything is counted; numbered datagrams are longer.
-const GREETING: &[u8] = b"hello";
-
 /// What the receiver saw.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tally {
@@ -101,7 +98,7 @@ impl Flow {
         let target = SocketAddr::from((to.address, receiving.local_addr()?.port()));
         sending.connect(target)?;
         receiving.set_read_timeout(Some(Duration::from_millis(50)))?;
-        greet(&sending, &receiving)?;
+        greet(from, to)?;
         let stop = Arc::new(AtomicBool::new(false));
         let done = Arc::new(AtomicBool::new(false));
         let sent = Arc::new(AtomicU64::new(0));
@@ -165,12 +162,14 @@ impl Flow {
 }
 
 /// Sends until something arrives: addresses are resolved on the way, and only few packets are kept
-/// until they are.
-fn greet(sending: &UdpSocket, receiving: &UdpSocket) -> Result<()> {
-    wait::until("the first datagram", Duration::from_secs(10), || {
-        sending.send(GREETING).context("send the first datagram")?;
-        let is_there = receiving.recv(&mut [0; 8]).is_ok();
-        Ok(is_there.then_some(()))
+/// until they are. On ports of its own, so that of the flow itself the first datagram counts, too.
+fn greet(from: &Pod, to: &Pod) -> Result<()> {
+    let (sending, receiving) = (bind(from)?, bind(to)?);
+    let target = SocketAddr::from((to.address, receiving.local_addr()?.port()));
+    receiving.set_read_timeout(Some(Duration::from_millis(50)))?;
+    wait::until("a greeting", Duration::from_secs(10), || {
+        sending.send_to(b"hello", target).context("greet")?;
+        Ok(receiving.recv(&mut [0; 8]).is_ok().then_some(()))
     })
 }
 
@@ -263,7 +262,6 @@ fn receive(socket: &UdpSocket, done: &AtomicBool, received: &AtomicU64) -> Tally
         let Ok(length) = socket.recv(&mut buffer) else {
             continue;
         };
-        // A greeting that came late is none of them.
         let Some(head) = buffer[..length].first_chunk::<8>() else {
             continue;
         };
