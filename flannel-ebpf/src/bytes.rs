@@ -15,14 +15,18 @@ pub(crate) trait Bytes {
     /// Address behind the last byte.
     fn end(&self) -> usize;
 
+    /// Address of a `T` at `offset`, if all of it is there.
+    #[inline(always)]
+    fn address<T>(&self, offset: usize) -> Option<usize> {
+        let start = self.start() + offset;
+        (start + size_of::<T>() <= self.end()).then_some(start)
+    }
+
     /// A header at `offset`, if all of it is there.
     #[inline(always)]
     fn header<T: AnyBitPattern>(&self, offset: usize) -> Option<&T> {
         const { assert!(align_of::<T>() == 1) };
-        let start = self.start() + offset;
-        if start + size_of::<T>() > self.end() {
-            return None;
-        }
+        let start = self.address::<T>(offset)?;
         // SAFETY: in bounds as just checked, alignment 1, and any bytes are a `T`.
         Some(unsafe { &*(start as *const T) })
     }
@@ -32,10 +36,7 @@ pub(crate) trait Bytes {
     #[inline(always)]
     fn header_mut<T: Pod>(&mut self, offset: usize) -> Option<&mut T> {
         const { assert!(align_of::<T>() == 1) };
-        let start = self.start() + offset;
-        if start + size_of::<T>() > self.end() {
-            return None;
-        }
+        let start = self.address::<T>(offset)?;
         // SAFETY: as above, and nothing else refers to the frame while it is borrowed for this.
         Some(unsafe { &mut *(start as *mut T) })
     }
@@ -44,10 +45,9 @@ pub(crate) trait Bytes {
     /// there.
     #[inline(always)]
     fn write<T: NoUninit>(&mut self, offset: usize, value: &T) -> bool {
-        let start = self.start() + offset;
-        if start + size_of::<T>() > self.end() {
+        let Some(start) = self.address::<T>(offset) else {
             return false;
-        }
+        };
         // SAFETY: in bounds as just checked, and nothing refers to the frame while it is borrowed.
         unsafe { (start as *mut T).write_unaligned(*value) };
         true

@@ -129,16 +129,14 @@ fn receive(
 /// standard path, which does not need it here.
 #[inline(always)]
 fn receive_stripped(packet: &mut Packet, config: &Config) -> Option<(IngressOutcome, Verdict)> {
-    let inner: Option<&Inner> = packet.header(0);
-    let flow = inner.and_then(|it| fast::delivery(packet, Encap::Vxlan, &it.ip, Ethernet::LEN));
-    if let (Some(it), None) = (inner, flow) {
-        fast::leave(packet, Encap::Vxlan, &it.ip, Ethernet::LEN, NOBODY);
-    }
-    if let Some(flow) = flow {
-        // The device has taken it for somebody else's, by the inner link-layer address.
-        packet.set_for_host();
-        let verdict = fast::deliver(packet, Encap::Vxlan, flow, Size::of(packet))?;
-        return Some((IngressOutcome::Fast, verdict));
+    if let Some(Inner { ip, .. }) = packet.header(0) {
+        if let Some(flow) = fast::delivery(packet, Encap::Vxlan, ip, Ethernet::LEN) {
+            // The device has taken it for somebody else's, by the inner link-layer address.
+            packet.set_for_host();
+            let verdict = fast::deliver(packet, Encap::Vxlan, flow, Size::of(packet))?;
+            return Some((IngressOutcome::Fast, verdict));
+        }
+        fast::leave(packet, Encap::Vxlan, ip, Ethernet::LEN, NOBODY);
     }
     let verdict = packet.redirect(config.device_ifindex, Side::Ingress);
     Some((IngressOutcome::Stripped, verdict))
