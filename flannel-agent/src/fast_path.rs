@@ -6,6 +6,7 @@
 //! What is admitted expires by itself, so nothing here has to happen for packets to obey the rules
 //! within the bound: it only makes them do so earlier.
 
+mod census;
 pub mod earlier;
 pub mod endpoints;
 mod follow;
@@ -18,23 +19,21 @@ pub mod rps;
 pub mod rules;
 pub mod ruleset;
 pub mod run;
-mod sweep;
 
 use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use flannel_ebpf::abi;
 use ipnetwork::Ipv4Network;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
+use self::census::Census;
 use self::endpoints::{Endpoint, Found, Host, WhyNot, find, unbridged};
 use self::liberal::Liberal;
 use self::others::Sides;
 use self::programs::Programs;
-use self::sweep::Flows;
 use crate::cli::FastPathMode;
 use crate::dataplane::pin::Pins;
 use crate::dataplane::{self, attach};
@@ -76,7 +75,7 @@ pub struct FastPath {
     reasons: Vec<String>,
     /// What of others hangs on the interfaces that all pods' packets pass.
     others: Vec<String>,
-    flows: usize,
+    census: Census,
     /// Whether nothing of an earlier run is left where this one has nothing.
     is_clean: bool,
 }
@@ -119,7 +118,7 @@ impl FastPath {
             liberal,
             reasons: Vec::new(),
             others: Vec::new(),
-            flows: 0,
+            census: Census::default(),
             is_clean: false,
         }
     }
@@ -200,7 +199,7 @@ impl FastPath {
         if !leaving.is_empty() {
             // No packet may be on its way to a program that goes, and none that it still sees may
             // admit a flow: the kernel takes it off after a grace period only.
-            programs.set(abi::FastPath::default())?;
+            programs.set(0, self.generation)?;
             sleep(IN_FLIGHT).await;
         }
         for endpoint in &leaving {
@@ -262,11 +261,8 @@ impl FastPath {
         };
         self.liberal.set().map_err(Error::Liberal)?;
         self.generation = self.generation.wrapping_add(1);
-        programs.set(abi::FastPath {
-            bound: u64::try_from(self.spec.bound.as_nanos()).unwrap_or(u64::MAX),
-            generation: self.generation,
-            reserved: 0,
-        })?;
+        let bound = u64::try_from(self.spec.bound.as_nanos()).unwrap_or(u64::MAX);
+        programs.set(bound, self.generation)?;
         Ok(())
     }
 
@@ -275,7 +271,7 @@ impl FastPath {
     async fn close(&mut self, reasons: Vec<String>) {
         if let Some(mut programs) = self.programs.take() {
             // First: no packet enters the fast path from here on.
-            if let Err(error) = programs.set(abi::FastPath::default()) {
+            if let Err(error) = programs.set(0, self.generation) {
                 warn!(error = chain(&error), "the fast path is on until its bound");
             }
             sleep(IN_FLIGHT).await;
@@ -301,21 +297,21 @@ impl FastPath {
             }
         }
         self.unusable.clear();
-        self.flows = 0;
+        self.census = Census::default();
         self.reasons = reasons;
     }
 
-    /// The table of flows, to be swept; none while it is not in use.
-    fn flows(&self) -> Option<Flows> {
-        let flows = self.programs.as_ref()?.flows();
-        flows
-            .inspect_err(|error| warn!(error = chain(error), "expired flows stay"))
-            .ok()
-    }
-
-    /// Takes the number of flows in the table.
-    fn set_flows(&mut self, flows: usize) {
-        self.flows = flows;
+    /// Counts the flows that are on the fast path, by how often one was admitted since the last time.
+    fn count_flows(&mut self) {
+        let admissions = self.programs.as_ref().map(Programs::admissions);
+        let admissions = match admissions.transpose() {
+            Ok(admissions) => admissions,
+            Err(error) => {
+                warn!(error = chain(&error), "flows cannot be counted");
+                None
+            }
+        };
+        self.census.take(admissions, self.spec.bound);
     }
 
     /// The pods' interfaces, and why packets must not go around the interfaces that all of them
@@ -383,7 +379,7 @@ impl FastPath {
             reasons: self.reasons.clone(),
             bound_ms: u64::try_from(self.spec.bound.as_millis()).unwrap_or(u64::MAX),
             pods: self.attached.len(),
-            flows: self.flows,
+            flows: self.census.flows(),
             skipped: self
                 .unusable
                 .iter()

@@ -135,7 +135,7 @@ pub struct FastPath {
     pub bound_ms: u64,
     /// Pods whose packets may take it.
     pub pods: usize,
-    /// Flows in the table, about.
+    /// Flows that take it, about: those that were admitted within the last bound.
     pub flows: usize,
     /// Interfaces of pods that it leaves alone, with the reason.
     pub skipped: Vec<String>,

@@ -2,7 +2,7 @@
 //! buffer of a driver's frame.
 
 use bytemuck::{AnyBitPattern, NoUninit, Pod};
-use flannel_ebpf::wire::{Addresses, Ethernet};
+use flannel_ebpf::wire::Addresses;
 
 /// A frame whose first bytes can be read and written in place.
 ///
@@ -56,7 +56,6 @@ pub(crate) trait Bytes {
     /// Overwrites the addresses of the link-layer header; false if it is not there.
     #[inline(always)]
     fn set_addresses(&mut self, addresses: Addresses) -> bool {
-        let header: Option<&mut Ethernet> = self.header_mut(0);
-        header.map(|it| it.set_addresses(addresses)).is_some()
+        self.write(0, &addresses)
     }
 }

@@ -58,6 +58,15 @@ pub(crate) struct Size {
 }
 
 impl Size {
+    /// Of a packet that is counted once, however many segments it has.
+    #[inline(always)]
+    pub(crate) fn once(packet: &Packet) -> Self {
+        Self {
+            packets: 1,
+            bytes: u64::from(packet.len()),
+        }
+    }
+
     /// Size of a packet: its segments, and the bytes of the frame.
     #[inline(always)]
     pub(crate) fn of(packet: &Packet) -> Self {

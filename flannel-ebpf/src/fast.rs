@@ -35,6 +35,10 @@ pub const MIN_TTL: u8 = 5;
 /// nanoseconds: longer than a packet waits in a backlog, and short beside the bound.
 pub const PATIENCE: u64 = 20_000_000;
 
+/// How long a flow's slot stays its own after the end of its admission, nanoseconds. What is queued
+/// on its way into the pod is looked up there; a thousand times what a full backlog takes.
+pub const LINGER: u64 = 3_000_000_000;
+
 /// The flow of a packet, if packets of its kind may be on the fast path at all: whole datagrams of
 /// TCP and UDP, without options, as long as the frame says (`len`, bytes from the IPv4 header on),
 /// that have hops left for the way. `tcp_flags` is asked for of TCP.

@@ -16,6 +16,8 @@ mod packet;
 mod programs;
 #[cfg(any(target_arch = "bpf", ebpf_lint))]
 mod raw;
+#[cfg(any(target_arch = "bpf", ebpf_lint))]
+mod table;
 
 /// Licence as the kernel reads it: helpers such as `bpf_skb_adjust_room` are for GPL programs.
 #[cfg(any(target_arch = "bpf", ebpf_lint))]

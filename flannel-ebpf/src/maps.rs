@@ -6,17 +6,13 @@
     reason = "a map's static is its name in the kernel"
 )]
 
-use core::cell::Cell;
-use core::mem::offset_of;
-
-use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap};
 use aya_ebpf::macros::btf_map;
 use flannel_ebpf::abi::{
     Candidate, Config, EgressCounters, FastCounters, FastPath, Flow, FlowKey, IngressCounters,
     MAX_CANDIDATES, MAX_FLOWS, MAX_PEERS, Peer, Remote, Traffic,
 };
-use flannel_ebpf::wire::Addresses;
 
 /// The node itself. Written by the agent; the programs are attached after the first write.
 #[btf_map]
@@ -93,116 +89,11 @@ pub(crate) static fast: PerCpuArray<FastCounters, 1> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static fast_path: Array<FastPath, 1> = Array::new();
 
-/// Admitted flows. Written by the programs at the end of the standard path; the agent removes what
-/// has expired. A miss goes the standard path.
+/// The table of flows, see [`table`](crate::table). An array and no hash map: a look-up is in one line
+/// of the cache, where the kernel's hash has three and calls. `MMAPABLE` makes it start at a page, and
+/// so each slot at such a line.
 #[btf_map]
-pub(crate) static flows: HashMap<FlowKey, Flow, MAX_FLOWS, { BPF_F_NO_PREALLOC as usize }> =
-    HashMap::new();
-
-/// The admission of a flow, over or not.
-#[inline(always)]
-pub(crate) fn admission(key: FlowKey) -> Option<&'static Admission> {
-    let flow = flows.get_ptr_mut(key)?;
-    // SAFETY: the layout is the same, as asserted below. An entry that is replaced or removed
-    // meanwhile is freed after an RCU grace period (the map is not preallocated), so it is there
-    // until the program ends. What is written in place is, each, one aligned word (the target has
-    // no atomic load).
-    unsafe { flow.cast::<Admission>().as_ref() }
-}
-
-/// An entry of `flows`: a [`Flow`] of which the end and the counts are written in place, by any CPU.
-#[repr(C)]
-pub(crate) struct Admission {
-    expires: Cell<u64>,
-    queued: Cell<u64>,
-    dequeued: Cell<u64>,
-    generation: u32,
-    ifindex: u32,
-    addresses: Addresses,
-    is_received: u32,
-    remote: [u8; 4],
-}
-
-const _: () = assert!(size_of::<Admission>() == size_of::<Flow>());
-const _: () = assert!(offset_of!(Admission, generation) == offset_of!(Flow, generation));
-const _: () = assert!(offset_of!(Admission, ifindex) == offset_of!(Flow, ifindex));
-const _: () = assert!(offset_of!(Admission, addresses) == offset_of!(Flow, addresses));
-const _: () = assert!(offset_of!(Admission, is_received) == offset_of!(Flow, is_received));
-const _: () = assert!(offset_of!(Admission, queued) == offset_of!(Flow, queued));
-
-impl Admission {
-    /// [`Flow::expires`].
-    #[inline(always)]
-    pub(crate) fn expires(&self) -> u64 {
-        self.expires.get()
-    }
-
-    /// What tells it from the one before of the same flow.
-    #[inline(always)]
-    pub(crate) fn number(&self) -> u32 {
-        self.expires() as u32
-    }
-
-    /// [`Flow::generation`].
-    #[inline(always)]
-    pub(crate) fn generation(&self) -> u32 {
-        self.generation
-    }
-
-    /// [`Flow::ifindex`].
-    #[inline(always)]
-    pub(crate) fn ifindex(&self) -> u32 {
-        self.ifindex
-    }
-
-    /// [`Flow::addresses`].
-    #[inline(always)]
-    pub(crate) fn addresses(&self) -> Addresses {
-        self.addresses
-    }
-
-    /// [`Flow::is_received`].
-    #[inline(always)]
-    pub(crate) fn is_received(&self) -> bool {
-        self.is_received != 0
-    }
-
-    /// [`Flow::remote`].
-    #[inline(always)]
-    pub(crate) fn remote(&self) -> [u8; 4] {
-        self.remote
-    }
-
-    /// Whether a packet may go straight into the pod: some have been queued since the admission, and
-    /// all of them have come out again.
-    #[inline(always)]
-    pub(crate) fn is_drained(&self) -> bool {
-        let queued = self.queued.get();
-        queued != 0 && queued == self.dequeued.get()
-    }
-
-    /// One more has been queued. What another CPU adds at that moment may be lost, and the flow is
-    /// queued until its next admission: a backlog is one CPU's, and flows seldom change.
-    #[inline(always)]
-    pub(crate) fn count_queued(&self) {
-        self.queued.set(self.queued.get() + 1);
-    }
-
-    /// One more has come out; as [`count_queued`](Self::count_queued).
-    #[inline(always)]
-    pub(crate) fn count_dequeued(&self) {
-        self.dequeued.set(self.dequeued.get() + 1);
-    }
-
-    /// A packet of the flow goes the standard path: those behind it are queued again. What is in the
-    /// queue by now does not count any more, which another number sees to, of a nanosecond less.
-    #[inline(always)]
-    pub(crate) fn start_over(&self) {
-        self.expires.set(self.expires() - 1);
-        self.queued.set(0);
-        self.dequeued.set(0);
-    }
-}
+pub(crate) static flows: Array<Flow, MAX_FLOWS, { BPF_F_MMAPABLE as usize }> = Array::new();
 
 /// Packets on the standard path that may admit their flow. Written by the programs at its start.
 #[btf_map]

@@ -2,6 +2,7 @@
 //! `to_pod`, `vxlan_encap`, `udp_encap` and `direct_egress`, that a packet came through unchanged.
 
 use flannel_ebpf::abi::{Candidate, FastPath, Flow, Peer};
+use flannel_ebpf::fast::LINGER;
 use flannel_tests::frame::{
     HOP_MAC, HOST_MAC, Ip, OWN_MAC, PEER_IP, PEER_MAC, ethernet, filled, tunnel, udp,
 };
@@ -161,11 +162,16 @@ fn a_packet_that_comes_out_unchanged_is_admitted() {
             assert_admitted(&name, programs.flow(&packet), (end.flow)(), before);
             let settled = (end.candidate)(&packet, 0);
             assert_eq!(programs.noted(&packet), Some(settled), "{name}");
-            let fast = run.counted.keys().find(|key| key.starts_with("fast"));
-            assert_eq!(fast, None, "{name}");
+            let mut fast = run
+                .counted
+                .iter()
+                .filter(|(key, _)| key.starts_with("fast"));
+            let once = (1, out.len() as u64 + 14);
+            assert_eq!(fast.next(), Some((&"fast admitted", &once)), "{name}");
+            assert_eq!(fast.next(), None, "{name}");
             if end.program == "to_pod" {
                 assert_eq!((run.verdict, run.frame), (KERNEL, (end.frame)(&out)));
-                assert!(run.counted.is_empty(), "{:?}", run.counted);
+                assert_eq!(run.counted.len(), 1, "{:?}", run.counted);
             }
         }
     }
@@ -377,6 +383,47 @@ fn a_flow_that_was_admitted_before_needs_no_first_packet() {
     }
 }
 
+/// What a table of one slot holds, and whether it gives way.
+#[test]
+fn a_flow_gives_way_some_time_after_the_end_of_its_admission() {
+    let end = &ENDS[0];
+    let packet = tcp_packet(&(end.ip)(6));
+    let other = udp_packet(&(end.ip)(17));
+    let rows = [
+        ("in force", NEVER, false),
+        ("just over", now() - 1, false),
+        ("over for a while", now() - LINGER - 1, true),
+    ];
+    for (name, expires, is_admitted) in rows {
+        let mut programs = Programs::load_for_flows(&config(), &peer(), 1).with_fast_path();
+        let flow = Flow {
+            expires,
+            ..(end.flow)()
+        };
+        programs.admit(&other, flow);
+        programs.note(&packet, (end.candidate)(&packet, NEVER));
+        end.run(&mut programs, &hops(&packet, 1));
+        assert_eq!(programs.flow(&packet).is_some(), is_admitted, "{name}");
+        assert_eq!(programs.flow(&other).is_none(), is_admitted, "{name}");
+    }
+}
+
+#[test]
+fn a_slot_that_is_being_written_is_not_read() {
+    let packet = tcp_packet(&to_peer(6));
+    for (version, outcome) in [(0, "fast sent"), (1, "fast not_admitted"), (2, "fast sent")] {
+        let mut programs = Programs::load().with_fast_path();
+        let flow = Flow { version, ..sent() };
+        programs.admit(&packet, flow);
+        let run = programs.run("from_pod", &from_pod(&packet), Context::default());
+        assert!(
+            run.counted.contains_key(outcome),
+            "{version}: {:?}",
+            run.counted
+        );
+    }
+}
+
 #[test]
 fn a_full_table_leaves_a_flow_on_the_standard_path() {
     for end in &ENDS {
@@ -391,6 +438,9 @@ fn a_full_table_leaves_a_flow_on_the_standard_path() {
         let full = run.counted.get("fast table_full");
         assert_eq!(full, Some(&size), "{}: {:?}", end.program, run.counted);
         assert_eq!(programs.flow(&packet), None, "{}", end.program);
+        // It is awaited still: the next packets need not ask in vain.
+        let noted = programs.noted(&packet).unwrap().noted;
+        assert_eq!(noted, NEVER, "{}", end.program);
         // One that is in the table is renewed.
         programs.note(&other, (end.candidate)(&other, NEVER));
         let before = now();

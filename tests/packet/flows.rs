@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use bytemuck::Zeroable;
 use flannel_ebpf::abi::{Candidate, Encap, FastPath, Flow, FlowKey, Peer};
 use flannel_ebpf::wire::Addresses;
 use flannel_tests::frame::{Ip, ethernet, filled, udp};
@@ -25,7 +26,8 @@ pub(crate) const OTHER_INTERFACE: u32 = 2;
 pub(crate) const FAST: FastPath = FastPath {
     bound: 3_600_000_000_000,
     generation: 7,
-    reserved: 0,
+    mask: 0,
+    seed: 0x0123_4567_89ab_cdef,
 };
 /// A time that does not come.
 pub(crate) const NEVER: u64 = u64::MAX / 2;
@@ -59,12 +61,21 @@ impl Programs {
 
     /// Admits the flow of a packet.
     pub(crate) fn admit(&mut self, packet: &[u8], flow: Flow) {
-        self.programs.set_flow(&key(packet), &flow).unwrap();
+        let flow = Flow {
+            key: key(packet),
+            ..flow
+        };
+        self.programs.set_flow(&flow).unwrap();
     }
 
-    /// The admission of a packet's flow.
+    /// The admission of a packet's flow, but for the key and how often the slot was written.
     pub(crate) fn flow(&self, packet: &[u8]) -> Option<Flow> {
-        self.programs.flow(&key(packet)).unwrap()
+        let flow = self.programs.flow(&key(packet)).unwrap();
+        flow.map(|flow| Flow {
+            key: Zeroable::zeroed(),
+            version: 0,
+            ..flow
+        })
     }
 
     pub(crate) fn note(&mut self, packet: &[u8], candidate: Candidate) {
@@ -100,10 +111,7 @@ pub(crate) fn sent() -> Flow {
         generation: FAST.generation,
         ifindex: INTERFACE,
         addresses: Addresses::new(BRIDGE_MAC, POD_MAC),
-        is_received: 0,
-        queued: 0,
-        dequeued: 0,
-        remote: [0; 4],
+        ..Zeroable::zeroed()
     }
 }
 
@@ -174,6 +182,7 @@ pub(crate) fn candidate(packet: &[u8], noted: u64) -> Candidate {
         is_first: 0,
         is_aggregate: 0,
         remote: [0; 4],
+        reserved: 0,
     }
 }
 

@@ -20,7 +20,8 @@ const FAST: (&str, &str) = ("fast", "another program's");
 /// Of the fast path: comes only to what a pod sends.
 const SENT: &str = "nothing is sent";
 /// Of the fast path: happens at the end of the standard one.
-const ADMITTED: (&str, &str) = ("table_full", "nothing is admitted at the start");
+const ADMITTED: (&str, &str) = ("admitted", "nothing is admitted at the start");
+const TABLE_FULL: (&str, &str) = ("table_full", ADMITTED.1);
 
 const ALL: [Tables; 9] = [
     Tables {
@@ -108,6 +109,7 @@ const ALL: [Tables; 9] = [
             ("queued", "counted where it went in"),
             ("mark", "nothing is received"),
             ADMITTED,
+            TABLE_FULL,
             FAILED,
         ],
     },
@@ -124,6 +126,7 @@ const ALL: [Tables; 9] = [
             ("unproven", SENT),
             ("no_room", SENT),
             ADMITTED,
+            TABLE_FULL,
             FAILED,
         ],
     },
@@ -160,7 +163,7 @@ fn every_reason_of_every_program_has_a_row_or_can_have_none() {
         let outcomes = match (program, tables.direction) {
             ("direct_egress", _) => &vec!["direct"],
             ("direct_ingress", _) => &vec!["direct", "fast"],
-            ("to_pod", _) => &vec!["table_full"],
+            ("to_pod", _) => &vec!["admitted", "table_full"],
             (_, "fast") => &fast,
             (_, "egress") => &egress,
             _ => &ingress,

@@ -3,6 +3,8 @@
 
 mod fast;
 
+pub use self::fast::{flow, set_flow};
+
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};

@@ -83,6 +83,6 @@ pub(super) fn options(config: &Config) -> dataplane::Options {
         tc_attach: config.tc_attach,
         xdp: config.xdp,
         log_level: config.ebpf_log_level as u8,
-        flows: config.fast_path_flows,
+        flows: config.fast_path_flows.next_power_of_two(),
     }
 }

@@ -183,7 +183,8 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Data path", value_name = "MS", default_value_t = 1000,
         value_parser = clap::value_parser!(u64).range(10..=10_000))]
     pub fast_path_bound: u64,
-    /// How many flows may be on the fast path at once, 64 to 16777216; others take the standard path
+    /// How many flows may be on the fast path at once, 64 to 16777216, rounded up to a power of two;
+    /// others take the standard path. Each has 64 bytes of the kernel's memory
     #[arg(long, help_heading = "Data path", value_name = "FLOWS", default_value_t = MAX_FLOWS as u32,
         value_parser = clap::value_parser!(u32).range(64..=16_777_216))]
     pub fast_path_flows: u32,

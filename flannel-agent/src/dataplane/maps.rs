@@ -80,7 +80,11 @@ pub fn end_admissions(pins: &Pins) -> Result<(), Error> {
     };
     let data = MapData::from_pin(path).map_err(at("open"))?;
     let mut settings: Array<_, abi::FastPath> = Map::Array(data).try_into().map_err(at("open"))?;
-    let off = abi::FastPath::default();
+    // Where flows stand in the table has to be found by those that are still queued.
+    let off = abi::FastPath {
+        bound: 0,
+        ..settings.get(&0, 0).map_err(at("read"))?
+    };
     settings.set(0, off, 0).map_err(at("write"))
 }
 

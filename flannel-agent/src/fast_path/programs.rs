@@ -4,12 +4,11 @@
 use std::collections::BTreeSet;
 
 use aya::Ebpf;
-use aya::maps::{Array, IterableMap as _, Map, MapData, MapError, MapInfo};
+use aya::maps::{Array, IterableMap as _, Map, MapData, MapError, MapInfo, PerCpuArray};
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
-use flannel_ebpf::abi::{self, map_name};
+use flannel_ebpf::abi::{self, FastCounters, FastOutcome, map_name};
 
 use super::endpoints::Endpoint;
-use super::sweep::Flows;
 use crate::cli::TcAttach;
 use crate::dataplane::attach::{self, Hook};
 use crate::dataplane::object;
@@ -76,6 +75,9 @@ pub struct Programs {
     pins: Pins,
     tc_attach: TcAttach,
     settings: Array<MapData, abi::FastPath>,
+    counters: PerCpuArray<MapData, FastCounters>,
+    /// How flows are spread over the table.
+    table: abi::FastPath,
     /// The kernel's id of the map of settings.
     map_id: u32,
 }
@@ -95,13 +97,17 @@ impl Programs {
                 .load()
                 .map_err(|source| Error::Program { program, source })?;
         }
-        let settings: Array<_, _> = take(&mut ebpf, map_name::FAST_PATH)?;
+        let settings: Array<_, abi::FastPath> = take(&mut ebpf, map_name::FAST_PATH)?;
+        let counters = take(&mut ebpf, map_name::FAST)?;
+        let earlier = settings.get(&0, 0).map_err(at(map_name::FAST_PATH))?;
         let info = settings.map().info().map_err(at(map_name::FAST_PATH))?;
         Ok(Self {
             ebpf,
             pins,
             tc_attach: options.tc_attach,
             settings,
+            counters,
+            table: table(options.flows, earlier),
             map_id: info.id(),
         })
     }
@@ -114,11 +120,16 @@ impl Programs {
         pinned.is_ok_and(|pinned| pinned.id() == self.map_id)
     }
 
-    /// Says whether and for how long flows are admitted.
+    /// Says for how long flows are admitted, nanoseconds, and in which generation. Zero admits none.
     ///
     /// # Errors
     /// What the kernel said.
-    pub fn set(&mut self, settings: abi::FastPath) -> Result<(), Error> {
+    pub fn set(&mut self, bound: u64, generation: u32) -> Result<(), Error> {
+        let settings = abi::FastPath {
+            bound,
+            generation,
+            ..self.table
+        };
         let written = self.settings.set(0, settings, 0);
         written.map_err(at(map_name::FAST_PATH))
     }
@@ -170,13 +181,14 @@ impl Programs {
         Ok(())
     }
 
-    /// The table of flows, to be swept.
+    /// How often a flow has been admitted since the maps were made.
     ///
     /// # Errors
     /// What the kernel said.
-    pub(super) fn flows(&self) -> Result<Flows, Error> {
-        let map = MapData::from_pin(self.pins.map(map_name::FLOWS)).map(Map::HashMap);
-        map.and_then(TryInto::try_into).map_err(at(map_name::FLOWS))
+    pub fn admissions(&self) -> Result<u64, Error> {
+        let counters = self.counters.get(&0, 0).map_err(at(map_name::FAST))?;
+        let admitted = counters.iter().map(|it| it.get(FastOutcome::Admitted));
+        Ok(admitted.map(|counter| counter.packets).sum())
     }
 
     /// Removes pins of interfaces that are not among `indices`: the kernel keeps the link of a
@@ -192,6 +204,22 @@ impl Programs {
                 tracing::warn!(pin, %error, "a pin of a pod that is gone stays");
             }
         }
+    }
+}
+
+/// How flows are spread over a table with so many slots: as in an `earlier` run, if it had the same
+/// one, since flows of that run are still in it.
+fn table(slots: u32, earlier: abi::FastPath) -> abi::FastPath {
+    let mask = slots - 1;
+    let seed = if earlier.mask == mask {
+        earlier.seed
+    } else {
+        rand::random()
+    };
+    abi::FastPath {
+        mask,
+        seed,
+        ..abi::FastPath::default()
     }
 }
 

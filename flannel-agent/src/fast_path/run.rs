@@ -11,7 +11,6 @@ use tracing::debug;
 
 use super::FastPath;
 use super::follow::Rules;
-use super::sweep::Sweeping;
 use crate::cli::FastPathMode;
 use crate::error::chain;
 use crate::netlink::monitor::{Monitor, NetlinkEvent};
@@ -22,8 +21,8 @@ use crate::status;
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long notifications are gathered: a pod that comes makes a dozen.
 const SETTLE: Duration = Duration::from_millis(5);
-/// Between removals of what has expired.
-const SWEEP: Duration = Duration::from_secs(10);
+/// Between counts of flows.
+const CENSUS: Duration = Duration::from_secs(10);
 /// Between looks for programs of others, which come without a word: within the bound, whatever it
 /// is by default.
 const WATCH: Duration = Duration::from_millis(400);
@@ -62,12 +61,11 @@ pub async fn run(mut fast_path: FastPath, inputs: Inputs) -> Infallible {
         mut requests,
         status,
     } = inputs;
-    let (mut sweep, mut resync, mut watch) = (interval(SWEEP), interval(RESYNC), interval(WATCH));
-    for ticks in [&mut sweep, &mut resync, &mut watch] {
+    let (mut census, mut resync, mut watch) = (interval(CENSUS), interval(RESYNC), interval(WATCH));
+    for ticks in [&mut census, &mut resync, &mut watch] {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     }
     let mut ears = Ears::default();
-    let mut sweeping = Sweeping::default();
     let mut due: Option<(Instant, Look)> = None;
     let mut last = Instant::now();
     loop {
@@ -98,12 +96,8 @@ pub async fn run(mut fast_path: FastPath, inputs: Inputs) -> Infallible {
                 }
                 Look::Pods
             }
-            _ = sweep.tick() => {
-                sweeping.start(fast_path.flows());
-                continue;
-            }
-            flows = sweeping.done() => {
-                fast_path.set_flows(flows);
+            _ = census.tick() => {
+                fast_path.count_flows();
                 status.send_replace(fast_path.status());
                 continue;
             }

@@ -190,7 +190,10 @@ outcomes! {
         Unproven unproven,
         /// The kernel refused room for the headers.
         NoRoom no_room,
-        /// The flow would have been admitted, but the table is full.
+        /// Came out of the standard path as it went in, and so admitted its flow. Counted beside what
+        /// was said of it at the start of that way, and once, an aggregate or not.
+        Admitted admitted,
+        /// The same, but the table has no room for the flow.
         TableFull table_full,
         /// Lost after it was changed. Never seen; counted so that it would be.
         Failed failed,

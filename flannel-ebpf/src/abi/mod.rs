@@ -12,11 +12,11 @@ pub use self::counter::{
     Counter, EgressCounters, EgressOutcome, FastCounters, FastOutcome, IngressCounters,
     IngressOutcome,
 };
-pub use self::fast::{Candidate, FastPath, Flow, FlowKey};
+pub use self::fast::{Candidate, FastPath, Flow, FlowKey, WAYS};
 pub use self::map::{Config, Encap, Peer, Remote, Stripped, Traffic};
 
 /// Version of every layout in this module.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// Names of the maps, in the object, in the kernel and in the pin directory. The kernel keeps 15
 /// characters.
@@ -33,7 +33,7 @@ pub mod map_name {
     pub const FAST: &str = "fast";
     /// One [`FastPath`](super::FastPath).
     pub const FAST_PATH: &str = "fast_path";
-    /// [`FlowKey`](super::FlowKey) → [`Flow`](super::Flow).
+    /// Slots: each one [`Flow`](super::Flow), which says whose it is.
     pub const FLOWS: &str = "flows";
     /// [`FlowKey`](super::FlowKey) → [`Candidate`](super::Candidate).
     pub const CANDIDATES: &str = "candidates";
@@ -46,7 +46,7 @@ pub mod map_name {
 /// Peers, and remotes, that fit; 65 536 /24 subnets are all that a /8 network has.
 pub const MAX_PEERS: usize = 65_536;
 
-/// Flows that fit by default; further ones stay on the standard path.
+/// Slots of the table of flows by default; flows without one stay on the standard path.
 pub const MAX_FLOWS: usize = 262_144;
 
 /// Candidates that fit; the least recently used give way.

@@ -9,7 +9,7 @@ use flannel_ebpf::abi::{EgressOutcome, Encap, IngressOutcome};
 use flannel_ebpf::wire::{Ethernet, Ipv4};
 
 use super::egress::subnet_of;
-use super::fast::NOBODY;
+use super::fast::{Arrival, NOBODY};
 use super::{fast, ingress};
 use crate::bytes::Bytes as _;
 use crate::count::{self, Size};
@@ -56,11 +56,13 @@ pub(crate) fn direct_ingress(context: TcContext) -> i32 {
 fn receive(packet: &mut Packet, size: Size) -> Option<Verdict> {
     ingress::check_arrival(packet).ok()?;
     let ip = packet.header(Ethernet::LEN)?;
-    let Some(flow) = fast::delivery(packet, Encap::Direct, ip, Ethernet::LEN) else {
-        fast::leave(packet, Encap::Direct, ip, Ethernet::LEN, NOBODY);
+    let arrival = Arrival::of(packet, Encap::Direct, ip, Ethernet::LEN);
+    let flow = arrival.flow;
+    if !flow.is_known() {
+        fast::leave(packet, Encap::Direct, ip, Ethernet::LEN, NOBODY, arrival);
         return None;
-    };
-    Some(fast::deliver(packet, Encap::Direct, flow, size).unwrap_or(Verdict::Dropped))
+    }
+    Some(fast::deliver(packet, Encap::Direct, &flow, size).unwrap_or(Verdict::Dropped))
 }
 
 /// The IPv4 header of a frame, if that is what it holds. One outside the linear part is not worth

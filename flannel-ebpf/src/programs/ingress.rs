@@ -9,8 +9,9 @@ use flannel_ebpf::wire::{Datagram, ETHERTYPE_IPV4, Ethernet, Ipv4, PROTOCOL_UDP,
 
 use crate::bytes::Bytes as _;
 use crate::count::{self, Size};
-use crate::maps::{self, Admission};
+use crate::maps;
 use crate::packet::{Packet, Verdict};
+use crate::table::Admission;
 
 /// Runs `receive` on the tunnel's packets, counts what became of them, and gives the kernel its
 /// answer. All other packets go by.
@@ -133,11 +134,8 @@ pub(super) fn frame<T: AnyBitPattern>(packet: &Packet) -> Result<&T, IngressOutc
 
 /// Checks that the sender is in the lease table, or was when this packet's flow was admitted.
 #[inline(always)]
-pub(super) fn check_sender(
-    outer: &Datagram,
-    flow: Option<&Admission>,
-) -> Result<(), IngressOutcome> {
-    if flow.is_some_and(|flow| flow.remote() == outer.ip.source) {
+pub(super) fn check_sender(outer: &Datagram, flow: &Admission) -> Result<(), IngressOutcome> {
+    if flow.is_known() && flow.remote == outer.ip.source {
         return Ok(());
     }
     maps::remote(outer.ip.source)

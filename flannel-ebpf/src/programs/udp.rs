@@ -19,7 +19,7 @@ use flannel_ebpf::encap;
 use flannel_ebpf::ttl::{self, Hop};
 use flannel_ebpf::wire::{Datagram, Ethernet, Ipv4, PROTOCOL_TCP};
 
-use super::fast::NOBODY;
+use super::fast::{Arrival, NOBODY};
 use super::{egress, fast, ingress};
 use crate::bytes::Bytes as _;
 use crate::count::Size;
@@ -95,9 +95,10 @@ fn receive(
     }
     ingress::check_checksum(packet, outer, &[], inner)?;
     let hop = ttl::next_hop(inner).ok_or(IngressOutcome::Ttl)?;
-    let flow = fast::delivery(packet, Encap::Udp, inner, Datagram::LEN);
-    if flow.is_none() {
-        fast::leave(packet, Encap::Udp, inner, Datagram::LEN, NOBODY);
+    let arrival = Arrival::of(packet, Encap::Udp, inner, Datagram::LEN);
+    let flow = arrival.flow;
+    if !flow.is_known() {
+        fast::leave(packet, Encap::Udp, inner, Datagram::LEN, NOBODY, arrival);
     }
     let size = Size::of(packet);
 
@@ -105,9 +106,9 @@ fn receive(
         return Err(IngressOutcome::NoRoom);
     }
     packet.drop_checksum_level();
-    if let Some(flow) = flow {
+    if flow.is_known() {
         let verdict =
-            fast::deliver(packet, Encap::Udp, flow, size).ok_or(IngressOutcome::Failed)?;
+            fast::deliver(packet, Encap::Udp, &flow, size).ok_or(IngressOutcome::Failed)?;
         return Ok((IngressOutcome::Fast, verdict));
     }
     if !packet.write(Ethernet::LEN + Hop::OFFSET, &hop) {
@@ -126,11 +127,13 @@ fn receive_stripped(packet: &mut Packet, config: &Config) -> Option<(IngressOutc
     }
     let ip: &Ipv4 = packet.header(Ethernet::LEN)?;
     let hop = ttl::next_hop(ip)?;
-    if let Some(flow) = fast::delivery(packet, Encap::Udp, ip, Ethernet::LEN) {
-        let verdict = fast::deliver(packet, Encap::Udp, flow, Size::of(packet))?;
+    let arrival = Arrival::of(packet, Encap::Udp, ip, Ethernet::LEN);
+    let flow = arrival.flow;
+    if flow.is_known() {
+        let verdict = fast::deliver(packet, Encap::Udp, &flow, Size::of(packet))?;
         return Some((IngressOutcome::Fast, verdict));
     }
-    fast::leave(packet, Encap::Udp, ip, Ethernet::LEN, NOBODY);
+    fast::leave(packet, Encap::Udp, ip, Ethernet::LEN, NOBODY, arrival);
     if !packet.write(Ethernet::LEN + Hop::OFFSET, &hop) {
         return None;
     }

@@ -11,7 +11,7 @@ use flannel_ebpf::encap;
 use flannel_ebpf::flow;
 use flannel_ebpf::wire::{ETHERTYPE_IPV4, Ethernet, Headers, Ipv4};
 
-use super::fast::NOBODY;
+use super::fast::{Arrival, NOBODY};
 use super::{egress, fast, ingress};
 use crate::bytes::Bytes as _;
 use crate::count::Size;
@@ -89,16 +89,19 @@ fn receive(
     let VxlanFrame { outer, shim, inner } = ingress::frame(packet)?;
     decap::check(outer, packet.len(), config)?;
     decap::check_shim(shim, config)?;
-    let flow = fast::delivery(packet, Encap::Vxlan, inner, Headers::LEN);
-    ingress::check_sender(outer, flow)?;
+    let arrival = Arrival::of(packet, Encap::Vxlan, inner, Headers::LEN);
+    let flow = arrival.flow;
+    ingress::check_sender(outer, &flow)?;
     ingress::check_checksum(packet, outer, bytemuck::bytes_of(shim), inner)?;
     let mark = decap::inner_mark(&outer.ip, inner)?;
-    let known = flow;
-    let flow = known.filter(|_| mark.is_none());
-    if flow.is_none() {
+    let is_fast = flow.is_known() && mark.is_none();
+    if !is_fast {
         match mark {
-            None => fast::leave(packet, Encap::Vxlan, inner, Headers::LEN, outer.ip.source),
-            Some(_) => fast::leave_for_mark(packet, known),
+            None => {
+                let sender = outer.ip.source;
+                fast::leave(packet, Encap::Vxlan, inner, Headers::LEN, sender, arrival);
+            }
+            Some(_) => fast::leave_for_mark(packet, &flow),
         }
         if packet.gso_size() != 0 {
             return Err(IngressOutcome::Aggregate);
@@ -111,9 +114,9 @@ fn receive(
         return Err(IngressOutcome::NoRoom);
     }
     packet.drop_checksum_level();
-    if let Some(flow) = flow {
+    if is_fast {
         let verdict =
-            fast::deliver(packet, Encap::Vxlan, flow, size).ok_or(IngressOutcome::Failed)?;
+            fast::deliver(packet, Encap::Vxlan, &flow, size).ok_or(IngressOutcome::Failed)?;
         return Ok((IngressOutcome::Fast, verdict));
     }
     // The outer link-layer header is in front of the inner packet now: make it the inner one (the
@@ -130,13 +133,14 @@ fn receive(
 #[inline(always)]
 fn receive_stripped(packet: &mut Packet, config: &Config) -> Option<(IngressOutcome, Verdict)> {
     if let Some(Inner { ip, .. }) = packet.header(0) {
-        if let Some(flow) = fast::delivery(packet, Encap::Vxlan, ip, Ethernet::LEN) {
+        let arrival = Arrival::of(packet, Encap::Vxlan, ip, Ethernet::LEN);
+        if arrival.flow.is_known() {
             // The device has taken it for somebody else's, by the inner link-layer address.
             packet.set_for_host();
-            let verdict = fast::deliver(packet, Encap::Vxlan, flow, Size::of(packet))?;
+            let verdict = fast::deliver(packet, Encap::Vxlan, &arrival.flow, Size::of(packet))?;
             return Some((IngressOutcome::Fast, verdict));
         }
-        fast::leave(packet, Encap::Vxlan, ip, Ethernet::LEN, NOBODY);
+        fast::leave(packet, Encap::Vxlan, ip, Ethernet::LEN, NOBODY, arrival);
     }
     let verdict = packet.redirect(config.device_ifindex, Side::Ingress);
     Some((IngressOutcome::Stripped, verdict))

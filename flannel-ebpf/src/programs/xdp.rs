@@ -19,6 +19,7 @@ use super::ingress;
 use crate::bytes::Bytes as _;
 use crate::maps;
 use crate::raw::{Raw, Verdict};
+use crate::table::Admission;
 
 #[xdp(frags)]
 pub(crate) fn xdp_vxlan(context: XdpContext) -> u32 {
@@ -59,7 +60,7 @@ fn strip_vxlan(raw: &mut Raw, config: &Config) -> Result<(), Left> {
     check_arrival(outer, config)?;
     decap::check(outer, raw.len(), config)?;
     decap::check_shim(shim, config)?;
-    ingress::check_sender(outer, None)?;
+    ingress::check_sender(outer, &Admission::NONE)?;
     check_checksum(raw, outer, bytemuck::bytes_of(shim), inner)?;
     let mark = decap::inner_mark(&outer.ip, inner)?;
     strip(raw, Encap::Vxlan)?;

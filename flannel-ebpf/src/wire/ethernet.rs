@@ -36,42 +36,68 @@ impl Ethernet {
     }
 }
 
-/// The addresses of an Ethernet header, off the wire: receiver first, each in the first six octets of
-/// a word. A BPF program may have such on its stack, where the verifier wants every access aligned.
+/// The addresses of an Ethernet header as they follow each other there: receiver first, twelve octets
+/// in three words. A BPF program may have such on its stack, where the verifier wants every access
+/// aligned, and copies words, not octets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
-pub struct Addresses([u64; 2]);
+pub struct Addresses([u32; 3]);
 
 impl Addresses {
+    /// All zero.
+    pub const NONE: Self = Self([0; 3]);
+
     /// Of a frame between these.
     #[inline(always)]
     #[must_use]
     pub const fn new(destination: [u8; 6], source: [u8; 6]) -> Self {
-        Self([word(destination), word(source)])
+        let [a, b, c, d, e, f] = destination;
+        let [g, h, i, j, k, l] = source;
+        Self([
+            u32::from_ne_bytes([a, b, c, d]),
+            u32::from_ne_bytes([e, f, g, h]),
+            u32::from_ne_bytes([i, j, k, l]),
+        ])
     }
 
     /// Receiver's link-layer address.
     #[inline(always)]
     #[must_use]
     pub const fn destination(self) -> [u8; 6] {
-        octets(self.0[0])
+        let [[a, b, c, d], [e, f, ..], _] = self.octets();
+        [a, b, c, d, e, f]
     }
 
     /// Sender's link-layer address.
     #[inline(always)]
     #[must_use]
     pub const fn source(self) -> [u8; 6] {
-        octets(self.0[1])
+        let [_, [.., a, b], [c, d, e, f]] = self.octets();
+        [a, b, c, d, e, f]
+    }
+
+    #[inline(always)]
+    const fn octets(self) -> [[u8; 4]; 3] {
+        let Self([first, second, third]) = self;
+        [
+            first.to_ne_bytes(),
+            second.to_ne_bytes(),
+            third.to_ne_bytes(),
+        ]
     }
 }
 
-#[inline(always)]
-const fn word([a, b, c, d, e, f]: [u8; 6]) -> u64 {
-    u64::from_ne_bytes([a, b, c, d, e, f, 0, 0])
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-#[inline(always)]
-const fn octets(word: u64) -> [u8; 6] {
-    let [a, b, c, d, e, f, _, _] = word.to_ne_bytes();
-    [a, b, c, d, e, f]
+    #[test]
+    fn addresses_stand_as_in_a_frame() {
+        let frame: [u8; 14] = core::array::from_fn(|place| place as u8);
+        let header: Ethernet = bytemuck::cast(frame);
+        let addresses = header.addresses();
+        assert_eq!(bytemuck::bytes_of(&addresses), &frame[..12]);
+        assert_eq!(addresses.destination(), header.destination);
+        assert_eq!(addresses.source(), header.source);
+    }
 }

@@ -3,6 +3,7 @@
 use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
+use bytemuck::Zeroable;
 use flannel_ebpf::abi::{Candidate, FastOutcome, FastPath, Flow, FlowKey};
 use flannel_ebpf::fast::{Transport, is_awaited, is_unchanged};
 use flannel_ebpf::wire::{Addresses, Ethernet, Ipv4};
@@ -10,8 +11,9 @@ use flannel_ebpf::wire::{Addresses, Ethernet, Ipv4};
 use super::{Frame, key, settings};
 use crate::bytes::Bytes as _;
 use crate::count::{self, Size};
-use crate::maps;
+use crate::maps::{self, Noted};
 use crate::packet::{Packet, Verdict, now};
+use crate::table;
 
 /// Where the standard path of a candidate starts.
 #[derive(Clone, Copy)]
@@ -59,6 +61,7 @@ pub(super) fn note(packet: &Packet, key: FlowKey, is_known: bool, start: Start) 
         is_first: (earlier.is_none() && !is_known).into(),
         is_aggregate: is_aggregate.into(),
         remote,
+        reserved: 0,
     };
     let _ = maps::candidates.insert(key, candidate, BPF_ANY.into());
 }
@@ -74,12 +77,8 @@ pub(in super::super) fn admit_sent(packet: &Packet, ip: &Ipv4, offset: usize) ->
     let noted = maps::noted(key)?;
     let candidate = *noted.read();
     if candidate.ifindex != 0 && is_unchanged(&candidate, ip, transport) {
-        noted.settle();
-        let flow = Flow {
-            is_received: 0,
-            ..flow(settings, candidate.ifindex, candidate.addresses)
-        };
-        admit(packet, key, flow);
+        let flow = flow(settings, key, candidate.ifindex, candidate.addresses);
+        admit(packet, settings, &flow, noted);
     }
     Some(())
 }
@@ -109,52 +108,48 @@ fn arrived(packet: &Packet) -> Option<()> {
         return None;
     }
     if candidate.is_settled() {
-        return came_before(packet, settings, key);
+        came_before(packet, settings, key);
+        return None;
     }
-    noted.settle();
     let flow = Flow {
         is_received: 1,
         remote: candidate.remote,
-        ..flow(settings, packet.ifindex(), ethernet.addresses())
+        ..flow(settings, key, packet.ifindex(), ethernet.addresses())
     };
-    admit(packet, key, flow);
+    admit(packet, settings, &flow, noted);
     Some(())
 }
 
 /// A packet that has come out before. Where that was another pod's interface, the bridge does not
 /// know the station and sends it everywhere: the flow is no single pod's, and its admission is over.
-/// It stays in the table, for what is still queued under it.
 #[inline(always)]
-fn came_before(packet: &Packet, settings: &FastPath, key: FlowKey) -> Option<()> {
-    let earlier = maps::admission(key)?;
-    if earlier.is_received() && earlier.ifindex() != packet.ifindex() {
-        let flow = Flow {
-            expires: now(),
-            is_received: 1,
-            ..flow(settings, earlier.ifindex(), earlier.addresses())
-        };
-        admit(packet, key, flow);
+fn came_before(packet: &Packet, settings: &FastPath, key: FlowKey) {
+    let earlier = table::admission(settings, key);
+    if earlier.is_received && earlier.ifindex != packet.ifindex() {
+        earlier.end();
     }
-    Some(())
 }
 
 #[inline(always)]
-fn flow(settings: &FastPath, ifindex: u32, addresses: Addresses) -> Flow {
+fn flow(settings: &FastPath, key: FlowKey, ifindex: u32, addresses: Addresses) -> Flow {
     Flow {
+        key,
         expires: now() + settings.bound,
+        addresses,
         generation: settings.generation,
         ifindex,
-        addresses,
-        queued: 0,
-        dequeued: 0,
-        is_received: 0,
-        remote: [0; 4],
+        ..Zeroable::zeroed()
     }
 }
 
+/// One that finds no room is not asked for again while its candidate is waited for.
 #[inline(always)]
-fn admit(packet: &Packet, key: FlowKey, flow: Flow) {
-    if maps::flows.insert(key, flow, BPF_ANY.into()).is_err() {
-        count::fast(FastOutcome::TableFull, Size::of(packet));
-    }
+fn admit(packet: &Packet, settings: &FastPath, flow: &Flow, noted: Noted) {
+    let outcome = if table::admit(settings, flow) {
+        noted.settle();
+        FastOutcome::Admitted
+    } else {
+        FastOutcome::TableFull
+    };
+    count::fast(outcome, Size::once(packet));
 }

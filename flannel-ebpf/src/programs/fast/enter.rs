@@ -10,17 +10,17 @@
 //!
 //! In the place of its source address a queued frame has a [`Ticket`].
 
-use flannel_ebpf::abi::{Encap, FastOutcome, FlowKey};
+use flannel_ebpf::abi::{Encap, FastOutcome, FastPath, FlowKey};
 use flannel_ebpf::fast::{MIN_TTL, Ticket, Transport, conversation, is_intact};
 use flannel_ebpf::ttl::Hop;
 use flannel_ebpf::wire::{Addresses, Ethernet, Ipv4};
 
 use super::admit::{Start, note};
-use super::{admitted, key, settings};
+use super::{key, lasts, settings};
 use crate::bytes::Bytes as _;
 use crate::count::{self, Size};
-use crate::maps::{self, Admission};
 use crate::packet::{Packet, Side, Verdict};
+use crate::table::{self, Admission};
 
 /// How many hops this host takes off a packet: its own, and where the tunnel counts as one, that.
 #[inline(always)]
@@ -41,19 +41,39 @@ pub(super) fn hops(encap: Encap, ip: &Ipv4) -> Option<Hop> {
     }
 }
 
-/// The admission of a received packet's flow; `offset` is where its inner IPv4 header starts. A
-/// packet without one is to be [left](leave).
-#[inline(always)]
-pub(in super::super) fn delivery(
-    packet: &Packet,
-    encap: Encap,
-    ip: &Ipv4,
-    offset: usize,
-) -> Option<&'static Admission> {
-    let settings = settings()?;
-    let known = maps::admission(received(packet, encap, ip, offset)?);
-    // A flow that a pod of this host sends is not received, whoever uses its addresses.
-    admitted(settings, known).filter(|flow| flow.is_received())
+/// A received packet, and what the table says of its flow.
+#[derive(Clone, Copy)]
+pub(in super::super) struct Arrival {
+    /// None: the fast path is off.
+    settings: Option<&'static FastPath>,
+    /// None: such a packet is not for the fast path.
+    key: Option<FlowKey>,
+    is_known: bool,
+    /// The admission, if it is in force.
+    pub(in super::super) flow: Admission,
+}
+
+impl Arrival {
+    /// Looks its flow up; `offset` is where its inner IPv4 header starts.
+    #[inline(always)]
+    pub(in super::super) fn of(packet: &Packet, encap: Encap, ip: &Ipv4, offset: usize) -> Self {
+        let mut arrival = Self {
+            settings: settings(),
+            key: None,
+            is_known: false,
+            flow: Admission::NONE,
+        };
+        if let Some(settings) = arrival.settings {
+            arrival.key = received(packet, encap, ip, offset);
+            if let Some(key) = arrival.key {
+                let flow = table::admission(settings, key);
+                arrival.is_known = flow.is_known();
+                // A flow that a pod of this host sends is not received, whoever uses its addresses.
+                arrival.flow = flow.when(flow.is_received && lasts(settings, &flow));
+            }
+        }
+        arrival
+    }
 }
 
 /// The flow of a received packet, if such a one may be on the fast path.
@@ -75,20 +95,17 @@ pub(in super::super) fn leave(
     ip: &Ipv4,
     offset: usize,
     remote: [u8; 4],
+    arrival: Arrival,
 ) {
-    if settings().is_none() {
-        return;
-    }
-    let Some(transport) = packet.header::<Transport>(offset + Ipv4::LEN) else {
+    let Some(settings) = arrival.settings else {
         return;
     };
-    let Some(key) = received(packet, encap, ip, offset) else {
+    let transport = packet.header::<Transport>(offset + Ipv4::LEN);
+    let (Some(key), Some(transport)) = (arrival.key, transport) else {
         let ports = packet.load(offset + usize::from(ip.version_ihl & 0xf) * 4);
-        hold_back(
-            ports
-                .and_then(|ports| conversation(ip, ports))
-                .and_then(maps::admission),
-        );
+        if let Some(key) = ports.and_then(|ports| conversation(ip, ports)) {
+            hold_back(&table::admission(settings, key));
+        }
         count::fast(FastOutcome::Unfit, Size::of(packet));
         return;
     };
@@ -99,17 +116,17 @@ pub(in super::super) fn leave(
             ..*ip
         },
         transport: transport.rest,
-        addresses: bytemuck::Zeroable::zeroed(),
+        addresses: Addresses::NONE,
         ifindex: 0,
         remote,
     };
-    note(packet, key, maps::admission(key).is_some(), start);
+    note(packet, key, arrival.is_known, start);
     count::fast(FastOutcome::NotAdmitted, Size::of(packet));
 }
 
 /// Leaves a packet of this flow, with a mark to be carried over, to the standard path.
 #[inline(always)]
-pub(in super::super) fn leave_for_mark(packet: &Packet, flow: Option<&Admission>) {
+pub(in super::super) fn leave_for_mark(packet: &Packet, flow: &Admission) {
     if settings().is_some() {
         hold_back(flow);
         count::fast(FastOutcome::Mark, Size::of(packet));
@@ -118,8 +135,8 @@ pub(in super::super) fn leave_for_mark(packet: &Packet, flow: Option<&Admission>
 
 /// Makes the packets behind one on the standard path wait for it.
 #[inline(always)]
-fn hold_back(flow: Option<&Admission>) {
-    if let Some(flow) = flow.filter(|flow| flow.is_received()) {
+fn hold_back(flow: &Admission) {
+    if flow.is_received {
         flow.start_over();
     }
 }
@@ -135,7 +152,7 @@ pub(in super::super) fn deliver(
 ) -> Option<Verdict> {
     let hop = hops(encap, packet.header(Ethernet::LEN)?)?;
     let is_queued = !flow.is_drained();
-    let mut addresses = flow.addresses();
+    let mut addresses = flow.addresses;
     if is_queued {
         let rounds = match encap {
             Encap::Direct => 1,
@@ -150,10 +167,10 @@ pub(in super::super) fn deliver(
     if is_queued {
         flow.count_queued();
         count::fast(FastOutcome::Queued, size);
-        return Some(packet.redirect(flow.ifindex(), Side::Ingress));
+        return Some(packet.redirect(flow.ifindex, Side::Ingress));
     }
     count::fast(FastOutcome::Delivered, size);
-    Some(packet.redirect_peer(flow.ifindex()))
+    Some(packet.redirect_peer(flow.ifindex))
 }
 
 /// A packet on the ingress of a pod's interface that belongs to a flow which the pod receives: it
@@ -166,12 +183,12 @@ pub(super) fn dequeue(
     addresses: Addresses,
 ) -> Option<Result<Verdict, FastOutcome>> {
     let ifindex = packet.ifindex();
-    if flow.ifindex() != ifindex {
+    if flow.ifindex != ifindex {
         return None;
     }
     let ticket = Ticket::of_source(addresses);
     let addresses = match ticket.rounds {
-        1 => flow.addresses(),
+        1 => flow.addresses,
         2 => {
             let next = Ticket {
                 rounds: 1,

@@ -11,11 +11,12 @@ use flannel_ebpf::wire::{Ethernet, Ipv4};
 
 use super::super::egress;
 use super::admit::{Start, note};
-use super::{Frame, admitted, enter, key, settings};
+use super::{Frame, enter, key, lasts};
 use crate::bytes::Bytes as _;
 use crate::count::{self, Size};
 use crate::maps;
 use crate::packet::{Packet, Side, Verdict, random};
+use crate::table::{self, Admission};
 
 /// Ingress of a pod's interface: what the pod sends, and what is queued on its way into the pod.
 #[classifier]
@@ -54,26 +55,27 @@ fn send(packet: &mut Packet) -> Option<Result<Sent, FastOutcome>> {
     } = Frame::of(packet)?;
     let len = packet.len() - Ethernet::LEN as u32;
     let key = key(packet, ip, len, transport, Frame::TRANSPORT);
-    let flow = key.and_then(maps::admission);
+    let table = super::table()?;
+    let flow = key.map_or(Admission::NONE, |key| table::admission(table, key));
     let (ifindex, addresses) = (packet.ifindex(), ethernet.addresses());
-    if let Some(flow) = flow
-        && flow.is_received()
-    {
-        return enter::dequeue(packet, flow, addresses).map(|sent| sent.map(Sent::ToPod));
+    if flow.is_received {
+        return enter::dequeue(packet, &flow, addresses).map(|sent| sent.map(Sent::ToPod));
     }
-    let settings = settings()?;
+    if table.bound == 0 {
+        return None;
+    }
     let subnet = egress::subnet_of(ip.destination)?;
-    // SAFETY: as for flows, see `maps::Admission`.
+    // SAFETY: as in `egress::peer`.
     let peer = unsafe { maps::peers.get(subnet) }?;
     let Some(key) = key.filter(|_| is_intact(ip)) else {
         return Some(Err(FastOutcome::Unfit));
     };
-    let reason = match admitted(settings, flow) {
-        Some(flow) if flow.ifindex() == ifindex && flow.addresses() == addresses => {
-            return Some(transmit(packet, peer, subnet).map(Sent::ToPeer));
-        }
-        Some(_) => FastOutcome::OtherPlace,
-        None => FastOutcome::NotAdmitted,
+    let reason = if !lasts(table, &flow) {
+        FastOutcome::NotAdmitted
+    } else if flow.ifindex == ifindex && flow.addresses == addresses {
+        return Some(transmit(packet, peer, subnet).map(Sent::ToPeer));
+    } else {
+        FastOutcome::OtherPlace
     };
     let start = Start {
         ip: *ip,
@@ -82,7 +84,7 @@ fn send(packet: &mut Packet) -> Option<Result<Sent, FastOutcome>> {
         ifindex,
         remote: [0; 4],
     };
-    note(packet, key, flow.is_some(), start);
+    note(packet, key, flow.is_known(), start);
     Some(Err(reason))
 }
 

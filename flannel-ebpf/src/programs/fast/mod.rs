@@ -34,10 +34,11 @@ use flannel_ebpf::fast::{TCP_FLAGS, Transport, flow_of};
 use flannel_ebpf::wire::{ETHERTYPE_IPV4, Ethernet, Ipv4};
 
 pub(super) use self::admit::admit_sent;
-pub(super) use self::enter::{deliver, delivery, leave, leave_for_mark};
+pub(super) use self::enter::{Arrival, deliver, leave, leave_for_mark};
 use crate::bytes::Bytes as _;
-use crate::maps::{self, Admission};
+use crate::maps;
 use crate::packet::{Packet, now};
+use crate::table::Admission;
 
 /// Link-layer, IPv4 and the start of the transport header.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -63,9 +64,16 @@ impl Frame {
 /// The peer of a packet that nothing of the underlay is left of, or whose sender is looked up anyhow.
 pub(super) const NOBODY: [u8; 4] = [0; 4];
 
+/// How flows are spread over the table, and whether any may be on the fast path.
+#[inline(always)]
+fn table() -> Option<&'static FastPath> {
+    maps::fast_path.get(0)
+}
+
+/// The same, if flows may be.
 #[inline(always)]
 fn settings() -> Option<&'static FastPath> {
-    maps::fast_path.get(0).filter(|fast| fast.bound != 0)
+    table().filter(|fast| fast.bound != 0)
 }
 
 /// Whether any flow may be on the fast path.
@@ -92,8 +100,8 @@ fn key(
     })
 }
 
-/// The admission of a flow, while it lasts.
+/// Whether an admission, if there is one, lasts.
 #[inline(always)]
-fn admitted(settings: &FastPath, flow: Option<&'static Admission>) -> Option<&'static Admission> {
-    flow.filter(|flow| flow.generation() == settings.generation && flow.expires() > now())
+fn lasts(settings: &FastPath, flow: &Admission) -> bool {
+    flow.is_known() && flow.generation == settings.generation && flow.expires > now()
 }

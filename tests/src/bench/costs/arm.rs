@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::Pod as AyaPod;
-use aya::maps::{HashMap, Map, MapData, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use flannel_agent::dataplane::pin::Pins;
-use flannel_ebpf::abi::{EgressCounters, EgressOutcome, Flow, FlowKey, Peer, Remote, map_name};
+use flannel_ebpf::abi::{
+    EgressCounters, EgressOutcome, FastPath, Flow, FlowKey, Peer, Remote, map_name,
+};
 use flannel_ebpf::wire::PROTOCOL_UDP;
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
@@ -20,6 +22,7 @@ use crate::cluster::Cluster;
 use crate::cpu;
 use crate::host::{BRIDGE, Host};
 use crate::netns::NetNs;
+use crate::programs;
 use crate::source::{Frames, Ports, SMALL, Source};
 use crate::wait;
 
@@ -112,19 +115,25 @@ impl Arm {
         self.source.measure(cpu::count() - 1, ADMITTING)?;
         for agent in &self.cluster.agents {
             agent.signal(Signal::SIGSTOP)?;
-            let map = MapData::from_pin(pinned(agent, map_name::FLOWS)?)?;
-            let mut map: HashMap<_, FlowKey, Flow> = Map::HashMap(map).try_into()?;
-            let known = (0..count).find_map(|number| map.get(&flow(number), 0).ok());
-            let known = known.context("no flow was admitted")?;
-            let admitted = Flow {
-                expires: known.expires + LONG_NS,
-                queued: 0,
-                dequeued: 0,
-                ..known
-            };
+            let open = |map| -> Result<_> { Ok(MapData::from_pin(pinned(agent, map)?)?) };
+            let table: Array<_, FastPath> = Map::Array(open(map_name::FAST_PATH)?).try_into()?;
+            let table = table.get(&0, 0)?;
+            let mut flows: Array<_, Flow> = Map::Array(open(map_name::FLOWS)?).try_into()?;
+            let known = (0..count).find_map(|number| {
+                let known = programs::flow(&flows, &table, &flow(number));
+                known.transpose()
+            });
+            let known = known.context("no flow was admitted")??;
             for number in 0..count {
-                map.insert(flow(number), admitted, 0)
-                    .context("write a flow")?;
+                let admitted = Flow {
+                    key: flow(number),
+                    expires: known.expires + LONG_NS,
+                    queued: 0,
+                    dequeued: 0,
+                    ..known
+                };
+                // A few have no room, and are on the standard path.
+                programs::set_flow(&mut flows, &table, &admitted)?;
             }
         }
         Ok(())
