@@ -76,7 +76,6 @@ pub(super) async fn begin(agent: &Agent) -> Result<Option<Begun>> {
     );
 
     let earlier = earlier::load(config);
-    datapath::prepared(config).await;
     let Some(leases) = list_leases(store, timing, end).await else {
         return Ok(None);
     };
@@ -88,7 +87,6 @@ pub(super) async fn begin(agent: &Agent) -> Result<Option<Begun>> {
         _ => None,
     };
     let mut backend = backend::new(&network.backend, known_mac);
-    let datapath = opening.done().await?;
     let Some(pod_mtu) = backend.pod_mtu(external.mtu) else {
         bail!(
             "the MTU of {}, {}, leaves no room for a tunnel",
@@ -119,7 +117,11 @@ pub(super) async fn begin(agent: &Agent) -> Result<Option<Begun>> {
     };
     let lease = lease?;
     info!(subnet = %lease.subnet, "lease held");
-    let rules = set_rules(config, &netlink, overlay.network, &lease).await?;
+    // Whether eBPF can be had at all was looked at before, so that no lease is taken in vain.
+    let (rules, datapath) = tokio::try_join!(
+        set_rules(config, &netlink, overlay.network, &lease),
+        opening.done(),
+    )?;
 
     let spec = NodeSpec {
         external: external.name.clone(),

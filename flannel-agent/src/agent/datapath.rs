@@ -31,15 +31,6 @@ pub(super) fn prepare(config: &Config) {
     }
 }
 
-/// Waits until what [`prepare`] does is done: beside thousands of leases, its memory would be the
-/// most that the agent ever has.
-pub(super) async fn prepared(config: &Config) {
-    if config.datapath != DatapathMode::Kernel {
-        // A panic is for whoever opens the data path to meet again.
-        let _ = spawn_blocking(dataplane::prepare).await;
-    }
-}
-
 /// A data path that is being opened.
 pub(super) struct Opening(JoinHandle<Result<Datapath, dataplane::Error>>);
 
