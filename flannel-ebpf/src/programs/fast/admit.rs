@@ -33,10 +33,11 @@ pub(super) struct Start {
 /// Notes a packet that is about to take the standard path as one that may admit its flow.
 ///
 /// Not the first packet of a flow: a scan of ports, which is nothing but first packets, leaves the
-/// table of flows alone; `is_known` says that the flow has been admitted before. Nor one behind another that is still awaited: at full rate there is always
-/// a later one on its way, and none would ever be the one that is expected. Aggregates are the
-/// exception: the kernel's own device takes them by another queue than the one that keeps packets
-/// in order here, so only the last of them shows that none is left there.
+/// table of flows alone; `is_known` says that the flow has been admitted before. Nor one behind
+/// another that is still awaited: at full rate there is always a later one on its way, and none would
+/// ever be the one that is expected. Aggregates are the exception: the kernel's own device takes them
+/// by another queue than the one that keeps packets in order here, so only the last of them shows that
+/// none is left there.
 #[inline(always)]
 pub(super) fn note(packet: &Packet, key: FlowKey, is_known: bool, start: Start) {
     let now = now();

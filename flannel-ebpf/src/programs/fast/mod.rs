@@ -5,7 +5,7 @@
 //! from_pod ──▶ candidate ──▶ routing, netfilter ──▶ admit_sent ──▶ flow
 //!     └── flow admitted ───────────────────────────▶ external interface
 //!
-//! delivery ──▶ candidate ──▶ routing, netfilter ──▶ to_pod ──▶ flow
+//! Arrival ───▶ candidate ──▶ routing, netfilter ──▶ to_pod ──▶ flow
 //!     └── flow admitted ───────────────────────────▶ pod
 //! ```
 //!
@@ -17,7 +17,7 @@
 //! packet waits in the processor's backlog once or twice on the standard path (`enter` has where),
 //! and a later one that went straight into the pod would be there before it. So the first packets
 //! after an admission go through the same backlog as often, behind all others of their flow, until
-//! the last of them has come out; see `enter::Delivery`.
+//! the last of them has come out; see `enter`.
 //!
 //! | file | what |
 //! |---|---|
