@@ -12,15 +12,20 @@ const PORT_END: u32 = 60_999;
 #[inline(always)]
 #[must_use]
 pub const fn hash(ip: &Ipv4, ports: [u8; 4]) -> u32 {
-    // Multiply-xorshift over the two halves of the flow key: a few cycles, and every input bit
-    // reaches the high bits that choose the port. Constants: splitmix64 (Steele et al., 2014).
     let addresses =
         ((u32::from_ne_bytes(ip.source) as u64) << 32) | u32::from_ne_bytes(ip.destination) as u64;
     let rest = ((ip.protocol as u64) << 32) | u32::from_ne_bytes(ports) as u64;
+    mix(addresses, rest) | 1
+}
+
+/// Multiply-xorshift over the two halves of a flow: a few cycles, and every bit of both reaches those
+/// of the result. Constants: splitmix64 (Steele et al., 2014).
+#[inline(always)]
+pub(crate) const fn mix(addresses: u64, rest: u64) -> u32 {
     let mut mixed =
         (addresses ^ rest.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     mixed ^= mixed >> 29;
-    ((mixed.wrapping_mul(0x94d0_49bb_1331_11eb) >> 32) as u32) | 1
+    (mixed.wrapping_mul(0x94d0_49bb_1331_11eb) >> 32) as u32
 }
 
 /// The outer source port for a flow hash: what the kernel's `udp_flow_src_port` (Linux 6.12) gives

@@ -125,7 +125,7 @@ pub(crate) fn admission(table: &FastPath, key: FlowKey) -> Admission {
     slot.read(key)
 }
 
-/// Admits a flow, whose queue is empty; false if there is no room.
+/// Admits a flow, whose queue is empty; false if there is no room, or another processor took it.
 #[inline(always)]
 pub(crate) fn admit(table: &FastPath, flow: &Flow) -> bool {
     let now = now();
@@ -135,8 +135,8 @@ pub(crate) fn admit(table: &FastPath, flow: &Flow) -> bool {
     let lock = slot.lock();
     // SAFETY: the lock of a slot, which is not held by this program.
     unsafe { bpf_spin_lock(lock) };
-    // Another processor may have been faster. Then the flow's next packet asks again.
-    if slot.is_of(flow.key) || slot.is_free(now) {
+    let is_ours = slot.is_of(flow.key) || slot.is_free(now);
+    if is_ours {
         let version = field!(slot, version);
         field!(slot, version = version | 1);
         slot.set_key(flow.key);
@@ -152,7 +152,7 @@ pub(crate) fn admit(table: &FastPath, flow: &Flow) -> bool {
     }
     // SAFETY: locked above.
     unsafe { bpf_spin_unlock(lock) };
-    true
+    is_ours
 }
 
 /// What a slot said of a flow when it was looked up, or [`NONE`](Self::NONE). No `Option`: the

@@ -87,6 +87,8 @@ pub(super) async fn begin(agent: &Agent) -> Result<Option<Begun>> {
         _ => None,
     };
     let mut backend = backend::new(&network.backend, known_mac);
+    // Where it is refused, nothing has been touched, and no lease been taken.
+    let datapath = opening.done().await?;
     let Some(pod_mtu) = backend.pod_mtu(external.mtu) else {
         bail!(
             "the MTU of {}, {}, leaves no room for a tunnel",
@@ -117,11 +119,7 @@ pub(super) async fn begin(agent: &Agent) -> Result<Option<Begun>> {
     };
     let lease = lease?;
     info!(subnet = %lease.subnet, "lease held");
-    // Whether eBPF can be had at all was looked at before, so that no lease is taken in vain.
-    let (rules, datapath) = tokio::try_join!(
-        set_rules(config, &netlink, overlay.network, &lease),
-        opening.done(),
-    )?;
+    let rules = set_rules(config, &netlink, overlay.network, &lease).await?;
 
     let spec = NodeSpec {
         external: external.name.clone(),

@@ -224,4 +224,15 @@ mod tests {
         let pins = Pins::new(Path::new("/nonexistent/flannel"));
         assert!(pins.remove_all().unwrap().is_empty());
     }
+
+    #[test]
+    fn the_readme_names_the_maps_of_this_version() {
+        let readme = include_str!("../../../README.md");
+        let named: Vec<_> = readme.match_indices("/maps-v").collect();
+        let own = format!("/maps-v{}/", abi::VERSION);
+        assert!(!named.is_empty());
+        for (place, _) in named {
+            assert!(readme[place..].starts_with(&own), "{own} it is by now");
+        }
+    }
 }

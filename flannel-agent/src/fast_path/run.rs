@@ -21,8 +21,9 @@ use crate::status;
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long notifications are gathered: a pod that comes makes a dozen.
 const SETTLE: Duration = Duration::from_millis(5);
-/// Between counts of flows.
-const CENSUS: Duration = Duration::from_secs(10);
+/// Least time between counts of flows; with a long bound it is two of these, in which each flow is
+/// admitted twice.
+const CENSUS: Duration = Duration::from_secs(2);
 /// Between looks for programs of others, which come without a word: within the bound, whatever it
 /// is by default.
 const WATCH: Duration = Duration::from_millis(400);
@@ -61,7 +62,8 @@ pub async fn run(mut fast_path: FastPath, inputs: Inputs) -> Infallible {
         mut requests,
         status,
     } = inputs;
-    let (mut census, mut resync, mut watch) = (interval(CENSUS), interval(RESYNC), interval(WATCH));
+    let period = CENSUS.max(fast_path.spec.bound * 2);
+    let (mut census, mut resync, mut watch) = (interval(period), interval(RESYNC), interval(WATCH));
     for ticks in [&mut census, &mut resync, &mut watch] {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     }

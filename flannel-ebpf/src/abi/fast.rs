@@ -2,6 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::flow::mix;
 use crate::wire::{Addresses, Ipv4};
 
 /// The only entry of `fast_path`: whether flows may leave the standard path, and for how long.
@@ -39,12 +40,8 @@ impl FlowKey {
     /// all [`WAYS`] of one set, which lie side by side.
     #[inline(always)]
     pub fn slots(&self, table: &FastPath) -> impl Iterator<Item = u32> + use<> {
-        // As in `flow::hash`; the upper half is the well-mixed one.
         let [pods, rest] = self.words();
-        let mut mixed = (pods ^ table.seed ^ rest.wrapping_mul(0x9e37_79b9_7f4a_7c15))
-            .wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed ^= mixed >> 29;
-        let first = (mixed.wrapping_mul(0x94d0_49bb_1331_11eb) >> 32) as u32 & table.mask;
+        let first = mix(pods ^ table.seed, rest) & table.mask;
         (0..WAYS).map(move |way| first ^ way)
     }
 
