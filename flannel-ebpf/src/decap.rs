@@ -9,7 +9,7 @@ use crate::abi::{Config, IngressOutcome};
 use crate::ecn;
 use crate::wire::{
     Datagram, ETHERTYPE_IPV4, Ethernet, Ipv4, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, Udp,
-    Vxlan, VxlanShim, checksum, fold, sum,
+    Vxlan, VxlanShim, fold, sum,
 };
 
 /// A packet of the udp backend as far as the inner IPv4 header: the packet between pods is all that
@@ -207,13 +207,14 @@ pub fn inner_mark(outer: &Ipv4, inner: &Ipv4) -> Result<Option<Mark>, IngressOut
     if tos == inner.tos {
         return Ok(None);
     }
-    // RFC 1624, equation 3: HC' = ~(~HC + ~m + m').
+    // RFC 1624, equation 4: HC' = HC - ~m - m'. Of the two zeros of one's complement arithmetic it
+    // gives the one that the kernel's additions to the checksum give.
     let old = u16::from_ne_bytes([inner.version_ihl, inner.tos]);
     let new = u16::from_ne_bytes([inner.version_ihl, tos]);
-    let sum = u32::from(!u16::from_ne_bytes(inner.checksum)) + u32::from(!old) + u32::from(new);
+    let sum = u32::from(u16::from_ne_bytes(inner.checksum)) + u32::from(old) + u32::from(!new);
     Ok(Some(Mark {
         tos,
-        checksum: checksum(sum),
+        checksum: fold(sum).to_ne_bytes(),
     }))
 }
 
@@ -232,7 +233,7 @@ mod tests {
     use crate::abi::Encap;
     use crate::abi::tests::{config, peer};
     use crate::encap::{Packet, complete};
-    use crate::wire::Headers;
+    use crate::wire::{Headers, checksum};
 
     fn inner(tos: u8) -> Ipv4 {
         let mut inner = Ipv4 {
@@ -360,6 +361,24 @@ mod tests {
             frame.inner.tos = mark.tos;
             frame.inner.checksum = mark.checksum;
             assert_eq!(fold(sum(bytemuck::bytes_of(&frame.inner))), 0xffff);
+        }
+    }
+
+    #[test]
+    fn a_mark_leaves_the_zero_that_the_kernels_additions_leave() {
+        // ECT(1) becomes CE: the kernel adds 0xfffd, end around.
+        let (mut frame, _) = vxlan(1);
+        frame.outer.ip.tos = ecn::CE;
+        for (old, new) in [
+            (0, 0xfffd),
+            (1, 0xfffe),
+            (2, 0xffff),
+            (3, 1),
+            (0xffff, 0xfffd),
+        ] {
+            frame.inner.checksum = u16::to_be_bytes(old);
+            let mark = inner_mark(&frame.outer.ip, &frame.inner).unwrap().unwrap();
+            assert_eq!(u16::from_be_bytes(mark.checksum), new, "{old:#x}");
         }
     }
 
