@@ -77,6 +77,22 @@ impl Ip {
         packet
     }
 
+    /// Now and then, chooses an identification by which the header's checksum is next to one of the
+    /// two zeros of one's complement arithmetic: there every way to change one shows its own.
+    fn move_checksum(&mut self, dice: &mut Dice, payload: &[u8]) {
+        if !dice.in_thousand(100) {
+            return;
+        }
+        let wanted = *dice.pick(&[
+            0, 1, 2, 3, 0xfc, 0xff, 0x100, 0xfefe, 0xfeff, 0xff00, 0xfffe,
+        ]);
+        self.id = [0; 2];
+        let without = self.packet(payload);
+        // What the sum of the rest lacks of the sum that is wanted.
+        let words = [&u16::to_be_bytes(!wanted), &without[10..12]].concat();
+        self.id = internet_checksum(&words).map(|octet| !octet);
+    }
+
     /// What is rare, and what is wrong.
     pub(crate) fn make_odd(&mut self, dice: &mut Dice) {
         match dice.below(14) {
@@ -150,6 +166,7 @@ pub(crate) fn packet(dice: &mut Dice, ip: &Ip, most: usize) -> Vec<u8> {
     if dice.in_thousand(30) {
         spoil_checksum(dice, ip.protocol, &mut segment);
     }
+    ip.move_checksum(dice, &segment);
     if dice.in_thousand(150) {
         ip.make_odd(dice);
     }
@@ -180,6 +197,7 @@ pub(super) fn steady(dice: &mut Dice, ip: &Ip, most: usize) -> (Ip, Vec<u8>) {
         segment[TCP_FLAGS] = *dice.pick(CONVERSING);
     }
     fill_checksum(&ip, &mut segment);
+    ip.move_checksum(dice, &segment);
     (ip, segment)
 }
 
@@ -328,4 +346,19 @@ fn left_to_device(dice: &mut Dice, ip: &Ip, len: usize) -> (Vec<u8>, Offload) {
         ..Offload::default()
     };
     (ip.packet(&segment), offload)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checksums_next_to_zero_are_not_left_to_chance() {
+        let mut dice = Dice::new(1, "checksums", 0);
+        let ip = Ip::between([10, 5, 1, 2], [10, 5, 2, 2]);
+        let packets = (0..2_000).map(|_| steady(&mut dice, &ip, 1400));
+        let checksums = packets.map(|(ip, segment)| ip.packet(&segment)[10..12].to_vec());
+        let small = checksums.filter(|it| matches!(it[..], [0, 0..=3])).count();
+        assert!((40..200).contains(&small), "{small}");
+    }
 }
