@@ -53,27 +53,44 @@ fn traffic(subnet: [u8; 4], field: usize, size: Size) -> bool {
 /// What a packet adds to its counter. Taken before the packet is changed.
 #[derive(Clone, Copy)]
 pub(crate) struct Size {
-    packets: u64,
-    bytes: u64,
+    /// Length of the frame, bytes.
+    pub(crate) len: u32,
+    /// Payload bytes of each segment of an aggregate; zero for a single packet.
+    pub(crate) gso_size: u32,
+    /// Packets that it is on the wire.
+    segments: u32,
 }
 
 impl Size {
-    /// Of a packet that is counted once, however many segments it has.
+    /// Size of a packet.
     #[inline(always)]
-    pub(crate) fn once(packet: &Packet) -> Self {
+    pub(crate) fn of(packet: &Packet) -> Self {
+        let len = packet.len();
+        let gso_size = packet.gso_size();
+        let segments = match gso_size {
+            0 => 1,
+            _ => packet.segments(len, gso_size),
+        };
         Self {
-            packets: 1,
-            bytes: u64::from(packet.len()),
+            len,
+            gso_size,
+            segments,
         }
     }
 
-    /// Size of a packet: its segments, and the bytes of the frame.
+    /// Of a packet that is counted once, however many segments it has.
     #[inline(always)]
-    pub(crate) fn of(packet: &Packet) -> Self {
+    pub(crate) fn once(self) -> Self {
         Self {
-            packets: u64::from(packet.segments()),
-            bytes: u64::from(packet.len()),
+            segments: 1,
+            ..self
         }
+    }
+
+    /// Whether it is many packets in one.
+    #[inline(always)]
+    pub(crate) fn is_aggregate(self) -> bool {
+        self.gso_size != 0
     }
 }
 
@@ -85,6 +102,6 @@ fn add(counters: *mut Counter, index: usize, size: Size) {
     // SAFETY: in bounds, and nobody else writes this CPU's copy: programs of one hook and direction
     // do not preempt each other.
     let counter = unsafe { &mut *counter };
-    counter.packets += size.packets;
-    counter.bytes += size.bytes;
+    counter.packets += u64::from(size.segments);
+    counter.bytes += u64::from(size.len);
 }

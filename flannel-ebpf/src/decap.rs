@@ -3,37 +3,12 @@
 //! The order of the checks is the order of the kernel's receive path, so that the reason which is
 //! counted is the first one that the kernel would meet as well.
 
-use bytemuck::{Pod, Zeroable};
-
 use crate::abi::{Config, IngressOutcome};
 use crate::ecn;
 use crate::wire::{
     Datagram, ETHERTYPE_IPV4, Ethernet, Ipv4, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, Udp,
-    Vxlan, VxlanShim, fold, sum,
+    UdpFrame, Vxlan, VxlanShim, fold, sum,
 };
-
-/// A packet of the udp backend as far as the inner IPv4 header: the packet between pods is all that
-/// the datagram holds.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub struct UdpFrame {
-    /// Outer headers.
-    pub outer: Datagram,
-    /// Inner IPv4 header, its fixed part.
-    pub inner: Ipv4,
-}
-
-/// A VXLAN packet as far as the inner IPv4 header.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub struct VxlanFrame {
-    /// Outer headers.
-    pub outer: Datagram,
-    /// What is between them and the inner packet.
-    pub shim: VxlanShim,
-    /// Inner IPv4 header, its fixed part.
-    pub inner: Ipv4,
-}
 
 /// Checks the outer headers of a packet whose destination port is ours. `frame_len` is the length
 /// of the whole frame, bytes.
@@ -229,11 +204,13 @@ pub struct Mark {
 
 #[cfg(test)]
 mod tests {
+    use bytemuck::Zeroable as _;
+
     use super::*;
     use crate::abi::Encap;
     use crate::abi::tests::{config, peer};
     use crate::encap::{Packet, complete};
-    use crate::wire::{Headers, checksum};
+    use crate::wire::{Headers, VxlanFrame, checksum};
 
     fn inner(tos: u8) -> Ipv4 {
         let mut inner = Ipv4 {

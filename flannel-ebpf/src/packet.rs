@@ -103,16 +103,12 @@ impl Packet {
         self.skb().gso_size
     }
 
-    /// Packets that this one is on the wire.
+    /// Packets that an aggregate of `len` bytes is on the wire.
     #[inline(always)]
-    pub(crate) fn segments(&self) -> u32 {
-        let gso_size = self.gso_size();
-        if gso_size == 0 {
-            return 1;
-        }
+    pub(crate) fn segments(&self, len: u32, gso_size: u32) -> u32 {
         match self.skb().gso_segs {
             // Not computed yet: the kernel does so when it segments.
-            0 => self.len().div_ceil(gso_size),
+            0 => len.div_ceil(gso_size),
             segments => segments,
         }
     }

@@ -7,7 +7,7 @@
 //! each of them whole.
 
 use aya_ebpf::helpers::{bpf_spin_lock, bpf_spin_unlock};
-use flannel_ebpf::abi::{FastPath, Flow, FlowKey};
+use flannel_ebpf::abi::{FastPath, Flow, FlowKey, set};
 use flannel_ebpf::fast::LINGER;
 use flannel_ebpf::wire::Addresses;
 
@@ -17,6 +17,8 @@ use crate::packet::now;
 /// How often a reader that has met a writer tries again. A writer is done within nanoseconds, unless
 /// the hypervisor has taken its processor away.
 const ATTEMPTS: u32 = 3;
+
+const _: () = assert!(core::mem::offset_of!(Flow, remote).is_multiple_of(align_of::<u32>()));
 
 /// A slot. The memory is the map's as long as the program runs, whosever the slot is by then.
 #[derive(Clone, Copy)]
@@ -41,16 +43,22 @@ impl Slot {
         maps::flows.get_ptr_mut(index).map(Self)
     }
 
-    /// The slot of a flow that is in the table.
+    /// The slot of a flow that is in the table. It nearly always is the first of those that it may be.
     #[inline(always)]
     fn of(table: &FastPath, key: FlowKey) -> Option<Self> {
-        let mut slots = key.slots(table).map_while(Self::at);
-        slots.find(|slot| slot.is_of(key))
+        let mut slots = key.slots(table);
+        let index = slots.next()?;
+        let [pods, rest] = key.words();
+        let first = Self::at(index)?;
+        if first.is_of(pods, rest) {
+            return Some(first);
+        }
+        let slot = elsewhere(index, pods, rest);
+        (!slot.is_null()).then_some(Self(slot))
     }
 
     #[inline(always)]
-    fn is_of(self, key: FlowKey) -> bool {
-        let [pods, rest] = key.words();
+    fn is_of(self, pods: u64, rest: u64) -> bool {
         self.word(0) == pods && self.word(1) == rest
     }
 
@@ -71,6 +79,15 @@ impl Slot {
         unsafe { words.wrapping_add(1).write_volatile(rest) };
     }
 
+    /// [`Flow::remote`], as the word that it is: octets would be read one by one.
+    #[inline(always)]
+    fn remote(self) -> [u8; 4] {
+        // SAFETY: in the slot, as for fields, and aligned like a word (asserted below).
+        let remote = unsafe { (&raw const (*self.0).remote).cast::<u32>() };
+        // SAFETY: as above.
+        unsafe { remote.read_volatile() }.to_ne_bytes()
+    }
+
     #[inline(always)]
     fn is_free(self, now: u64) -> bool {
         field!(self, expires) + LINGER < now
@@ -78,19 +95,22 @@ impl Slot {
 
     /// What it holds; nothing if that is being written, or another flow's by now.
     #[inline(always)]
-    fn read(self, key: FlowKey) -> Admission {
+    fn read(self, key: FlowKey) -> Option<Admission> {
+        let [pods, rest] = key.words();
         let version = field!(self, version);
-        let is_whole = version & 1 == 0 && self.is_of(key);
+        if version & 1 != 0 || !self.is_of(pods, rest) {
+            return None;
+        }
         let admission = Admission {
             slot: self,
             expires: field!(self, expires),
             addresses: field!(self, addresses),
-            remote: field!(self, remote),
+            remote: self.remote(),
             generation: field!(self, generation),
             ifindex: field!(self, ifindex),
             is_received: field!(self, is_received) != 0,
         };
-        admission.when(is_whole && version == field!(self, version))
+        (version == field!(self, version)).then_some(admission)
     }
 
     #[inline(always)]
@@ -99,6 +119,15 @@ impl Slot {
         let lock = unsafe { &raw mut (*self.0).lock };
         lock.cast()
     }
+}
+
+/// The slot of a flow among those behind the first of its set; null if it is in none. Apart from its
+/// callers: it is seldom needed, and would be most of each of them.
+#[inline(never)]
+fn elsewhere(first: u32, pods: u64, rest: u64) -> *mut Flow {
+    let mut slots = set(first).skip(1).map_while(Slot::at);
+    let found = slots.find(|slot| slot.is_of(pods, rest));
+    found.map_or(core::ptr::null_mut(), |slot| slot.0)
 }
 
 /// Room for a flow: its own slot, or one that nobody needs any more.
@@ -112,17 +141,9 @@ fn room(table: &FastPath, key: FlowKey, now: u64) -> Option<Slot> {
 
 /// The admission of a flow, over or not.
 #[inline(always)]
-pub(crate) fn admission(table: &FastPath, key: FlowKey) -> Admission {
-    let Some(slot) = Slot::of(table, key) else {
-        return Admission::NONE;
-    };
-    for _ in 1..ATTEMPTS {
-        let admission = slot.read(key);
-        if admission.is_known() {
-            return admission;
-        }
-    }
-    slot.read(key)
+pub(crate) fn admission(table: &FastPath, key: FlowKey) -> Option<Admission> {
+    let slot = Slot::of(table, key)?;
+    (0..ATTEMPTS).find_map(|_| slot.read(key))
 }
 
 /// Admits a flow, whose queue is empty; false if there is no room, or another processor took it.
@@ -135,7 +156,8 @@ pub(crate) fn admit(table: &FastPath, flow: &Flow) -> bool {
     let lock = slot.lock();
     // SAFETY: the lock of a slot, which is not held by this program.
     unsafe { bpf_spin_lock(lock) };
-    let is_ours = slot.is_of(flow.key) || slot.is_free(now);
+    let [pods, rest] = flow.key.words();
+    let is_ours = slot.is_of(pods, rest) || slot.is_free(now);
     if is_ours {
         let version = field!(slot, version);
         field!(slot, version = version | 1);
@@ -155,9 +177,7 @@ pub(crate) fn admit(table: &FastPath, flow: &Flow) -> bool {
     is_ours
 }
 
-/// What a slot said of a flow when it was looked up, or [`NONE`](Self::NONE). No `Option`: the
-/// compiler would leave the fields of one that is none undefined and copy them all the same, which
-/// the verifier refuses.
+/// What a slot said of a flow when it was looked up.
 #[derive(Clone, Copy)]
 pub(crate) struct Admission {
     slot: Slot,
@@ -176,29 +196,6 @@ pub(crate) struct Admission {
 }
 
 impl Admission {
-    /// The flow is not in the table.
-    pub(crate) const NONE: Self = Self {
-        slot: Slot(core::ptr::null_mut()),
-        expires: 0,
-        addresses: Addresses::NONE,
-        remote: [0; 4],
-        generation: 0,
-        ifindex: 0,
-        is_received: false,
-    };
-
-    /// Whether there is one.
-    #[inline(always)]
-    pub(crate) fn is_known(&self) -> bool {
-        !self.slot.0.is_null()
-    }
-
-    /// This one, or none.
-    #[inline(always)]
-    pub(crate) fn when(self, is_wanted: bool) -> Self {
-        if is_wanted { self } else { Self::NONE }
-    }
-
     /// What tells it from the one before of the same flow.
     #[inline(always)]
     pub(crate) fn number(&self) -> u32 {

@@ -1,26 +1,24 @@
 //! Hops that the dataplane counts in place of somebody else: flannel's udp proxy takes one off at
 //! each end of its tunnel.
 
-use bytemuck::{Pod, Zeroable};
-
 use crate::wire::Ipv4;
 
-/// The third word of an IPv4 header, where all that a hop changes stands together. Aligned, so that
-/// a copy on the stack of a BPF program is one that the verifier accepts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
-#[repr(C, align(4))]
+/// What a hop changes in an IPv4 header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hop {
     /// Hops left.
     pub ttl: u8,
-    /// Protocol of the payload, unchanged.
-    pub protocol: u8,
     /// Header checksum.
     pub checksum: [u8; 2],
 }
 
 impl Hop {
-    /// Where it stands in the header, bytes.
-    pub const OFFSET: usize = core::mem::offset_of!(Ipv4, ttl);
+    /// Writes it into its header.
+    #[inline(always)]
+    pub const fn write(self, ip: &mut Ipv4) {
+        ip.ttl = self.ttl;
+        ip.checksum = self.checksum;
+    }
 
     /// That of a header.
     #[inline(always)]
@@ -28,7 +26,6 @@ impl Hop {
     pub const fn of(ip: &Ipv4) -> Self {
         Self {
             ttl: ip.ttl,
-            protocol: ip.protocol,
             checksum: ip.checksum,
         }
     }
@@ -49,7 +46,6 @@ impl Hop {
         let sum = (sum + (sum >= 0xffff) as u32) as u16;
         Some(Self {
             ttl: self.ttl - 1,
-            protocol: self.protocol,
             checksum: sum.to_ne_bytes(),
         })
     }
@@ -64,6 +60,8 @@ pub const fn next_hop(ip: &Ipv4) -> Option<Hop> {
 
 #[cfg(test)]
 mod tests {
+    use bytemuck::Zeroable as _;
+
     use super::*;
     use crate::wire::{checksum, fold, sum};
 
@@ -86,8 +84,7 @@ mod tests {
     fn the_checksum_stays_right_whatever_it_is() {
         for id in 0..=u16::MAX {
             let mut ip = header(64, id);
-            let hop = next_hop(&ip).unwrap();
-            (ip.ttl, ip.protocol, ip.checksum) = (hop.ttl, hop.protocol, hop.checksum);
+            next_hop(&ip).unwrap().write(&mut ip);
             assert_eq!((ip.ttl, ip.protocol), (63, 6));
             assert_eq!(fold(sum(bytemuck::bytes_of(&ip))), 0xffff, "id {id}");
         }

@@ -15,8 +15,6 @@ struct Tables {
 const FAILED: (&str, &str) = ("failed", "the kernel does not do it");
 /// Counted by `direct_egress` and `direct_ingress`.
 const DIRECT: (&str, &str) = ("direct", "another program's");
-/// Counted by `from_pod`, in front of the standard path.
-const FAST: (&str, &str) = ("fast", "another program's");
 /// Of the fast path: comes only to what a pod sends.
 const SENT: &str = "nothing is sent";
 /// Of the fast path: happens at the end of the standard one.
@@ -33,7 +31,6 @@ const ALL: [Tables; 9] = [
             ("unproven", "the kernel at the other end reads its note"),
             FAILED,
             DIRECT,
-            FAST,
         ],
     },
     Tables {
@@ -45,7 +42,6 @@ const ALL: [Tables; 9] = [
             ("other_mac", "the device has no link layer"),
             FAILED,
             DIRECT,
-            FAST,
         ],
     },
     Tables {
@@ -162,7 +158,7 @@ fn every_reason_of_every_program_has_a_row_or_can_have_none() {
         );
         let outcomes = match (program, tables.direction) {
             ("direct_egress", _) => &vec!["direct"],
-            ("direct_ingress", _) => &vec!["direct", "fast"],
+            ("direct_ingress", _) => &vec!["direct"],
             ("to_pod", _) => &vec!["admitted", "table_full"],
             (_, "fast") => &fast,
             (_, "egress") => &egress,

@@ -6,9 +6,10 @@
 //! injects. The figure is thus packets per second of one core that does both hosts.
 //!
 //! Frames are recycled pages which still hold what the stack wrote into them (a lower TTL, for
-//! one), so the program writes all 42 octets of the headers each time. A measurement is
-//! one long call, since each call waits for a grace period of RCU; with short ones the core idles
-//! and ratios shrink to 1.
+//! one), so the program writes all 42 octets of the headers each time. A measurement is one long
+//! call. Each call ends by waiting for grace periods of RCU, some 25 ms in which the core idles,
+//! however many packets it was for: what a call of two packets takes is measured beside and taken
+//! off, or the rates of fast paths would be too low, and ratios shrink to 1.
 //!
 //! In the remote pod an nftables rule on the ingress hook counts and drops the packets of this
 //! flow. That is the cheapest end that both data paths share: no socket, no ICMP error, and what
@@ -37,7 +38,12 @@ const FROM_PORT: u16 = 40_000;
 /// Port "discard", RFC 863.
 const TO_PORT: u16 = 9;
 /// Packets before the first one that counts. They warm caches and say how fast the machine is.
-const WARM_UP: u32 = 20_000;
+const WARM_UP: u32 = 40_000;
+
+/// Packets of a call that is nothing but waiting. One of a single packet does not wait.
+const FEW: u32 = 2;
+/// What calls end at: a tick of the kernel's clock, at most.
+const TICK: Duration = Duration::from_millis(10);
 
 /// What one measurement saw.
 #[derive(Debug, Clone, Copy)]
@@ -48,7 +54,7 @@ pub struct Rate {
     pub arrived: u64,
     /// Arrived packets per second, thousands.
     pub kpps: f64,
-    /// Share of the time in which the measuring core was busy. Below 0.9 the rate is of waiting.
+    /// Share of that time in which the measuring core was busy. Below 0.9 the rate is of waiting.
     pub busy: f64,
     /// Share of the time in which the busiest other core was busy: other work on the machine.
     pub others_busy: f64,
@@ -101,9 +107,13 @@ impl Ports {
 
 struct Injected {
     count: u64,
-    elapsed: Duration,
-    times: Times,
     arrived: u64,
+    /// Of the call.
+    elapsed: Duration,
+    /// Of that, what is no packet's.
+    idle: Duration,
+    /// At the start of the call.
+    times: Times,
 }
 
 /// Frames of one size from a pod of one host to a pod of another.
@@ -167,17 +177,21 @@ impl Source {
     pub fn measure(&self, core: usize, time: Duration) -> Result<Rate> {
         let Injected {
             count,
-            elapsed,
-            times,
             arrived,
+            elapsed,
+            idle,
+            times,
         } = self.host.enter(|| self.inject(core, time))??;
         let after = Times::now()?;
         let others = (0..cpu::count()).filter(|&other| other != core);
+        let at_work = elapsed.saturating_sub(idle).as_secs_f64();
+        ensure!(at_work > 0.0, "{count} packets took no time");
+        let busy = after.busy_since(&times, core) * elapsed.as_secs_f64() / at_work;
         Ok(Rate {
             injected: count,
             arrived,
-            kpps: arrived as f64 / elapsed.as_secs_f64() / 1000.0,
-            busy: after.busy_since(&times, core),
+            kpps: arrived as f64 / at_work / 1000.0,
+            busy: busy.min(1.0),
             others_busy: others
                 .map(|c| after.busy_since(&times, c))
                 .fold(0.0, f64::max),
@@ -186,20 +200,26 @@ impl Source {
 
     fn inject(&self, core: usize, time: Duration) -> Result<Injected> {
         cpu::claim(core)?;
-        let start = Instant::now();
-        self.program.inject(&self.frame, self.ifindex, WARM_UP)?;
-        let per_second = f64::from(WARM_UP) / start.elapsed().as_secs_f64();
-        let count = (per_second * time.as_secs_f64()) as u32;
-        let before = self.arrived()?;
-        let (start, times) = (Instant::now(), Times::now()?);
-        self.program.inject(&self.frame, self.ifindex, count)?;
-        let elapsed = start.elapsed();
+        let warm_up = self.call(WARM_UP)?;
+        let idle = self.call(FEW)?;
+        let per_packet = warm_up.saturating_sub(idle).max(TICK).as_secs_f64() / f64::from(WARM_UP);
+        let count = (time.as_secs_f64() / per_packet) as u32;
+        let (before, times) = (self.arrived()?, Times::now()?);
+        let elapsed = self.call(count)?;
         Ok(Injected {
             count: count.into(),
-            elapsed,
-            times,
             arrived: self.arrived()? - before,
+            elapsed,
+            idle,
+            times,
         })
+    }
+
+    /// How long it takes to inject `count` packets, with all that a call takes besides.
+    fn call(&self, count: u32) -> Result<Duration> {
+        let start = Instant::now();
+        self.program.inject(&self.frame, self.ifindex, count)?;
+        Ok(start.elapsed())
     }
 
     fn arrived(&self) -> Result<u64> {

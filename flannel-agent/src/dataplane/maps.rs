@@ -271,10 +271,21 @@ impl Maps {
             let values = ingress.iter().map(|cpu| cpu.get(*outcome));
             counter("ingress", outcome.name(), outcome.is_handled(), values)
         });
+        let on_fast_path = |direction, outcomes: &'static [FastOutcome]| {
+            let values = fast
+                .iter()
+                .flat_map(|cpu| outcomes.iter().map(|it| cpu.get(*it)));
+            counter(direction, "fast", true, values)
+        };
+        // Programs count those once, as what the fast path made of them.
+        let sent = on_fast_path("egress", &[FastOutcome::Sent]);
+        let received = on_fast_path("ingress", &[FastOutcome::Delivered, FastOutcome::Queued]);
         let fast = FastOutcome::ALL.iter().map(|outcome| {
             let values = fast.iter().map(|cpu| cpu.get(*outcome));
             counter("fast", outcome.name(), outcome.is_handled(), values)
         });
+        let egress = egress.chain([sent]);
+        let ingress = ingress.chain([received]);
         Ok(egress.chain(ingress).chain(fast).collect())
     }
 }

@@ -71,7 +71,7 @@ macro_rules! outcomes {
 
 outcomes! {
     /// Outcomes of packets that leave through the tunnel device.
-    EgressOutcome, EgressCounters, carried: Encapsulated | Fast {
+    EgressOutcome, EgressCounters, carried: Encapsulated {
         /// Sent to the peer by eBPF.
         Encapsulated encapsulated,
         /// Inner packet is not IPv4.
@@ -101,14 +101,12 @@ outcomes! {
         Failed failed,
         /// Routed by the kernel to a direct peer; eBPF only counts it.
         Direct direct,
-        /// Sent straight from a pod's interface, as a packet of an admitted flow.
-        Fast fast,
     }
 }
 
 outcomes! {
     /// Outcomes of packets that arrive on the external interface for the tunnel's port.
-    IngressOutcome, IngressCounters, carried: Decapsulated | Stripped | Fast {
+    IngressOutcome, IngressCounters, carried: Decapsulated | Stripped {
         /// Delivered into the tunnel device by eBPF.
         Decapsulated decapsulated,
         /// Several packets merged by GRO or never split; the kernel's device knows how to unwrap those.
@@ -154,8 +152,6 @@ outcomes! {
         Failed failed,
         /// Came straight from a direct peer; eBPF only counts it.
         Direct direct,
-        /// Delivered straight into a pod, as a packet of an admitted flow.
-        Fast fast,
         /// Delivered into the tunnel device by eBPF, XDP having taken the headers off.
         Stripped stripped,
     }
@@ -163,8 +159,7 @@ outcomes! {
 
 outcomes! {
     /// What the fast path has made of packets between pods, in both directions. Those that it
-    /// carries are [`EgressOutcome::Fast`] and [`IngressOutcome::Fast`]; the others take the standard
-    /// path.
+    /// carries are counted here alone; the others take the standard path, and are counted there, too.
     FastOutcome, FastCounters, carried: Sent | Delivered | Queued {
         /// Sent from the pod's interface to the wire.
         Sent sent,
@@ -221,8 +216,8 @@ mod tests {
     fn what_ebpf_carries_is_handled() {
         use {EgressOutcome as E, IngressOutcome as I};
         let sent: Vec<_> = E::ALL.iter().filter(|o| o.is_handled()).collect();
-        assert_eq!(sent, [&E::Encapsulated, &E::Fast]);
+        assert_eq!(sent, [&E::Encapsulated]);
         let received: Vec<_> = I::ALL.iter().filter(|o| o.is_handled()).collect();
-        assert_eq!(received, [&I::Decapsulated, &I::Fast, &I::Stripped]);
+        assert_eq!(received, [&I::Decapsulated, &I::Stripped]);
     }
 }

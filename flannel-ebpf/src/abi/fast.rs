@@ -41,8 +41,7 @@ impl FlowKey {
     #[inline(always)]
     pub fn slots(&self, table: &FastPath) -> impl Iterator<Item = u32> + use<> {
         let [pods, rest] = self.words();
-        let first = mix(pods ^ table.seed, rest) & table.mask;
-        (0..WAYS).map(move |way| first ^ way)
+        set(mix(pods ^ table.seed, rest) & table.mask)
     }
 
     /// All of it in two words, which a program compares at once.
@@ -51,6 +50,12 @@ impl FlowKey {
     pub fn words(&self) -> [u64; 2] {
         bytemuck::cast(*self)
     }
+}
+
+/// The slots of a flow whose first one is `first`.
+#[inline(always)]
+pub fn set(first: u32) -> impl Iterator<Item = u32> {
+    (0..WAYS).map(move |way| first ^ way)
 }
 
 /// Slots of the table of flows that one flow may be in. With 100 000 flows in the default table one

@@ -6,10 +6,9 @@
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use flannel_ebpf::abi::{EgressOutcome, Encap, IngressOutcome};
-use flannel_ebpf::wire::{Ethernet, Ipv4};
+use flannel_ebpf::wire::{Ethernet, IpFrame, Ipv4};
 
 use super::egress::subnet_of;
-use super::fast::{Arrival, NOBODY};
 use super::{fast, ingress};
 use crate::bytes::Bytes as _;
 use crate::count::{self, Size};
@@ -43,26 +42,24 @@ pub(crate) fn direct_ingress(context: TcContext) -> i32 {
     if !subnet_of(ip.source).is_some_and(|subnet| count::received(subnet, size)) {
         return Verdict::Kernel as i32;
     }
-    let (outcome, verdict) = match receive(&mut packet, size) {
-        Some(verdict) => (IngressOutcome::Fast, verdict),
-        None => (IngressOutcome::Direct, Verdict::Kernel),
-    };
-    count::ingress(outcome, size);
-    verdict as i32
+    if let Some(verdict) = receive(&mut packet, size) {
+        return verdict as i32;
+    }
+    count::ingress(IngressOutcome::Direct, size);
+    Verdict::Kernel as i32
 }
 
 /// Delivers a packet of an admitted flow; all others go on as they are.
 #[inline(always)]
 fn receive(packet: &mut Packet, size: Size) -> Option<Verdict> {
     ingress::check_arrival(packet).ok()?;
-    let ip = packet.header(Ethernet::LEN)?;
-    let arrival = Arrival::of(packet, Encap::Direct, ip, Ethernet::LEN);
-    let flow = arrival.flow;
-    if !flow.is_known() {
-        fast::leave(packet, Encap::Direct, ip, Ethernet::LEN, NOBODY, arrival);
-        return None;
+    let IpFrame { ip, .. } = packet.header(0)?;
+    if let Some(entry) = fast::entry(packet, Encap::Direct, ip, Ethernet::LEN, size, None) {
+        let verdict = entry.deliver(packet, Encap::Direct, size);
+        return Some(verdict.unwrap_or(Verdict::Dropped));
     }
-    Some(fast::deliver(packet, Encap::Direct, &flow, size).unwrap_or(Verdict::Dropped))
+    fast::leave(packet, Encap::Direct, ip, Ethernet::LEN, size, None);
+    None
 }
 
 /// The IPv4 header of a frame, if that is what it holds. One outside the linear part is not worth

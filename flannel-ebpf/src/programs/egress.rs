@@ -5,16 +5,25 @@ use aya_log_ebpf::{debug, trace};
 use flannel_ebpf::abi::{EgressOutcome, Encap, Peer};
 use flannel_ebpf::encap::{self, complete, segment_len};
 use flannel_ebpf::flow;
-use flannel_ebpf::wire::{Datagram, Headers, Ipv4, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP, Udp};
+use flannel_ebpf::ttl::Hop;
+use flannel_ebpf::wire::{
+    Ipv4, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP, Udp, UdpFrame, VxlanFrame,
+};
 
 use crate::bytes::Bytes as _;
 use crate::count::{self, Size};
 use crate::maps::{self, Sender};
 use crate::packet::{Packet, Verdict};
 
-/// Ends a program: counts the outcome and gives the kernel its answer.
+/// Runs `send` on what leaves through the tunnel device, counts what became of it, and gives the
+/// kernel its answer.
 #[inline(always)]
-pub(super) fn finish(packet: &Packet, size: Size, sent: Result<Verdict, EgressOutcome>) -> i32 {
+pub(super) fn run(
+    packet: &mut Packet,
+    send: impl FnOnce(&mut Packet, Size) -> Result<Verdict, EgressOutcome>,
+) -> i32 {
+    let size = Size::of(packet);
+    let sent = send(packet, size);
     let (outcome, verdict) = match sent {
         Ok(verdict) => {
             trace!(packet.context(), "encapsulated");
@@ -52,19 +61,23 @@ pub(super) fn peer(destination: [u8; 4], encap: Encap) -> Result<&'static Peer, 
 }
 
 /// Checks that there is a way to the peer and that the packet fits through. `offset` is where its
-/// IPv4 header starts, `len` its length from there, both bytes.
+/// IPv4 header starts, bytes.
 #[inline(always)]
 pub(super) fn check_way(
     packet: &Packet,
     peer: &Peer,
     ip: &Ipv4,
     offset: usize,
-    len: u32,
+    size: Size,
 ) -> Result<(), EgressOutcome> {
     if peer.mtu == 0 {
         return Err(EgressOutcome::Unresolved);
     }
-    if largest(packet, ip, offset, len)? > peer.mtu {
+    let largest = match size.gso_size {
+        0 => size.len - offset as u32,
+        gso_size => largest_segment(packet, ip, offset, gso_size)?,
+    };
+    if largest > peer.mtu {
         return Err(EgressOutcome::TooBig);
     }
     Ok(())
@@ -85,13 +98,14 @@ pub(super) fn check_kinship(peer: &Peer, ip: &Ipv4) -> Result<(), EgressOutcome>
     }
 }
 
-/// Length of the largest packet between pods that goes on the wire, bytes.
+/// Length of the largest packet between pods that an aggregate is on the wire, bytes.
 #[inline(always)]
-fn largest(packet: &Packet, ip: &Ipv4, offset: usize, len: u32) -> Result<u32, EgressOutcome> {
-    let gso_size = packet.gso_size();
-    if gso_size == 0 {
-        return Ok(len);
-    }
+fn largest_segment(
+    packet: &Packet,
+    ip: &Ipv4,
+    offset: usize,
+    gso_size: u32,
+) -> Result<u32, EgressOutcome> {
     let ip_len = usize::from(ip.version_ihl & 0xf) * 4;
     let transport_len = match ip.protocol {
         PROTOCOL_TCP => {
@@ -106,27 +120,35 @@ fn largest(packet: &Packet, ip: &Ipv4, offset: usize, len: u32) -> Result<u32, E
     Ok(segment_len(ip_len as u32, transport_len, gso_size))
 }
 
-/// Writes the headers of a tunnel into the room made for them, in front of the packet; false if
-/// there is none.
+/// Writes the headers of a tunnel into the room made for them, in front of the packet, and what
+/// hops of this host change in it; false if there is no room.
 #[inline(always)]
 pub(super) fn put_headers(
     packet: &mut Packet,
     peer: &Peer,
     encap: Encap,
     inner: encap::Packet,
+    hop: Option<Hop>,
 ) -> bool {
     let template = &peer.headers;
-    let written = match encap {
-        Encap::Vxlan => packet.header_mut(0).map(|headers: &mut Headers| {
-            *headers = *template;
-            complete(headers.datagram_mut(), peer, encap, inner);
+    let ip = match encap {
+        Encap::Vxlan => packet.header_mut(0).map(|frame: &mut VxlanFrame| {
+            *frame.headers_mut() = *template;
+            complete(&mut frame.outer, peer, encap, inner);
+            &mut frame.inner
         }),
-        Encap::Udp | Encap::Direct => packet.header_mut(0).map(|headers: &mut Datagram| {
-            *headers = *template.datagram();
-            complete(headers, peer, encap, inner);
+        Encap::Udp | Encap::Direct => packet.header_mut(0).map(|frame: &mut UdpFrame| {
+            frame.outer = *template.datagram();
+            complete(&mut frame.outer, peer, encap, inner);
+            &mut frame.inner
         }),
     };
-    written.is_some()
+    match (ip, hop) {
+        (Some(ip), Some(hop)) => hop.write(ip),
+        (Some(_), None) => {}
+        (None, _) => return false,
+    }
+    true
 }
 
 /// The hash that chooses the outer source port: the one that the packet already has, as the

@@ -11,14 +11,21 @@ use crate::bytes::Bytes as _;
 use crate::count::{self, Size};
 use crate::maps;
 use crate::packet::{Packet, Verdict};
-use crate::table::Admission;
+
+/// Where a packet went that was not left to the kernel.
+pub(super) enum Taken {
+    /// Into the tunnel device.
+    ByDevice(Verdict),
+    /// Into its pod: that is counted where it was done.
+    ByPod(Verdict),
+}
 
 /// Runs `receive` on the tunnel's packets, counts what became of them, and gives the kernel its
 /// answer. All other packets go by.
 #[inline(always)]
 pub(super) fn run(
     packet: &mut Packet,
-    receive: impl FnOnce(&mut Packet, &Config) -> Result<(IngressOutcome, Verdict), IngressOutcome>,
+    receive: impl FnOnce(&mut Packet, &Config, Size) -> Result<Taken, IngressOutcome>,
 ) -> i32 {
     let Some(config) = maps::config.get(0) else {
         return Verdict::Kernel as i32;
@@ -27,8 +34,8 @@ pub(super) fn run(
         return Verdict::Kernel as i32;
     }
     let size = Size::of(packet);
-    let received = receive(packet, config);
-    finish(packet, size, received)
+    let received = receive(packet, config, size);
+    finish(packet, size, received, IngressOutcome::Decapsulated)
 }
 
 /// Runs `receive` on a packet whose tunnel headers an XDP program has taken off, after all checks.
@@ -36,28 +43,32 @@ pub(super) fn run(
 #[inline(always)]
 pub(super) fn run_stripped(
     packet: &mut Packet,
-    receive: impl FnOnce(&mut Packet, &Config) -> Option<(IngressOutcome, Verdict)>,
+    receive: impl FnOnce(&mut Packet, &Config, Size) -> Option<Taken>,
 ) -> i32 {
     let size = Size::of(packet);
     // A tag that is left belongs to a VLAN that this host is not in; its packets end here.
     let received = match maps::config.get(0) {
-        Some(config) if packet.vlan_id() == 0 => receive(packet, config),
+        Some(config) if packet.vlan_id() == 0 => receive(packet, config, size),
         _ => None,
     };
-    finish(packet, size, received.ok_or(IngressOutcome::Failed))
+    let received = received.ok_or(IngressOutcome::Failed);
+    finish(packet, size, received, IngressOutcome::Stripped)
 }
 
-/// Counts the outcome and gives the kernel its answer.
+/// Counts the outcome, which is `by_device` for what the tunnel device got, and gives the kernel its
+/// answer.
 #[inline(always)]
 fn finish(
     packet: &Packet,
     size: Size,
-    received: Result<(IngressOutcome, Verdict), IngressOutcome>,
+    received: Result<Taken, IngressOutcome>,
+    by_device: IngressOutcome,
 ) -> i32 {
     let (outcome, verdict) = match received {
-        Ok(done) => {
-            trace!(packet.context(), "decapsulated");
-            done
+        Ok(Taken::ByPod(verdict)) => return verdict as i32,
+        Ok(Taken::ByDevice(verdict)) => {
+            trace!(packet.context(), "{}", by_device.name());
+            (by_device, verdict)
         }
         Err(IngressOutcome::Failed) => (IngressOutcome::Failed, Verdict::Dropped),
         Err(reason) => {
@@ -132,12 +143,9 @@ pub(super) fn frame<T: AnyBitPattern>(packet: &Packet) -> Result<&T, IngressOutc
     packet.header(0).ok_or(IngressOutcome::Truncated)
 }
 
-/// Checks that the sender is in the lease table, or was when this packet's flow was admitted.
+/// Checks that the sender is in the lease table.
 #[inline(always)]
-pub(super) fn check_sender(outer: &Datagram, flow: &Admission) -> Result<(), IngressOutcome> {
-    if flow.is_known() && flow.remote == outer.ip.source {
-        return Ok(());
-    }
+pub(super) fn check_sender(outer: &Datagram) -> Result<(), IngressOutcome> {
     maps::remote(outer.ip.source)
         .map(drop)
         .ok_or(IngressOutcome::UnknownSender)

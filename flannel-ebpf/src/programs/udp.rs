@@ -14,12 +14,12 @@
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use flannel_ebpf::abi::{Config, EgressOutcome, Encap, IngressOutcome};
-use flannel_ebpf::decap::{self, UdpFrame};
+use flannel_ebpf::decap;
 use flannel_ebpf::encap;
 use flannel_ebpf::ttl::{self, Hop};
-use flannel_ebpf::wire::{Datagram, Ethernet, Ipv4, PROTOCOL_TCP};
+use flannel_ebpf::wire::{Datagram, Ethernet, IpFrame, Ipv4, PROTOCOL_TCP, UdpFrame};
 
-use super::fast::{Arrival, NOBODY};
+use super::ingress::Taken;
 use super::{egress, fast, ingress};
 use crate::bytes::Bytes as _;
 use crate::count::Size;
@@ -27,10 +27,7 @@ use crate::packet::{Packet, Side, Verdict, random};
 
 #[classifier]
 pub(crate) fn udp_encap(context: TcContext) -> i32 {
-    let mut packet = Packet::new(context);
-    let size = Size::of(&packet);
-    let sent = send(&mut packet);
-    egress::finish(&packet, size, sent)
+    egress::run(&mut Packet::new(context), send)
 }
 
 #[classifier]
@@ -43,23 +40,23 @@ pub(crate) fn udp_decap(context: TcContext) -> i32 {
 }
 
 #[inline(always)]
-fn send(packet: &mut Packet) -> Result<Verdict, EgressOutcome> {
+fn send(packet: &mut Packet, size: Size) -> Result<Verdict, EgressOutcome> {
     if !packet.is_ipv4() {
         return Err(EgressOutcome::NotIpv4);
     }
     // Fragments and options need no care: the proxy does not look at them either.
     let ip: &Ipv4 = packet.header(0).ok_or(EgressOutcome::NotLinear)?;
-    if !ip.fits(packet.len()) {
+    if !ip.fits(size.len) {
         return Err(EgressOutcome::NotIpv4);
     }
     let peer = egress::peer(ip.destination, Encap::Udp)?;
-    egress::check_way(packet, peer, ip, 0, packet.len())?;
+    egress::check_way(packet, peer, ip, 0, size)?;
     egress::check_kinship(peer, ip)?;
     let hop = ttl::next_hop(ip).ok_or(EgressOutcome::Ttl)?;
     let _ = fast::admit_sent(packet, ip, 0);
     let [id @ .., _, _] = random().to_ne_bytes();
     let inner = encap::Packet {
-        inner_len: packet.len(),
+        inner_len: size.len,
         inner_tos: ip.tos,
         id,
         source_port: peer.headers.udp.source,
@@ -68,9 +65,7 @@ fn send(packet: &mut Packet) -> Result<Verdict, EgressOutcome> {
     if !packet.add_room(Encap::Udp) {
         return Err(EgressOutcome::NoRoom);
     }
-    if !packet.add_link_header()
-        || !egress::put_headers(packet, peer, Encap::Udp, inner)
-        || !packet.write(Datagram::LEN + Hop::OFFSET, &hop)
+    if !packet.add_link_header() || !egress::put_headers(packet, peer, Encap::Udp, inner, Some(hop))
     {
         return Err(EgressOutcome::Failed);
     }
@@ -78,67 +73,64 @@ fn send(packet: &mut Packet) -> Result<Verdict, EgressOutcome> {
 }
 
 #[inline(always)]
-fn receive(
-    packet: &mut Packet,
-    config: &Config,
-) -> Result<(IngressOutcome, Verdict), IngressOutcome> {
+fn receive(packet: &mut Packet, config: &Config, size: Size) -> Result<Taken, IngressOutcome> {
     ingress::check_arrival(packet)?;
     ingress::fetch::<UdpFrame>(packet)?;
     let frame: &UdpFrame = ingress::frame(packet)?;
     let UdpFrame { outer, inner } = frame;
-    decap::check(outer, packet.len(), config)?;
+    decap::check(outer, size.len, config)?;
     // Also by a datagram that is left to the socket.
     ingress::meet_sender(outer)?;
-    decap::check_bare(frame).map_err(|reason| merged(packet, reason))?;
-    if packet.gso_size() != 0 && inner.protocol != PROTOCOL_TCP {
+    decap::check_bare(frame).map_err(|reason| merged(size, reason))?;
+    if size.is_aggregate() && inner.protocol != PROTOCOL_TCP {
         return Err(IngressOutcome::Aggregate);
     }
     ingress::check_checksum(packet, outer, &[], inner)?;
-    let hop = ttl::next_hop(inner).ok_or(IngressOutcome::Ttl)?;
-    let arrival = Arrival::of(packet, Encap::Udp, inner, Datagram::LEN);
-    let flow = arrival.flow;
-    if !flow.is_known() {
-        fast::leave(packet, Encap::Udp, inner, Datagram::LEN, NOBODY, arrival);
+    if let Some(entry) = fast::entry(packet, Encap::Udp, inner, Datagram::LEN, size, None) {
+        take_off(packet)?;
+        let verdict = entry.deliver(packet, Encap::Udp, size);
+        return verdict.map(Taken::ByPod).ok_or(IngressOutcome::Failed);
     }
-    let size = Size::of(packet);
+    let hop = ttl::next_hop(inner).ok_or(IngressOutcome::Ttl)?;
+    fast::leave(packet, Encap::Udp, inner, Datagram::LEN, size, None);
+    take_off(packet)?;
+    into_device(packet, config, hop).ok_or(IngressOutcome::Failed)
+}
 
+/// Takes the tunnel's headers off, with what is known of their checksum.
+#[inline(always)]
+fn take_off(packet: &mut Packet) -> Result<(), IngressOutcome> {
     if !packet.remove_room(Encap::Udp) {
         return Err(IngressOutcome::NoRoom);
     }
     packet.drop_checksum_level();
-    if flow.is_known() {
-        let verdict =
-            fast::deliver(packet, Encap::Udp, &flow, size).ok_or(IngressOutcome::Failed)?;
-        return Ok((IngressOutcome::Fast, verdict));
-    }
-    if !packet.write(Ethernet::LEN + Hop::OFFSET, &hop) {
-        return Err(IngressOutcome::Failed);
-    }
-    let verdict = packet.redirect(config.device_ifindex, Side::Ingress);
-    Ok((IngressOutcome::Decapsulated, verdict))
+    Ok(())
 }
 
 /// The inner packet behind the outer link-layer header, or a whole aggregate of such.
 #[inline(always)]
-fn receive_stripped(packet: &mut Packet, config: &Config) -> Option<(IngressOutcome, Verdict)> {
-    let is_there = packet.header::<Ipv4>(Ethernet::LEN).is_some();
-    if !is_there && !packet.pull(Ethernet::LEN + Ipv4::LEN) {
+fn receive_stripped(packet: &mut Packet, config: &Config, size: Size) -> Option<Taken> {
+    let is_there = packet.header::<IpFrame>(0).is_some();
+    if !is_there && !packet.pull(size_of::<IpFrame>()) {
         return None;
     }
-    let ip: &Ipv4 = packet.header(Ethernet::LEN)?;
+    let IpFrame { ip, .. } = packet.header(0)?;
+    if let Some(entry) = fast::entry(packet, Encap::Udp, ip, Ethernet::LEN, size, None) {
+        return entry.deliver(packet, Encap::Udp, size).map(Taken::ByPod);
+    }
     let hop = ttl::next_hop(ip)?;
-    let arrival = Arrival::of(packet, Encap::Udp, ip, Ethernet::LEN);
-    let flow = arrival.flow;
-    if flow.is_known() {
-        let verdict = fast::deliver(packet, Encap::Udp, &flow, Size::of(packet))?;
-        return Some((IngressOutcome::Fast, verdict));
-    }
-    fast::leave(packet, Encap::Udp, ip, Ethernet::LEN, NOBODY, arrival);
-    if !packet.write(Ethernet::LEN + Hop::OFFSET, &hop) {
-        return None;
-    }
-    let verdict = packet.redirect(config.device_ifindex, Side::Ingress);
-    Some((IngressOutcome::Stripped, verdict))
+    fast::leave(packet, Encap::Udp, ip, Ethernet::LEN, size, None);
+    into_device(packet, config, hop)
+}
+
+/// Sends a packet whose tunnel headers are off into the tunnel device.
+#[inline(always)]
+fn into_device(packet: &mut Packet, config: &Config, hop: Hop) -> Option<Taken> {
+    let frame: &mut IpFrame = packet.header_mut(0)?;
+    hop.write(&mut frame.ip);
+    Some(Taken::ByDevice(
+        packet.redirect(config.device_ifindex, Side::Ingress),
+    ))
 }
 
 /// An aggregate that is one TCP packet between pods, not split yet, can be taken as it is. One whose
@@ -146,10 +138,10 @@ fn receive_stripped(packet: &mut Packet, config: &Config) -> Option<(IngressOutc
 /// socket made keeps the kernel's note that it is in a tunnel, by which the receiving socket, which
 /// has to cut it, would look for headers that are gone.
 #[inline(always)]
-fn merged(packet: &Packet, reason: IngressOutcome) -> IngressOutcome {
-    if packet.gso_size() == 0 {
-        reason
-    } else {
+fn merged(size: Size, reason: IngressOutcome) -> IngressOutcome {
+    if size.is_aggregate() {
         IngressOutcome::Aggregate
+    } else {
+        reason
     }
 }

@@ -6,31 +6,20 @@
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use flannel_ebpf::abi::{Config, EgressOutcome, Encap, IngressOutcome};
-use flannel_ebpf::decap::{self, Mark, VxlanFrame};
+use flannel_ebpf::decap::{self, Mark};
 use flannel_ebpf::encap;
 use flannel_ebpf::flow;
-use flannel_ebpf::wire::{ETHERTYPE_IPV4, Ethernet, Headers, Ipv4};
+use flannel_ebpf::wire::{ETHERTYPE_IPV4, Ethernet, Headers, IpFrame, Ipv4, VxlanFrame};
 
-use super::fast::{Arrival, NOBODY};
+use super::ingress::Taken;
 use super::{egress, fast, ingress};
 use crate::bytes::Bytes as _;
 use crate::count::Size;
 use crate::packet::{Packet, Side, Verdict, random};
 
-/// Inner link-layer and IPv4 header.
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C)]
-struct Inner {
-    ethernet: Ethernet,
-    ip: Ipv4,
-}
-
 #[classifier]
 pub(crate) fn vxlan_encap(context: TcContext) -> i32 {
-    let mut packet = Packet::new(context);
-    let size = Size::of(&packet);
-    let sent = send(&mut packet);
-    egress::finish(&packet, size, sent)
+    egress::run(&mut Packet::new(context), send)
 }
 
 #[classifier]
@@ -43,11 +32,11 @@ pub(crate) fn vxlan_decap(context: TcContext) -> i32 {
 }
 
 #[inline(always)]
-fn send(packet: &mut Packet) -> Result<Verdict, EgressOutcome> {
+fn send(packet: &mut Packet, size: Size) -> Result<Verdict, EgressOutcome> {
     if packet.has_vlan_tag() {
         return Err(EgressOutcome::Vlan);
     }
-    let Inner { ethernet, ip } = packet.header(0).ok_or(EgressOutcome::NotLinear)?;
+    let IpFrame { ethernet, ip } = packet.header(0).ok_or(EgressOutcome::NotLinear)?;
     if ethernet.ethertype != ETHERTYPE_IPV4 {
         return Err(EgressOutcome::NotIpv4);
     }
@@ -57,12 +46,11 @@ fn send(packet: &mut Packet) -> Result<Verdict, EgressOutcome> {
     if ethernet.addresses() != peer.headers.inner.addresses() {
         return Err(EgressOutcome::OtherMac);
     }
-    let inner_len = packet.len() - Ethernet::LEN as u32;
-    egress::check_way(packet, peer, ip, Ethernet::LEN, inner_len)?;
+    egress::check_way(packet, peer, ip, Ethernet::LEN, size)?;
     let _ = fast::admit_sent(packet, ip, Ethernet::LEN);
     let [id @ .., _, _] = random().to_ne_bytes();
     let inner = encap::Packet {
-        inner_len,
+        inner_len: size.len - Ethernet::LEN as u32,
         inner_tos: ip.tos,
         id,
         source_port: flow::source_port(egress::flow_hash(packet, ip, Ethernet::LEN)),
@@ -70,80 +58,77 @@ fn send(packet: &mut Packet) -> Result<Verdict, EgressOutcome> {
     if !packet.add_room(Encap::Vxlan) {
         return Err(EgressOutcome::NoRoom);
     }
-    if !egress::put_headers(packet, peer, Encap::Vxlan, inner) {
+    if !egress::put_headers(packet, peer, Encap::Vxlan, inner, None) {
         return Err(EgressOutcome::Failed);
     }
     Ok(packet.redirect(peer.ifindex, Side::Egress))
 }
 
 #[inline(always)]
-fn receive(
-    packet: &mut Packet,
-    config: &Config,
-) -> Result<(IngressOutcome, Verdict), IngressOutcome> {
-    if packet.gso_size() != 0 && !fast::is_on() {
+fn receive(packet: &mut Packet, config: &Config, size: Size) -> Result<Taken, IngressOutcome> {
+    if size.is_aggregate() && !fast::is_on() {
         return Err(IngressOutcome::Aggregate);
     }
     ingress::check_arrival(packet)?;
     ingress::fetch::<VxlanFrame>(packet)?;
     let VxlanFrame { outer, shim, inner } = ingress::frame(packet)?;
-    decap::check(outer, packet.len(), config)?;
+    decap::check(outer, size.len, config)?;
     decap::check_shim(shim, config)?;
-    let arrival = Arrival::of(packet, Encap::Vxlan, inner, Headers::LEN);
-    let flow = arrival.flow;
-    ingress::check_sender(outer, &flow)?;
     ingress::check_checksum(packet, outer, bytemuck::bytes_of(shim), inner)?;
     let mark = decap::inner_mark(&outer.ip, inner)?;
-    let is_fast = flow.is_known() && mark.is_none();
-    if !is_fast {
-        match mark {
-            None => {
-                let sender = outer.ip.source;
-                fast::leave(packet, Encap::Vxlan, inner, Headers::LEN, sender, arrival);
-            }
-            Some(_) => fast::leave_for_mark(packet, &flow),
-        }
-        if packet.gso_size() != 0 {
-            return Err(IngressOutcome::Aggregate);
-        }
+    let sender = Some(outer.ip.source);
+    if mark.is_none()
+        && let Some(entry) = fast::entry(packet, Encap::Vxlan, inner, Headers::LEN, size, sender)
+    {
+        take_off(packet)?;
+        let verdict = entry.deliver(packet, Encap::Vxlan, size);
+        return verdict.map(Taken::ByPod).ok_or(IngressOutcome::Failed);
     }
-    let size = Size::of(packet);
+    ingress::check_sender(outer)?;
+    match mark {
+        None => fast::leave(packet, Encap::Vxlan, inner, Headers::LEN, size, sender),
+        Some(_) => fast::leave_for_mark(packet, Encap::Vxlan, inner, Headers::LEN, size),
+    }
+    if size.is_aggregate() {
+        return Err(IngressOutcome::Aggregate);
+    }
     let addresses = shim.inner.addresses();
-
-    if !packet.remove_room(Encap::Vxlan) {
-        return Err(IngressOutcome::NoRoom);
-    }
-    packet.drop_checksum_level();
-    if is_fast {
-        let verdict =
-            fast::deliver(packet, Encap::Vxlan, &flow, size).ok_or(IngressOutcome::Failed)?;
-        return Ok((IngressOutcome::Fast, verdict));
-    }
+    take_off(packet)?;
     // The outer link-layer header is in front of the inner packet now: make it the inner one (the
     // EtherType is the same).
     if !packet.set_addresses(addresses) || !mark.is_none_or(|mark| write_mark(packet, mark)) {
         return Err(IngressOutcome::Failed);
     }
-    let verdict = packet.redirect(config.device_ifindex, Side::Ingress);
-    Ok((IngressOutcome::Decapsulated, verdict))
+    Ok(Taken::ByDevice(
+        packet.redirect(config.device_ifindex, Side::Ingress),
+    ))
+}
+
+/// Takes the tunnel's headers off, with what is known of their checksum.
+#[inline(always)]
+fn take_off(packet: &mut Packet) -> Result<(), IngressOutcome> {
+    if !packet.remove_room(Encap::Vxlan) {
+        return Err(IngressOutcome::NoRoom);
+    }
+    packet.drop_checksum_level();
+    Ok(())
 }
 
 /// The inner frame, or a whole aggregate of them. A header outside the linear part is for the
 /// standard path, which does not need it here.
 #[inline(always)]
-fn receive_stripped(packet: &mut Packet, config: &Config) -> Option<(IngressOutcome, Verdict)> {
-    if let Some(Inner { ip, .. }) = packet.header(0) {
-        let arrival = Arrival::of(packet, Encap::Vxlan, ip, Ethernet::LEN);
-        if arrival.flow.is_known() {
+fn receive_stripped(packet: &mut Packet, config: &Config, size: Size) -> Option<Taken> {
+    if let Some(IpFrame { ip, .. }) = packet.header(0) {
+        if let Some(entry) = fast::entry(packet, Encap::Vxlan, ip, Ethernet::LEN, size, None) {
             // The device has taken it for somebody else's, by the inner link-layer address.
             packet.set_for_host();
-            let verdict = fast::deliver(packet, Encap::Vxlan, &arrival.flow, Size::of(packet))?;
-            return Some((IngressOutcome::Fast, verdict));
+            return entry.deliver(packet, Encap::Vxlan, size).map(Taken::ByPod);
         }
-        fast::leave(packet, Encap::Vxlan, ip, Ethernet::LEN, NOBODY, arrival);
+        fast::leave(packet, Encap::Vxlan, ip, Ethernet::LEN, size, None);
     }
-    let verdict = packet.redirect(config.device_ifindex, Side::Ingress);
-    Some((IngressOutcome::Stripped, verdict))
+    Some(Taken::ByDevice(
+        packet.redirect(config.device_ifindex, Side::Ingress),
+    ))
 }
 
 /// Writes the changed octets of the inner header. Its sum stays the same (the checksum makes up for

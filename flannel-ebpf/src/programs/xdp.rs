@@ -11,15 +11,16 @@
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use flannel_ebpf::abi::{Config, Encap, IngressOutcome, Stripped};
-use flannel_ebpf::decap::{self, Mark, UdpFrame, VxlanFrame};
+use flannel_ebpf::decap::{self, Mark};
 use flannel_ebpf::ttl::next_hop;
-use flannel_ebpf::wire::{Datagram, ETHERTYPE_IPV4, Ethernet, Ipv4, PROTOCOL_UDP, Udp};
+use flannel_ebpf::wire::{
+    Datagram, ETHERTYPE_IPV4, Ethernet, Ipv4, PROTOCOL_UDP, Udp, UdpFrame, VxlanFrame,
+};
 
 use super::ingress;
 use crate::bytes::Bytes as _;
 use crate::maps;
 use crate::raw::{Raw, Verdict};
-use crate::table::Admission;
 
 #[xdp(frags)]
 pub(crate) fn xdp_vxlan(context: XdpContext) -> u32 {
@@ -60,7 +61,7 @@ fn strip_vxlan(raw: &mut Raw, config: &Config) -> Result<(), Left> {
     check_arrival(outer, config)?;
     decap::check(outer, raw.len(), config)?;
     decap::check_shim(shim, config)?;
-    ingress::check_sender(outer, &Admission::NONE)?;
+    ingress::check_sender(outer)?;
     check_checksum(raw, outer, bytemuck::bytes_of(shim), inner)?;
     let mark = decap::inner_mark(&outer.ip, inner)?;
     strip(raw, Encap::Vxlan)?;

@@ -24,15 +24,15 @@ impl Ethernet {
     /// Both addresses.
     #[inline(always)]
     #[must_use]
-    pub const fn addresses(&self) -> Addresses {
-        Addresses::new(self.destination, self.source)
+    pub fn addresses(&self) -> Addresses {
+        bytemuck::pod_read_unaligned(&bytemuck::bytes_of(self)[..Addresses::LEN])
     }
 
     /// Overwrites both.
     #[inline(always)]
-    pub const fn set_addresses(&mut self, addresses: Addresses) {
-        self.destination = addresses.destination();
-        self.source = addresses.source();
+    pub fn set_addresses(&mut self, addresses: Addresses) {
+        bytemuck::bytes_of_mut(self)[..Addresses::LEN]
+            .copy_from_slice(bytemuck::bytes_of(&addresses));
     }
 }
 
@@ -44,6 +44,8 @@ impl Ethernet {
 pub struct Addresses([u32; 3]);
 
 impl Addresses {
+    /// Bytes of both.
+    const LEN: usize = size_of::<Self>();
     /// All zero.
     pub const NONE: Self = Self([0; 3]);
 

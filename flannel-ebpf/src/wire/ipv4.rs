@@ -58,13 +58,20 @@ impl Ipv4 {
     #[must_use]
     pub fn is_fragment(&self) -> bool {
         // All but "don't fragment" and the reserved bit.
-        u16::from_be_bytes(self.fragment) & 0x3fff != 0
+        self.fragment_bits([0x3f, 0xff])
+    }
+
+    /// Whether any of these bits is set beside a fragment's offset. As the processor reads them: a swap
+    /// of bytes would be most of the work.
+    #[inline(always)]
+    fn fragment_bits(&self, bits: [u8; 2]) -> bool {
+        u16::from_ne_bytes(self.fragment) & u16::from_ne_bytes(bits) != 0
     }
 
     /// Whether the payload starts here: a whole datagram, or its first fragment.
     #[inline(always)]
     #[must_use]
     pub fn is_first(&self) -> bool {
-        u16::from_be_bytes(self.fragment) & 0x1fff == 0
+        !self.fragment_bits([0x1f, 0xff])
     }
 }

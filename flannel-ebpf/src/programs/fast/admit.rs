@@ -125,9 +125,11 @@ fn arrived(packet: &Packet) -> Option<()> {
 /// know the station and sends it everywhere: the flow is no single pod's, and its admission is over.
 #[inline(always)]
 fn came_before(packet: &Packet, settings: &FastPath, key: FlowKey) {
-    let earlier = table::admission(settings, key);
-    if earlier.is_received && earlier.ifindex != packet.ifindex() {
-        earlier.end();
+    match table::admission(settings, key) {
+        Some(earlier) if earlier.is_received && earlier.ifindex != packet.ifindex() => {
+            earlier.end();
+        }
+        _ => {}
     }
 }
 
@@ -152,5 +154,5 @@ fn admit(packet: &Packet, settings: &FastPath, flow: &Flow, noted: Noted) {
     } else {
         FastOutcome::TableFull
     };
-    count::fast(outcome, Size::once(packet));
+    count::fast(outcome, Size::of(packet).once());
 }

@@ -13,12 +13,13 @@
 use flannel_ebpf::abi::{Encap, FastOutcome, FastPath, FlowKey};
 use flannel_ebpf::fast::{MIN_TTL, Ticket, Transport, conversation, is_intact};
 use flannel_ebpf::ttl::Hop;
-use flannel_ebpf::wire::{Addresses, Ethernet, Ipv4};
+use flannel_ebpf::wire::{Addresses, IpFrame, Ipv4};
 
 use super::admit::{Start, note};
 use super::{key, lasts, settings};
 use crate::bytes::Bytes as _;
 use crate::count::{self, Size};
+use crate::maps;
 use crate::packet::{Packet, Side, Verdict};
 use crate::table::{self, Admission};
 
@@ -41,72 +42,79 @@ pub(super) fn hops(encap: Encap, ip: &Ipv4) -> Option<Hop> {
     }
 }
 
-/// A received packet, and what the table says of its flow.
-#[derive(Clone, Copy)]
-pub(in super::super) struct Arrival {
-    /// None: the fast path is off.
-    settings: Option<&'static FastPath>,
-    /// None: such a packet is not for the fast path.
-    key: Option<FlowKey>,
-    is_known: bool,
-    /// The admission, if it is in force.
-    pub(in super::super) flow: Admission,
+/// What lets a received packet go straight into its pod.
+pub(in super::super) struct Entry {
+    flow: Admission,
+    /// Its header behind this host.
+    hop: Hop,
 }
 
-impl Arrival {
-    /// Looks its flow up; `offset` is where its inner IPv4 header starts.
-    #[inline(always)]
-    pub(in super::super) fn of(packet: &Packet, encap: Encap, ip: &Ipv4, offset: usize) -> Self {
-        let mut arrival = Self {
-            settings: settings(),
-            key: None,
-            is_known: false,
-            flow: Admission::NONE,
-        };
-        if let Some(settings) = arrival.settings {
-            arrival.key = received(packet, encap, ip, offset);
-            if let Some(key) = arrival.key {
-                let flow = table::admission(settings, key);
-                arrival.is_known = flow.is_known();
-                // A flow that a pod of this host sends is not received, whoever uses its addresses.
-                arrival.flow = flow.when(flow.is_received && lasts(settings, &flow));
-            }
-        }
-        arrival
+/// Whether a received packet may go straight into its pod; `offset` is where its inner IPv4 header
+/// starts, `size` that of the frame as it came. `sender` is the underlay address of a peer that has
+/// still to be looked up.
+#[inline(always)]
+pub(in super::super) fn entry(
+    packet: &Packet,
+    encap: Encap,
+    ip: &Ipv4,
+    offset: usize,
+    size: Size,
+    sender: Option<[u8; 4]>,
+) -> Option<Entry> {
+    let settings = settings()?;
+    let key = received(packet, encap, ip, offset, size)?;
+    let flow = table::admission(settings, key)?;
+    // A flow that a pod of this host sends is not received, whoever uses its addresses.
+    if !flow.is_received || !lasts(settings, &flow) {
+        return None;
     }
+    if let Some(sender) = sender
+        && flow.remote != sender
+    {
+        maps::remote(sender)?;
+    }
+    let hop = hops(encap, ip)?;
+    Some(Entry { flow, hop })
 }
 
 /// The flow of a received packet, if such a one may be on the fast path.
 #[inline(always)]
-fn received(packet: &Packet, encap: Encap, ip: &Ipv4, offset: usize) -> Option<FlowKey> {
+fn received(
+    packet: &Packet,
+    encap: Encap,
+    ip: &Ipv4,
+    offset: usize,
+    size: Size,
+) -> Option<FlowKey> {
     let transport: &Transport = packet.header(offset + Ipv4::LEN)?;
-    let len = packet.len() - offset as u32;
-    let key = key(packet, ip, len, transport, offset + Ipv4::LEN);
+    let len = size.len - offset as u32;
+    let key = key(packet, ip, len, transport, offset + Ipv4::LEN)?;
     // It is looked up again with this host's hops off: in the queue, and where it enters the pod.
-    key.filter(|_| ip.ttl >= MIN_TTL + own_hops(encap) && is_intact(ip))
+    (ip.ttl >= MIN_TTL + own_hops(encap) && is_intact(ip)).then_some(key)
 }
 
 /// Leaves a packet from `remote`, a peer's underlay address, to the standard path, where it may
-/// admit its flow.
+/// admit its flow. The other parameters are those of [`entry`].
 #[inline(always)]
 pub(in super::super) fn leave(
     packet: &Packet,
     encap: Encap,
     ip: &Ipv4,
     offset: usize,
-    remote: [u8; 4],
-    arrival: Arrival,
+    size: Size,
+    remote: Option<[u8; 4]>,
 ) {
-    let Some(settings) = arrival.settings else {
+    let Some(settings) = settings() else {
         return;
     };
+    let key = received(packet, encap, ip, offset, size);
     let transport = packet.header::<Transport>(offset + Ipv4::LEN);
-    let (Some(key), Some(transport)) = (arrival.key, transport) else {
+    let (Some(key), Some(transport)) = (key, transport) else {
         let ports = packet.load(offset + usize::from(ip.version_ihl & 0xf) * 4);
         if let Some(key) = ports.and_then(|ports| conversation(ip, ports)) {
-            hold_back(&table::admission(settings, key));
+            hold_back(settings, key);
         }
-        count::fast(FastOutcome::Unfit, Size::of(packet));
+        count::fast(FastOutcome::Unfit, size);
         return;
     };
     let start = Start {
@@ -118,59 +126,74 @@ pub(in super::super) fn leave(
         transport: transport.rest,
         addresses: Addresses::NONE,
         ifindex: 0,
-        remote,
+        remote: remote.unwrap_or_default(),
     };
-    note(packet, key, arrival.is_known, start);
-    count::fast(FastOutcome::NotAdmitted, Size::of(packet));
+    let is_known = table::admission(settings, key).is_some();
+    note(packet, key, is_known, start);
+    count::fast(FastOutcome::NotAdmitted, size);
 }
 
-/// Leaves a packet of this flow, with a mark to be carried over, to the standard path.
+/// Leaves a packet with a mark to be carried over to the standard path. The parameters are those of
+/// [`entry`].
 #[inline(always)]
-pub(in super::super) fn leave_for_mark(packet: &Packet, flow: &Admission) {
-    if settings().is_some() {
-        hold_back(flow);
-        count::fast(FastOutcome::Mark, Size::of(packet));
+pub(in super::super) fn leave_for_mark(
+    packet: &Packet,
+    encap: Encap,
+    ip: &Ipv4,
+    offset: usize,
+    size: Size,
+) {
+    let Some(settings) = settings() else {
+        return;
+    };
+    if let Some(key) = received(packet, encap, ip, offset, size) {
+        hold_back(settings, key);
     }
+    count::fast(FastOutcome::Mark, size);
 }
 
 /// Makes the packets behind one on the standard path wait for it.
 #[inline(always)]
-fn hold_back(flow: &Admission) {
-    if flow.is_received {
-        flow.start_over();
+fn hold_back(settings: &FastPath, key: FlowKey) {
+    match table::admission(settings, key) {
+        Some(flow) if flow.is_received => flow.start_over(),
+        _ => {}
     }
 }
 
-/// Sends a packet whose tunnel headers are off into its pod, straight or behind what of the flow is
-/// on the standard path; nothing if it could not be written. `size` is that of the frame as it came.
-#[inline(always)]
-pub(in super::super) fn deliver(
-    packet: &mut Packet,
-    encap: Encap,
-    flow: &Admission,
-    size: Size,
-) -> Option<Verdict> {
-    let hop = hops(encap, packet.header(Ethernet::LEN)?)?;
-    let is_queued = !flow.is_drained();
-    let mut addresses = flow.addresses;
-    if is_queued {
-        let rounds = match encap {
-            Encap::Direct => 1,
-            Encap::Udp | Encap::Vxlan => 2,
-        };
-        let admission = flow.number();
-        addresses = Ticket { rounds, admission }.instead_of_source(addresses);
+impl Entry {
+    /// Sends a packet whose tunnel headers are off into its pod, straight or behind what of the flow
+    /// is on the standard path; nothing if it could not be written. `size` is that of the frame as it
+    /// came.
+    #[inline(always)]
+    pub(in super::super) fn deliver(
+        self,
+        packet: &mut Packet,
+        encap: Encap,
+        size: Size,
+    ) -> Option<Verdict> {
+        let Self { flow, hop } = self;
+        let is_queued = !flow.is_drained();
+        let mut addresses = flow.addresses;
+        if is_queued {
+            let rounds = match encap {
+                Encap::Direct => 1,
+                Encap::Udp | Encap::Vxlan => 2,
+            };
+            let admission = flow.number();
+            addresses = Ticket { rounds, admission }.instead_of_source(addresses);
+        }
+        let frame: &mut IpFrame = packet.header_mut(0)?;
+        frame.ethernet.set_addresses(addresses);
+        hop.write(&mut frame.ip);
+        if is_queued {
+            flow.count_queued();
+            count::fast(FastOutcome::Queued, size);
+            return Some(packet.redirect(flow.ifindex, Side::Ingress));
+        }
+        count::fast(FastOutcome::Delivered, size);
+        Some(packet.redirect_peer(flow.ifindex))
     }
-    if !packet.set_addresses(addresses) || !packet.write(Ethernet::LEN + Hop::OFFSET, &hop) {
-        return None;
-    }
-    if is_queued {
-        flow.count_queued();
-        count::fast(FastOutcome::Queued, size);
-        return Some(packet.redirect(flow.ifindex, Side::Ingress));
-    }
-    count::fast(FastOutcome::Delivered, size);
-    Some(packet.redirect_peer(flow.ifindex))
 }
 
 /// A packet on the ingress of a pod's interface that belongs to a flow which the pod receives: it

@@ -2,12 +2,11 @@
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use flannel_ebpf::abi::{EgressOutcome, Encap, FastOutcome, Peer};
+use flannel_ebpf::abi::{EgressOutcome, Encap, FastOutcome, FastPath, Peer};
 use flannel_ebpf::encap;
 use flannel_ebpf::fast::is_intact;
 use flannel_ebpf::flow;
-use flannel_ebpf::ttl::Hop;
-use flannel_ebpf::wire::{Ethernet, Ipv4};
+use flannel_ebpf::wire::{Ethernet, IpFrame, Ipv4};
 
 use super::super::egress;
 use super::admit::{Start, note};
@@ -16,22 +15,19 @@ use crate::bytes::Bytes as _;
 use crate::count::{self, Size};
 use crate::maps;
 use crate::packet::{Packet, Side, Verdict, random};
-use crate::table::{self, Admission};
+use crate::table;
 
 /// Ingress of a pod's interface: what the pod sends, and what is queued on its way into the pod.
 #[classifier]
 pub(crate) fn from_pod(context: TcContext) -> i32 {
     let mut packet = Packet::new(context);
     let size = Size::of(&packet);
-    let Some(sent) = send(&mut packet) else {
+    let Some(sent) = send(&mut packet, size) else {
         return Verdict::Kernel as i32;
     };
     let (outcome, verdict) = match sent {
         Ok(Sent::ToPod(verdict)) => return verdict as i32,
-        Ok(Sent::ToPeer(verdict)) => {
-            count::egress(EgressOutcome::Fast, size);
-            (FastOutcome::Sent, verdict)
-        }
+        Ok(Sent::ToPeer(verdict)) => (FastOutcome::Sent, verdict),
         Err(FastOutcome::Failed) => (FastOutcome::Failed, Verdict::Dropped),
         Err(reason) => (reason, Verdict::Kernel),
     };
@@ -47,61 +43,90 @@ enum Sent {
 
 /// Sends a packet of an admitted flow; nothing, if it is not for a peer.
 #[inline(always)]
-fn send(packet: &mut Packet) -> Option<Result<Sent, FastOutcome>> {
+fn send(packet: &mut Packet, size: Size) -> Option<Result<Sent, FastOutcome>> {
     let Frame {
         ethernet,
         ip,
         transport,
     } = Frame::of(packet)?;
-    let len = packet.len() - Ethernet::LEN as u32;
-    let key = key(packet, ip, len, transport, Frame::TRANSPORT);
     let table = super::table()?;
-    let flow = key.map_or(Admission::NONE, |key| table::admission(table, key));
-    let (ifindex, addresses) = (packet.ifindex(), ethernet.addresses());
-    if flow.is_received {
-        return enter::dequeue(packet, &flow, addresses).map(|sent| sent.map(Sent::ToPod));
+    let len = size.len - Ethernet::LEN as u32;
+    if let Some(key) = key(packet, ip, len, transport, Frame::TRANSPORT)
+        && let Some(flow) = table::admission(table, key)
+    {
+        let addresses = ethernet.addresses();
+        if flow.is_received {
+            return enter::dequeue(packet, &flow, addresses).map(|sent| sent.map(Sent::ToPod));
+        }
+        let is_here = flow.ifindex == packet.ifindex() && flow.addresses == addresses;
+        if is_here && table.bound != 0 && lasts(table, &flow) && is_intact(ip) {
+            let (subnet, peer) = peer(ip)?;
+            return Some(transmit(packet, size, peer, subnet).map(Sent::ToPeer));
+        }
     }
+    keep(packet, table, size).map(Err)
+}
+
+/// Leaves a packet to the standard path, where it may admit its flow, and says why; nothing, if it is
+/// not for a peer.
+#[inline(always)]
+fn keep(packet: &Packet, table: &FastPath, size: Size) -> Option<FastOutcome> {
     if table.bound == 0 {
         return None;
     }
-    let subnet = egress::subnet_of(ip.destination)?;
-    // SAFETY: as in `egress::peer`.
-    let peer = unsafe { maps::peers.get(subnet) }?;
+    let Frame {
+        ethernet,
+        ip,
+        transport,
+    } = Frame::of(packet)?;
+    peer(ip)?;
+    let len = size.len - Ethernet::LEN as u32;
+    let key = key(packet, ip, len, transport, Frame::TRANSPORT);
     let Some(key) = key.filter(|_| is_intact(ip)) else {
-        return Some(Err(FastOutcome::Unfit));
+        return Some(FastOutcome::Unfit);
     };
-    let reason = if !lasts(table, &flow) {
-        FastOutcome::NotAdmitted
-    } else if flow.ifindex == ifindex && flow.addresses == addresses {
-        return Some(transmit(packet, peer, subnet).map(Sent::ToPeer));
-    } else {
-        FastOutcome::OtherPlace
-    };
+    let flow = table::admission(table, key);
     let start = Start {
         ip: *ip,
         transport: transport.rest,
-        addresses,
-        ifindex,
+        addresses: ethernet.addresses(),
+        ifindex: packet.ifindex(),
         remote: [0; 4],
     };
-    note(packet, key, flow.is_known(), start);
-    Some(Err(reason))
+    note(packet, key, flow.is_some(), start);
+    Some(match flow {
+        Some(flow) if lasts(table, &flow) => FastOutcome::OtherPlace,
+        _ => FastOutcome::NotAdmitted,
+    })
+}
+
+/// The peer that a packet is for, and the address of its subnet.
+#[inline(always)]
+fn peer(ip: &Ipv4) -> Option<([u8; 4], &'static Peer)> {
+    let subnet = egress::subnet_of(ip.destination)?;
+    // SAFETY: as in `egress::peer`.
+    let peer = unsafe { maps::peers.get(subnet) }?;
+    Some((subnet, peer))
 }
 
 /// Sends the packet to the peer, as it would come out of the standard path.
 #[inline(always)]
-fn transmit(packet: &mut Packet, peer: &Peer, subnet: [u8; 4]) -> Result<Verdict, FastOutcome> {
+fn transmit(
+    packet: &mut Packet,
+    size: Size,
+    peer: &Peer,
+    subnet: [u8; 4],
+) -> Result<Verdict, FastOutcome> {
     const DIRECT: u32 = Encap::Direct as u32;
     const UDP: u32 = Encap::Udp as u32;
     const VXLAN: u32 = Encap::Vxlan as u32;
     let ip = header(packet)?;
     egress::check_kinship(peer, ip).map_err(reason)?;
-    let len = packet.len() - Ethernet::LEN as u32;
-    egress::check_way(packet, peer, ip, Ethernet::LEN, len).map_err(reason)?;
+    egress::check_way(packet, peer, ip, Ethernet::LEN, size).map_err(reason)?;
     match peer.encap {
-        VXLAN => transmit_in(Encap::Vxlan, packet, peer, len),
-        UDP => transmit_in(Encap::Udp, packet, peer, len),
-        DIRECT => transmit_direct(packet, peer, subnet),
+        VXLAN => transmit_in(Encap::Vxlan, packet, size, peer),
+        UDP => transmit_in(Encap::Udp, packet, size, peer),
+        DIRECT => transmit_direct(packet, size, peer, subnet),
         _ => Err(FastOutcome::Unresolved),
     }
 }
@@ -110,27 +135,26 @@ fn transmit(packet: &mut Packet, peer: &Peer, subnet: [u8; 4]) -> Result<Verdict
 #[inline(always)]
 fn transmit_direct(
     packet: &mut Packet,
+    size: Size,
     peer: &Peer,
     subnet: [u8; 4],
 ) -> Result<Verdict, FastOutcome> {
     let hop = enter::hops(Encap::Direct, header(packet)?).ok_or(FastOutcome::Unfit)?;
-    let addresses = peer.headers.outer.addresses();
-    if !packet.set_addresses(addresses) || !packet.write(Ethernet::LEN + Hop::OFFSET, &hop) {
-        return Err(FastOutcome::Failed);
-    }
-    count::sent(subnet, Size::of(packet));
+    let frame: &mut IpFrame = packet.header_mut(0).ok_or(FastOutcome::Failed)?;
+    frame.ethernet.set_addresses(peer.headers.outer.addresses());
+    hop.write(&mut frame.ip);
+    count::sent(subnet, size);
     packet.set_counted();
     Ok(packet.redirect(peer.ifindex, Side::Egress))
 }
 
-/// To a tunnelled peer the headers of its template come in front of the packet of `inner_len`
-/// bytes.
+/// To a tunnelled peer the headers of its template come in front of the packet.
 #[inline(always)]
 fn transmit_in(
     encap: Encap,
     packet: &mut Packet,
+    size: Size,
     peer: &Peer,
-    inner_len: u32,
 ) -> Result<Verdict, FastOutcome> {
     let ip = header(packet)?;
     let hop = enter::hops(encap, ip).ok_or(FastOutcome::Unfit)?;
@@ -140,7 +164,7 @@ fn transmit_in(
     };
     let [id @ .., _, _] = random().to_ne_bytes();
     let inner = encap::Packet {
-        inner_len,
+        inner_len: size.len - Ethernet::LEN as u32,
         inner_tos: ip.tos,
         id,
         source_port,
@@ -149,9 +173,7 @@ fn transmit_in(
     if !packet.add_room(encap) {
         return Err(FastOutcome::NoRoom);
     }
-    if !egress::put_headers(packet, peer, encap, inner)
-        || !packet.write(encap.headers_len() + Hop::OFFSET, &hop)
-    {
+    if !egress::put_headers(packet, peer, encap, inner, Some(hop)) {
         return Err(FastOutcome::Failed);
     }
     Ok(packet.redirect(peer.ifindex, Side::Egress))

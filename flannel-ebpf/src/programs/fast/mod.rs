@@ -5,7 +5,7 @@
 //! from_pod ──▶ candidate ──▶ routing, netfilter ──▶ admit_sent ──▶ flow
 //!     └── flow admitted ───────────────────────────▶ external interface
 //!
-//! Arrival ───▶ candidate ──▶ routing, netfilter ──▶ to_pod ──▶ flow
+//! *_decap ───▶ candidate ──▶ routing, netfilter ──▶ to_pod ──▶ flow
 //!     └── flow admitted ───────────────────────────▶ pod
 //! ```
 //!
@@ -34,7 +34,7 @@ use flannel_ebpf::fast::{TCP_FLAGS, Transport, flow_of};
 use flannel_ebpf::wire::{ETHERTYPE_IPV4, Ethernet, Ipv4};
 
 pub(super) use self::admit::admit_sent;
-pub(super) use self::enter::{Arrival, deliver, leave, leave_for_mark};
+pub(super) use self::enter::{entry, leave, leave_for_mark};
 use crate::bytes::Bytes as _;
 use crate::maps;
 use crate::packet::{Packet, now};
@@ -60,9 +60,6 @@ impl Frame {
         (frame.ethernet.ethertype == ETHERTYPE_IPV4 && !packet.has_vlan_tag()).then_some(frame)
     }
 }
-
-/// The peer of a packet that nothing of the underlay is left of, or whose sender is looked up anyhow.
-pub(super) const NOBODY: [u8; 4] = [0; 4];
 
 /// How flows are spread over the table, and whether any may be on the fast path.
 #[inline(always)]
@@ -100,8 +97,8 @@ fn key(
     })
 }
 
-/// Whether an admission, if there is one, lasts.
+/// Whether an admission lasts.
 #[inline(always)]
 fn lasts(settings: &FastPath, flow: &Admission) -> bool {
-    flow.is_known() && flow.generation == settings.generation && flow.expires > now()
+    flow.generation == settings.generation && flow.expires > now()
 }

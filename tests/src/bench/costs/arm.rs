@@ -10,7 +10,7 @@ use aya::Pod as AyaPod;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use flannel_agent::dataplane::pin::Pins;
 use flannel_ebpf::abi::{
-    EgressCounters, EgressOutcome, FastPath, Flow, FlowKey, Peer, Remote, map_name,
+    FastCounters, FastOutcome, FastPath, Flow, FlowKey, Peer, Remote, map_name,
 };
 use flannel_ebpf::wire::PROTOCOL_UDP;
 use nix::sys::signal::Signal;
@@ -162,12 +162,10 @@ impl Arm {
 
 /// Packets sent by the fast path, from the map: an agent that stands still does not say.
 fn fast(agent: &Agent) -> Result<u64> {
-    let map = MapData::from_pin(pinned(agent, map_name::EGRESS)?)?;
-    let map: PerCpuArray<_, EgressCounters> = Map::PerCpuArray(map).try_into()?;
+    let map = MapData::from_pin(pinned(agent, map_name::FAST)?)?;
+    let map: PerCpuArray<_, FastCounters> = Map::PerCpuArray(map).try_into()?;
     let values = map.get(&0, 0)?;
-    let fast = values
-        .iter()
-        .map(|cpu| cpu.get(EgressOutcome::Fast).packets);
+    let fast = values.iter().map(|cpu| cpu.get(FastOutcome::Sent).packets);
     Ok(fast.sum())
 }
 
