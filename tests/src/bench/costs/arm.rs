@@ -128,8 +128,10 @@ impl Arm {
                 let admitted = Flow {
                     key: flow(number),
                     expires: known.expires + LONG_NS,
-                    queued: 0,
-                    dequeued: 0,
+                    // Its queue has run empty: what is measured is the table, not the first packet
+                    // of each flow.
+                    queued: 1,
+                    dequeued: 1,
                     ..known
                 };
                 // A few have no room, and are on the standard path.
