@@ -108,8 +108,17 @@ pub struct Node {
     has_moved: bool,
 }
 
-impl Node {
-    /// A node whose backend is set up.
+/// A node with its device, and without a data path.
+pub struct Made {
+    netlink: Netlink,
+    spec: NodeSpec,
+    backend: Box<dyn Backend>,
+    device: Option<Device>,
+    local: Local,
+}
+
+impl Made {
+    /// Sets the backend up.
     ///
     /// # Errors
     /// The device or its address could not be set up.
@@ -117,10 +126,30 @@ impl Node {
         netlink: Netlink,
         spec: NodeSpec,
         mut backend: Box<dyn Backend>,
-        datapath: Datapath,
     ) -> Result<Self, Error> {
         let (device, local) = set_up(&netlink, &spec, &mut *backend).await?;
         Ok(Self {
+            netlink,
+            spec,
+            backend,
+            device,
+            local,
+        })
+    }
+}
+
+impl Node {
+    /// The node, to be run.
+    #[must_use]
+    pub fn new(made: Made, datapath: Datapath) -> Self {
+        let Made {
+            netlink,
+            spec,
+            backend,
+            device,
+            local,
+        } = made;
+        Self {
             spec,
             netlink,
             backend,
@@ -140,7 +169,7 @@ impl Node {
             failed: None,
             error: None,
             has_moved: false,
-        })
+        }
     }
 
     /// Takes another subnet from the next pass on, which has to look at everything.

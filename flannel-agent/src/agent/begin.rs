@@ -16,7 +16,7 @@ use crate::lease::LeaseAttrs;
 use crate::netlink::Netlink;
 use crate::netlink::monitor::Monitor;
 use crate::network::{Backend, NetworkConfig};
-use crate::node::{Node, NodeSpec};
+use crate::node::{Made, Node, NodeSpec};
 use crate::rules::{self, Rules};
 use crate::state::State;
 use crate::status_source::Phase;
@@ -65,7 +65,8 @@ pub(super) async fn begin(agent: &Agent) -> Result<Option<Begun>> {
 
     datapath::make_room(config).await;
     // Which programs these are the MAC does not decide.
-    let opening = datapath::open(config, &*backend::new(&network.backend, None));
+    let programs = backend::new(&network.backend, None).programs();
+    let opening = datapath::Opening::new(config, programs);
     let netlink = Netlink::open()?;
     let external = external::choose(config, &network.backend).await?;
     info!(
@@ -88,7 +89,7 @@ pub(super) async fn begin(agent: &Agent) -> Result<Option<Begun>> {
     };
     let mut backend = backend::new(&network.backend, known_mac);
     // Where it is refused, nothing has been touched, and no lease been taken.
-    let datapath = opening.done().await?;
+    let opening = opening.not_refused().await?;
     let Some(pod_mtu) = backend.pod_mtu(external.mtu) else {
         bail!(
             "the MTU of {}, {}, leaves no room for a tunnel",
@@ -119,6 +120,7 @@ pub(super) async fn begin(agent: &Agent) -> Result<Option<Begun>> {
     };
     let lease = lease?;
     info!(subnet = %lease.subnet, "lease held");
+    let opening = opening.begin();
     let rules = set_rules(config, &netlink, overlay.network, &lease).await?;
 
     let spec = NodeSpec {
@@ -131,11 +133,12 @@ pub(super) async fn begin(agent: &Agent) -> Result<Option<Begun>> {
     };
     // Subscribed to before the node reads anything, so that no change falls in between.
     let monitor = Monitor::open()?;
-    let node = tokio::select! {
-        node = Node::new(netlink.clone(), spec.clone(), backend, datapath) => node?,
+    let made = tokio::select! {
+        made = Made::new(netlink.clone(), spec.clone(), backend) => made?,
         () = end.cancelled() => return Ok(None),
     };
     write_subnet_file(config, overlay.network, &lease, pod_mtu)?;
+    let node = Node::new(made, opening.done().await?);
     Ok(Some(Begun {
         network,
         external,

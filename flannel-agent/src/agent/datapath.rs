@@ -4,10 +4,9 @@ use anyhow::{Context as _, Result};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tracing::warn;
 
-use crate::backend::Backend;
 use crate::cli::DatapathMode;
 use crate::config::Config;
-use crate::dataplane;
+use crate::dataplane::{self, Attachment};
 use crate::error::chain;
 use crate::fast_path::earlier;
 use crate::node::Datapath;
@@ -31,27 +30,77 @@ pub(super) fn prepare(config: &Config) {
     }
 }
 
-/// A data path that is being opened.
-pub(super) struct Opening(JoinHandle<Result<Datapath, dataplane::Error>>);
+/// A data path on its way. To load the programs takes a core as long as etcd takes to list thousands
+/// of leases, on a thread of its own; beside the list both would take longer. So it is begun when the
+/// node has its lease, unless it may be refused, which has to be known before.
+pub(super) enum Opening {
+    NotBegun(Wanted),
+    Begun(JoinHandle<Result<Datapath, dataplane::Error>>),
+    Done(Box<Datapath>),
+}
 
-/// Opens the data path for a backend, on a thread of its own: to load the programs takes as long as
-/// etcd takes to list thousands of leases.
-pub(super) fn open(config: &Config, backend: &dyn Backend) -> Opening {
-    let (options, programs) = (options(config), backend.programs());
-    let mode = config.datapath;
-    Opening(spawn_blocking(move || {
-        Datapath::open(options, programs, mode)
-    }))
+/// What to open.
+pub(super) struct Wanted {
+    options: dataplane::Options,
+    programs: &'static [Attachment],
+    mode: DatapathMode,
+}
+
+impl Wanted {
+    fn begin(self) -> JoinHandle<Result<Datapath, dataplane::Error>> {
+        let Self {
+            options,
+            programs,
+            mode,
+        } = self;
+        spawn_blocking(move || Datapath::open(options, programs, mode))
+    }
 }
 
 impl Opening {
-    /// Waits until it is open.
+    /// That of a backend's programs. Begun, if it may be refused.
+    pub(super) fn new(config: &Config, programs: &'static [Attachment]) -> Self {
+        let opening = Self::NotBegun(Wanted {
+            options: options(config),
+            programs,
+            mode: config.datapath,
+        });
+        match config.datapath {
+            DatapathMode::Ebpf => opening.begin(),
+            DatapathMode::Auto | DatapathMode::Kernel => opening,
+        }
+    }
+
+    /// Begins, if that has not been done.
+    pub(super) fn begin(self) -> Self {
+        match self {
+            Self::NotBegun(wanted) => Self::Begun(wanted.begin()),
+            Self::Begun(_) | Self::Done(_) => self,
+        }
+    }
+
+    /// Waits for one that may be refused.
     ///
     /// # Errors
     /// `--datapath=ebpf` is asked for and cannot be had.
+    pub(super) async fn not_refused(self) -> Result<Self> {
+        match self {
+            Self::Begun(_) => Ok(Self::Done(Box::new(self.done().await?))),
+            Self::NotBegun(_) | Self::Done(_) => Ok(self),
+        }
+    }
+
+    /// Waits until it is open.
+    ///
+    /// # Errors
+    /// As [`not_refused`](Self::not_refused).
     pub(super) async fn done(self) -> Result<Datapath> {
-        let opened = self.0.await.context("open the data path")?;
-        opened.map_err(refusal)
+        let task = match self {
+            Self::NotBegun(wanted) => wanted.begin(),
+            Self::Begun(task) => task,
+            Self::Done(datapath) => return Ok(*datapath),
+        };
+        task.await.context("open the data path")?.map_err(refusal)
     }
 }
 

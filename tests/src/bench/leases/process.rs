@@ -13,7 +13,7 @@ use nix::unistd::{SysconfVar, sysconf};
 
 use super::bed::LeaseBed;
 use super::subject::Subject;
-use crate::agent::PREFIX;
+use crate::agent::{Datapath, PREFIX};
 use crate::command::{self, Running};
 use crate::etcd;
 use crate::host::Host;
@@ -80,7 +80,7 @@ impl Process {
             // Only our agent has these settings; flanneld passes over variables of unknown flags.
             .env("FLANNELD_RUN_DIR", directory.join("run"))
             .env("FLANNELD_BPF_PIN_PATH", pins(host))
-            .env("FLANNELD_DATAPATH", subject.datapath().to_string())
+            .env("FLANNELD_DATAPATH", subject.setting().to_string())
             .env("NOTIFY_SOCKET", &socket)
             .stdout(Stdio::from(log.try_clone()?))
             .stderr(Stdio::from(log));
@@ -134,6 +134,13 @@ impl Process {
             peers, datapath, ..
         } = serde_json::from_str(&text).with_context(|| format!("status: {text}"))?;
         let count = bed.count as usize;
+        let wanted = self.subject.datapath();
+        ensure!(
+            wanted == Datapath::Auto || datapath.active == wanted.to_string(),
+            "on {}, for {}, instead of {wanted}",
+            datapath.active,
+            datapath.reason
+        );
         let ebpf = if datapath.active == "ebpf" { count } else { 0 };
         ensure!(
             peers.total == count && peers.ebpf == ebpf,

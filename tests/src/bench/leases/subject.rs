@@ -16,7 +16,7 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// Our agent, with this `--datapath`.
+    /// Our agent on this data path: by its default, or by `--datapath`.
     ///
     /// # Errors
     /// It is not built.
@@ -57,8 +57,18 @@ impl Subject {
         &self.binary
     }
 
+    /// The data path that it is to be on.
     pub(super) fn datapath(&self) -> Datapath {
         self.datapath
+    }
+
+    /// What it is started with.
+    pub(super) fn setting(&self) -> Datapath {
+        match self.datapath {
+            // As operators have it. That it is on eBPF is checked.
+            Datapath::Ebpf => Datapath::Auto,
+            other => other,
+        }
     }
 
     /// Whether it says how many peers eBPF carries.
