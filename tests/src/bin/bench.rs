@@ -222,7 +222,7 @@ fn plan(options: &Whole) -> Result<whole::Options> {
     };
     let all = Choice::all(peer);
     let sides = if only.is_empty() {
-        all
+        paths::plan::in_a_run(all, depth)
     } else {
         Choice::select(all, only)?
     };

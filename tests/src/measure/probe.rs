@@ -252,13 +252,15 @@ impl Probe {
     /// About how long a sample takes.
     #[must_use]
     pub fn time(self, lengths: &Lengths) -> Duration {
-        // Connecting, counting, warming up.
+        // Connecting, counting.
         const BESIDE: Duration = Duration::from_millis(60);
+        // Of the packet source, with what its calls wait.
+        const WARM_UP: Duration = Duration::from_millis(200);
         let time = match self {
             Self::Ping => Duration::ZERO,
             Self::Iperf | Self::Tcp(_) => lengths.tcp,
             Self::TcpOneCore(_) => lengths.tcp_one_core,
-            Self::Small | Self::Medium | Self::Large => lengths.packets,
+            Self::Small | Self::Medium | Self::Large => lengths.packets + WARM_UP,
             Self::Response(_) | Self::Connections => lengths.response,
         };
         time + BESIDE

@@ -32,7 +32,7 @@ pub(super) fn colour(side: &SideReport) -> Colour {
         return OTHER;
     }
     match side.id.rsplit('-').next() {
-        Some("fast") => FAST,
+        Some("fast" | "xdp") => FAST,
         Some("ebpf") => STANDARD,
         Some("host" | "bare") => LIMIT,
         _ => KERNEL,

@@ -11,13 +11,14 @@ use crate::report::Spread;
 use crate::wire::Wire;
 
 /// Pairs whose ratios are shown: the first by the second.
-const PAIRS: [(Kind, Kind); 20] = [
+const PAIRS: [(Kind, Kind); 22] = [
     (Kind::VxlanEbpf, Kind::VxlanKernel),
     (Kind::VxlanFast, Kind::VxlanKernel),
     (Kind::VxlanFast, Kind::HostGwKernel),
     (Kind::VxlanFast, Kind::HostGwFlowtable),
     (Kind::VxlanFast, Kind::Bare),
     (Kind::VxlanFast, Kind::Host),
+    (Kind::VxlanXdp, Kind::VxlanFast),
     (Kind::VxlanKernel, Kind::Host),
     (Kind::HostGwKernel, Kind::VxlanKernel),
     (Kind::HostGwKernel, Kind::Host),
@@ -31,6 +32,7 @@ const PAIRS: [(Kind, Kind); 20] = [
     (Kind::UdpEbpf, Kind::UdpKernel),
     (Kind::UdpFast, Kind::UdpKernel),
     (Kind::UdpFast, Kind::VxlanFast),
+    (Kind::UdpXdp, Kind::UdpFast),
     (Kind::Bare, Kind::VxlanKernel),
 ];
 

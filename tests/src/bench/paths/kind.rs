@@ -34,6 +34,8 @@ pub enum Kind {
     VxlanEbpf,
     /// vxlan in eBPF, around both.
     VxlanFast,
+    /// The same, with tunnel headers taken off by XDP before GRO: by force, as `auto` does on NICs.
+    VxlanXdp,
     /// The kernel's routes.
     HostGwKernel,
     /// The same, with nftables' flow table around routing and netfilter.
@@ -48,18 +50,21 @@ pub enum Kind {
     UdpEbpf,
     /// udp in eBPF, around routing and netfilter.
     UdpFast,
+    /// The same with XDP, as for vxlan.
+    UdpXdp,
     /// A proxy that moves one packet per system call, as flannel's.
     UdpLoop,
 }
 
 impl Kind {
     /// All of them, in the order of the rows.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Host,
         Self::Bare,
         Self::VxlanKernel,
         Self::VxlanEbpf,
         Self::VxlanFast,
+        Self::VxlanXdp,
         Self::HostGwKernel,
         Self::HostGwFlowtable,
         Self::HostGwEbpf,
@@ -67,6 +72,7 @@ impl Kind {
         Self::UdpKernel,
         Self::UdpEbpf,
         Self::UdpFast,
+        Self::UdpXdp,
         Self::UdpLoop,
     ];
 
@@ -79,6 +85,7 @@ impl Kind {
             Self::VxlanKernel => "vxlan kernel",
             Self::VxlanEbpf => "vxlan eBPF",
             Self::VxlanFast => "vxlan fast",
+            Self::VxlanXdp => "vxlan fast, XDP",
             Self::HostGwKernel => "host-gw kernel",
             Self::HostGwFlowtable => "host-gw flowtable",
             Self::HostGwEbpf => "host-gw eBPF",
@@ -86,6 +93,7 @@ impl Kind {
             Self::UdpKernel => "udp proxy",
             Self::UdpEbpf => "udp eBPF",
             Self::UdpFast => "udp fast",
+            Self::UdpXdp => "udp fast, XDP",
             Self::UdpLoop => "udp loop",
         }
     }
@@ -196,7 +204,7 @@ mod tests {
         let all = ids(&["vxlan", "host"]).unwrap();
         assert_eq!(
             all.len(),
-            1 + 3 + 4,
+            1 + 4 + 4,
             "host and host-gw both begin so: {all:?}"
         );
         assert!(ids(&["vx"]).is_err());

@@ -35,6 +35,8 @@ pub(in crate::bench) enum Path {
     Kernel,
     Standard,
     Fast,
+    /// The fast path behind XDP.
+    Xdp,
 }
 
 /// Two hosts with a data path, ready to be measured.
@@ -104,7 +106,9 @@ impl Side {
             return Ok(());
         };
         match &self.choice {
-            Choice::Own(Kind::VxlanFast | Kind::HostGwFast | Kind::UdpFast) => {
+            Choice::Own(
+                Kind::VxlanFast | Kind::VxlanXdp | Kind::HostGwFast | Kind::UdpFast | Kind::UdpXdp,
+            ) => {
                 let before = fast(&cluster.agents)?;
                 self.ends.small_packets(LOOK)?;
                 if fast(&cluster.agents)? == before {
@@ -165,12 +169,14 @@ fn build(kind: Kind) -> Result<(Place, Ends)> {
         Kind::VxlanKernel => agents("vxlan", Path::Kernel),
         Kind::VxlanEbpf => agents("vxlan", Path::Standard),
         Kind::VxlanFast => agents("vxlan", Path::Fast),
+        Kind::VxlanXdp => agents("vxlan", Path::Xdp),
         Kind::HostGwKernel => agents("host-gw", Path::Kernel),
         Kind::HostGwEbpf => agents("host-gw", Path::Standard),
         Kind::HostGwFast => agents("host-gw", Path::Fast),
         Kind::UdpKernel => agents("udp", Path::Kernel),
         Kind::UdpEbpf => agents("udp", Path::Standard),
         Kind::UdpFast => agents("udp", Path::Fast),
+        Kind::UdpXdp => agents("udp", Path::Xdp),
     }
 }
 
@@ -179,11 +185,12 @@ pub(in crate::bench) fn start(backend: &str, path: Path) -> Result<Cluster> {
     let config = cluster::config(&format!(r#"{{"Type":"{backend}"}}"#));
     let datapath = match path {
         Path::Kernel => Datapath::Kernel,
-        Path::Standard | Path::Fast => Datapath::Ebpf,
+        Path::Standard | Path::Fast | Path::Xdp => Datapath::Ebpf,
     };
     let flags: &[&str] = match path {
         Path::Kernel | Path::Standard => &["--fast-path=off"],
         Path::Fast => &["--fast-path=auto"],
+        Path::Xdp => &["--fast-path=auto", "--xdp=native"],
     };
     let cluster = Cluster::with_flags(&config, BedOptions::default(), &[datapath; 2], flags)?;
     for agent in &cluster.agents {
@@ -201,7 +208,11 @@ fn wait_for_path(agent: &Agent, asked: &str, path: Path) -> Result<()> {
             "--datapath={asked}, but {active} is in use"
         );
         let is_fast = fast.active && fast.pods > 0;
-        ensure!(is_fast == (path == Path::Fast), "fast path: {fast:?}");
+        let is_wanted = matches!(path, Path::Fast | Path::Xdp);
+        ensure!(is_fast == is_wanted, "fast path: {fast:?}");
+        let xdp = &status.datapath.xdp;
+        let has_xdp = xdp.as_ref().is_some_and(|xdp| xdp.active);
+        ensure!(has_xdp == (path == Path::Xdp), "XDP: {xdp:?}");
         Ok(Some(()))
     })
 }
@@ -219,6 +230,7 @@ impl fmt::Display for Path {
             Self::Kernel => "kernel path",
             Self::Standard => "standard path",
             Self::Fast => "fast path",
+            Self::Xdp => "fast path behind XDP",
         })
     }
 }
