@@ -195,12 +195,13 @@ const FAST_EGRESS: &[&str] = &["sent", "not_admitted", "unfit", "other_place", "
 /// The same on their way in. Not here: `mark`, which vxlan alone carries over.
 const FAST_INGRESS: &[&str] = &["delivered", "queued", "not_admitted", "unfit"];
 
+/// The lanes of streams send a million packets together.
 const FAST_FROM_POD: Lane = Lane {
     name: "vxlan, streams of a pod around the stack",
     path: Path::Fast,
     model: Path::Standard,
     generate: stream::from_pod,
-    packets: 60_000,
+    packets: 200_000,
     direction: "fast",
     outcomes: FAST_EGRESS,
     carried: 50,
@@ -211,7 +212,7 @@ const FAST_AGGREGATES_FROM_POD: Lane = Lane {
     name: "vxlan, streams of a pod around the stack, to a wire of aggregates",
     wire: Wire::SuperPacket,
     core: 1,
-    packets: 30_000,
+    packets: 60_000,
     ..FAST_FROM_POD
 };
 
@@ -221,7 +222,7 @@ const FAST_FROM_WIRE: Lane = Lane {
     model: Path::Standard,
     core: 1,
     generate: stream::vxlan_from_wire,
-    packets: 60_000,
+    packets: 200_000,
     direction: "fast",
     outcomes: FAST_INGRESS,
     carried: 50,
@@ -233,7 +234,7 @@ const FAST_UDP_FROM_POD: Lane = Lane {
     backend: UDP,
     is_among_kin: true,
     generate: stream::from_pod_to_proxy,
-    packets: 20_000,
+    packets: 60_000,
     ..FAST_FROM_POD
 };
 
@@ -241,14 +242,14 @@ const FAST_UDP_FROM_WIRE: Lane = Lane {
     name: "udp, streams from the wire around the stack",
     backend: UDP,
     generate: stream::udp_from_wire,
-    packets: 20_000,
+    packets: 60_000,
     ..FAST_FROM_WIRE
 };
 
 const FAST_DIRECT_FROM_POD: Lane = Lane {
     name: "host-gw, streams of a pod around the stack",
     backend: HOST_GW,
-    packets: 40_000,
+    packets: 110_000,
     ..FAST_FROM_POD
 };
 
@@ -256,7 +257,7 @@ const FAST_DIRECT_FROM_WIRE: Lane = Lane {
     name: "host-gw, streams from the wire around the stack",
     backend: HOST_GW,
     generate: stream::direct_from_wire,
-    packets: 40_000,
+    packets: 110_000,
     ..FAST_FROM_WIRE
 };
 
@@ -264,7 +265,7 @@ const FAST_TO_FAR_POD: Lane = Lane {
     name: "vxlan, streams from pod to pod around both stacks",
     has_real_peer: true,
     generate: stream::to_far_pod,
-    packets: 30_000,
+    packets: 50_000,
     // Of both nodes.
     outcomes: &["sent", "delivered", "queued", "not_admitted", "unfit"],
     ..FAST_FROM_POD
