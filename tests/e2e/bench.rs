@@ -106,5 +106,5 @@ fn what_it_does_not_have_is_said() {
     let error = command::output(bench, None).expect_err("no such data path");
     let text = format!("{error:#}");
     assert!(text.contains("no data path vxlan-slow"), "{text}");
-    assert!(text.contains("vxlan-fast, host-gw-kernel"), "{text}");
+    assert!(text.contains("vxlan-xdp, host-gw-kernel"), "{text}");
 }
