@@ -75,10 +75,12 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
         phase,
         end,
     };
+    let mut is_first = true;
     loop {
-        let Some(begun) = begin(&agent).await? else {
+        let Some(begun) = begin(&agent, is_first).await? else {
             return Ok(());
         };
+        is_first = false;
         match serve(&agent, begun).await? {
             Outcome::End => break,
             Outcome::Again => {

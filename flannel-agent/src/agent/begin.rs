@@ -42,11 +42,12 @@ pub(super) struct Begun {
     pub(super) monitor: Monitor,
 }
 
-/// Starts up to the point where peers can be programmed; `None` after cancellation.
+/// Starts up to the point where peers can be programmed, for the first time in this run or again;
+/// `None` after cancellation.
 ///
 /// # Errors
 /// What keeps the agent from starting.
-pub(super) async fn begin(agent: &Agent) -> Result<Option<Begun>> {
+pub(super) async fn begin(agent: &Agent, is_first: bool) -> Result<Option<Begun>> {
     let Agent {
         config,
         store,
@@ -66,7 +67,11 @@ pub(super) async fn begin(agent: &Agent) -> Result<Option<Begun>> {
     datapath::make_room(config).await;
     // Which programs these are the MAC does not decide.
     let programs = backend::new(&network.backend, None).programs();
-    let opening = datapath::Opening::new(config, programs);
+    let mut opening = datapath::Opening::new(config, programs);
+    if !is_first {
+        // Nobody waits for the subnet file, and pods do for a path that is right again.
+        opening = opening.begin();
+    }
     let netlink = Netlink::open()?;
     let external = external::choose(config, &network.backend).await?;
     info!(
