@@ -195,7 +195,6 @@ const FAST_EGRESS: &[&str] = &["sent", "not_admitted", "unfit", "other_place", "
 /// The same on their way in. Not here: `mark`, which vxlan alone carries over.
 const FAST_INGRESS: &[&str] = &["delivered", "queued", "not_admitted", "unfit"];
 
-/// The lanes of streams send a million packets together.
 const FAST_FROM_POD: Lane = Lane {
     name: "vxlan, streams of a pod around the stack",
     path: Path::Fast,
@@ -291,6 +290,22 @@ const FAST_DIRECT_FROM_FAR_POD: Lane = Lane {
     backend: HOST_GW,
     core: 0,
     ..FAST_FROM_FAR_POD
+};
+
+/// The lanes of streams send a million packets together.
+const _: () = {
+    let sent = FAST_FROM_POD.packets
+        + FAST_AGGREGATES_FROM_POD.packets
+        + FAST_FROM_WIRE.packets
+        + FAST_UDP_FROM_POD.packets
+        + FAST_UDP_FROM_WIRE.packets
+        + FAST_DIRECT_FROM_POD.packets
+        + FAST_DIRECT_FROM_WIRE.packets
+        + FAST_TO_FAR_POD.packets
+        + FAST_FROM_FAR_POD.packets
+        + FAST_DIRECT_TO_FAR_POD.packets
+        + FAST_DIRECT_FROM_FAR_POD.packets;
+    assert!(sent >= 1_000_000);
 };
 
 fn run(lane: &Lane) {

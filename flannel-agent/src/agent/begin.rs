@@ -67,11 +67,7 @@ pub(super) async fn begin(agent: &Agent, is_first: bool) -> Result<Option<Begun>
     datapath::make_room(config).await;
     // Which programs these are the MAC does not decide.
     let programs = backend::new(&network.backend, None).programs();
-    let mut opening = datapath::Opening::new(config, programs);
-    if !is_first {
-        // Nobody waits for the subnet file, and pods do for a path that is right again.
-        opening = opening.begin();
-    }
+    let opening = datapath::Opening::new(config, programs, is_first);
     let netlink = Netlink::open()?;
     let external = external::choose(config, &network.backend).await?;
     info!(
@@ -94,7 +90,7 @@ pub(super) async fn begin(agent: &Agent, is_first: bool) -> Result<Option<Begun>
     };
     let mut backend = backend::new(&network.backend, known_mac);
     // Where it is refused, nothing has been touched, and no lease been taken.
-    let opening = opening.not_refused().await?;
+    let opening = opening.not_refused(config).await?;
     let Some(pod_mtu) = backend.pod_mtu(external.mtu) else {
         bail!(
             "the MTU of {}, {}, leaves no room for a tunnel",

@@ -31,8 +31,7 @@ pub(super) fn prepare(config: &Config) {
 }
 
 /// A data path on its way. To load the programs takes a core as long as etcd takes to list thousands
-/// of leases, on a thread of its own; beside the list both would take longer. So it is begun when the
-/// node has its lease, unless it may be refused, which has to be known before.
+/// of leases, on a thread of its own; beside the list both would take longer.
 pub(super) enum Opening {
     NotBegun(Wanted),
     Begun(JoinHandle<Result<Datapath, dataplane::Error>>),
@@ -58,16 +57,18 @@ impl Wanted {
 }
 
 impl Opening {
-    /// That of a backend's programs. Begun, if it may be refused.
-    pub(super) fn new(config: &Config, programs: &'static [Attachment]) -> Self {
-        let opening = Self::NotBegun(Wanted {
+    /// That of a backend's programs. With the first start of a run somebody waits for the lease and the
+    /// subnet file, and it is not begun yet. With others pods wait for their way to be right again; and
+    /// one that may be refused has to be known before the lease.
+    pub(super) fn new(config: &Config, programs: &'static [Attachment], is_first: bool) -> Self {
+        let wanted = Wanted {
             options: options(config),
             programs,
             mode: config.datapath,
-        });
+        };
         match config.datapath {
-            DatapathMode::Ebpf => opening.begin(),
-            DatapathMode::Auto | DatapathMode::Kernel => opening,
+            DatapathMode::Auto | DatapathMode::Kernel if is_first => Self::NotBegun(wanted),
+            _ => Self::Begun(wanted.begin()),
         }
     }
 
@@ -79,14 +80,14 @@ impl Opening {
         }
     }
 
-    /// Waits for one that may be refused.
+    /// Waits for it, if it may be refused.
     ///
     /// # Errors
     /// `--datapath=ebpf` is asked for and cannot be had.
-    pub(super) async fn not_refused(self) -> Result<Self> {
-        match self {
-            Self::Begun(_) => Ok(Self::Done(Box::new(self.done().await?))),
-            Self::NotBegun(_) | Self::Done(_) => Ok(self),
+    pub(super) async fn not_refused(self, config: &Config) -> Result<Self> {
+        match config.datapath {
+            DatapathMode::Ebpf => Ok(Self::Done(Box::new(self.done().await?))),
+            DatapathMode::Auto | DatapathMode::Kernel => Ok(self),
         }
     }
 

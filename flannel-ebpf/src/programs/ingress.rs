@@ -3,7 +3,7 @@
 
 use aya_log_ebpf::{debug, trace};
 use bytemuck::AnyBitPattern;
-use flannel_ebpf::abi::{Config, IngressOutcome};
+use flannel_ebpf::abi::{Config, Encap, IngressOutcome};
 use flannel_ebpf::decap;
 use flannel_ebpf::wire::{Datagram, ETHERTYPE_IPV4, Ethernet, Ipv4, PROTOCOL_UDP, Udp};
 
@@ -185,4 +185,14 @@ pub(super) fn check_checksum(
     } else {
         Err(IngressOutcome::UdpChecksum)
     }
+}
+
+/// Takes the headers of a tunnel off, with what is known of their checksum.
+#[inline(always)]
+pub(super) fn take_off(packet: &mut Packet, encap: Encap) -> Result<(), IngressOutcome> {
+    if !packet.remove_room(encap) {
+        return Err(IngressOutcome::NoRoom);
+    }
+    packet.drop_checksum_level();
+    Ok(())
 }

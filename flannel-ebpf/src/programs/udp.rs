@@ -87,24 +87,14 @@ fn receive(packet: &mut Packet, config: &Config, size: Size) -> Result<Taken, In
     }
     ingress::check_checksum(packet, outer, &[], inner)?;
     if let Some(entry) = fast::entry(packet, Encap::Udp, inner, Datagram::LEN, size, None) {
-        take_off(packet)?;
+        ingress::take_off(packet, Encap::Udp)?;
         let verdict = entry.deliver(packet, Encap::Udp, size);
         return verdict.map(Taken::ByPod).ok_or(IngressOutcome::Failed);
     }
     let hop = ttl::next_hop(inner).ok_or(IngressOutcome::Ttl)?;
     fast::leave(packet, Encap::Udp, inner, Datagram::LEN, size, None);
-    take_off(packet)?;
+    ingress::take_off(packet, Encap::Udp)?;
     into_device(packet, config, hop).ok_or(IngressOutcome::Failed)
-}
-
-/// Takes the tunnel's headers off, with what is known of their checksum.
-#[inline(always)]
-fn take_off(packet: &mut Packet) -> Result<(), IngressOutcome> {
-    if !packet.remove_room(Encap::Udp) {
-        return Err(IngressOutcome::NoRoom);
-    }
-    packet.drop_checksum_level();
-    Ok(())
 }
 
 /// The inner packet behind the outer link-layer header, or a whole aggregate of such.

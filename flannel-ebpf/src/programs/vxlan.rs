@@ -80,7 +80,7 @@ fn receive(packet: &mut Packet, config: &Config, size: Size) -> Result<Taken, In
     if mark.is_none()
         && let Some(entry) = fast::entry(packet, Encap::Vxlan, inner, Headers::LEN, size, sender)
     {
-        take_off(packet)?;
+        ingress::take_off(packet, Encap::Vxlan)?;
         let verdict = entry.deliver(packet, Encap::Vxlan, size);
         return verdict.map(Taken::ByPod).ok_or(IngressOutcome::Failed);
     }
@@ -93,7 +93,7 @@ fn receive(packet: &mut Packet, config: &Config, size: Size) -> Result<Taken, In
         return Err(IngressOutcome::Aggregate);
     }
     let addresses = shim.inner.addresses();
-    take_off(packet)?;
+    ingress::take_off(packet, Encap::Vxlan)?;
     // The outer link-layer header is in front of the inner packet now: make it the inner one (the
     // EtherType is the same).
     if !packet.set_addresses(addresses) || !mark.is_none_or(|mark| write_mark(packet, mark)) {
@@ -102,16 +102,6 @@ fn receive(packet: &mut Packet, config: &Config, size: Size) -> Result<Taken, In
     Ok(Taken::ByDevice(
         packet.redirect(config.device_ifindex, Side::Ingress),
     ))
-}
-
-/// Takes the tunnel's headers off, with what is known of their checksum.
-#[inline(always)]
-fn take_off(packet: &mut Packet) -> Result<(), IngressOutcome> {
-    if !packet.remove_room(Encap::Vxlan) {
-        return Err(IngressOutcome::NoRoom);
-    }
-    packet.drop_checksum_level();
-    Ok(())
 }
 
 /// The inner frame, or a whole aggregate of them. A header outside the linear part is for the
