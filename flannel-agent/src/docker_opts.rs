@@ -170,7 +170,9 @@ fn render(args: &DockerOptsArgs, mut variables: Variables) -> Result<String, Doc
         }
     }
     let name = &args.combined_name;
-    let mut combined = variables.get(name).cloned().unwrap_or_default();
+    // What is there already ends with a space of its own.
+    let earlier = variables.get(name).filter(|value| !value.is_empty());
+    let mut combined = earlier.map(|value| format!("{value} ")).unwrap_or_default();
     let both = !args.individual && !args.combined;
     let mut text = String::new();
     for (name, value) in &variables {

@@ -16,7 +16,7 @@ use flannel_tests::traffic::sequence::Flow;
 use flannel_tests::traffic::stream;
 use flannel_tests::wait;
 
-use crate::exercise;
+use flannel_tests::exercise;
 
 #[test]
 fn reference_overlay_carries_packets() {

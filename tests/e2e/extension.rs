@@ -11,7 +11,7 @@ use flannel_tests::traffic::ping::{Options, ping};
 use flannel_tests::traffic::sequence::Flow;
 use flannel_tests::wait;
 
-use crate::exercise::{run_for, wait_sent};
+use flannel_tests::exercise::{run_for, wait_sent};
 
 /// What may take a while on a busy machine.
 const LIMIT: Duration = Duration::from_secs(20);

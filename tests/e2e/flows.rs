@@ -8,7 +8,7 @@ use flannel_tests::traffic::sequence::Flow;
 use flannel_tests::traffic::stream;
 use flannel_tests::wire::Wire;
 
-use crate::exercise;
+use flannel_tests::exercise;
 
 #[test]
 fn two_hundred_flows_of_each_protocol() {

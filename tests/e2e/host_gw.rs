@@ -9,8 +9,8 @@ use flannel_tests::traffic::ping::{Options, ping};
 use flannel_tests::traffic::sequence::Flow;
 use flannel_tests::wait;
 
-use crate::exercise::{run_for, wait_sent};
 use crate::look::{self, until_equal};
+use flannel_tests::exercise::{run_for, wait_sent};
 
 const HOST_GW: &str = r#"{"Type":"host-gw"}"#;
 

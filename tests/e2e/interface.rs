@@ -9,8 +9,8 @@ use flannel_tests::traffic::ping::{Options, ping};
 use flannel_tests::wait;
 use flannel_tests::wire::Wire;
 
-use crate::exercise;
 use crate::look::{self, until_equal};
+use flannel_tests::exercise;
 
 /// Backends that each notice a change in another place.
 const BACKENDS: [&str; 3] = [

@@ -10,7 +10,7 @@ use flannel_tests::traffic::ping::{Options, ping};
 use flannel_tests::traffic::sequence::Flow;
 use flannel_tests::wait;
 
-use crate::exercise::{run_for, wait_sent};
+use flannel_tests::exercise::{run_for, wait_sent};
 
 /// How long an agent may take to react on a busy machine.
 const LIMIT: Duration = Duration::from_secs(20);

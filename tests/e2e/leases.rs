@@ -13,7 +13,7 @@ use flannel_tests::traffic::sequence::Flow;
 use flannel_tests::wait;
 use nix::sys::signal::Signal;
 
-use crate::exercise::{run_for, wait_sent};
+use flannel_tests::exercise::{run_for, wait_sent};
 
 /// Agents at once.
 const NODES: u8 = 50;

@@ -8,7 +8,6 @@ mod beds;
 mod bench;
 mod change;
 mod cleanup;
-mod exercise;
 mod extension;
 mod fast_path;
 mod flows;

@@ -13,7 +13,7 @@ use flannel_tests::traffic::iperf::{Placement, Server};
 use flannel_tests::traffic::sequence::Flow;
 use flannel_tests::wait;
 
-use crate::exercise;
+use flannel_tests::exercise;
 
 const DRIVER: &str = "virtio_net";
 /// How long one figure is measured.

@@ -8,8 +8,8 @@ use flannel_tests::cluster::{Cluster, config};
 use flannel_tests::traffic::sequence::Flow;
 use flannel_tests::wire::Wire;
 
-use crate::exercise::{self, packets, run_for};
 use crate::look;
+use flannel_tests::exercise::{self, packets, run_for};
 
 /// Each differs from the one before by one agent, which starts again on what the other left.
 const PAIRINGS: [[Datapath; 2]; 4] = [

@@ -9,7 +9,7 @@ use flannel_tests::traffic::ping::{Options, ping};
 use flannel_tests::traffic::sequence::Flow;
 use flannel_tests::wait;
 
-use crate::exercise::run_for;
+use flannel_tests::exercise::run_for;
 
 fn answers(cluster: &Cluster, from: usize, to: usize) -> bool {
     let answer = ping(

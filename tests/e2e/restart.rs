@@ -5,7 +5,7 @@ use flannel_tests::bed::BedOptions;
 use flannel_tests::cluster::{CONFIG, Cluster, config};
 use flannel_tests::traffic::sequence::Flow;
 
-use crate::exercise::wait_sent;
+use flannel_tests::exercise::wait_sent;
 
 /// Datagrams per second of each flow.
 const RATE: u32 = 2000;

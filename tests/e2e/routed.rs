@@ -8,8 +8,8 @@ use flannel_tests::cluster::{Cluster, config};
 use flannel_tests::traffic::sequence::Flow;
 use flannel_tests::wire::Wire;
 
-use crate::exercise::{self, packets, wait_sent};
 use crate::look::{self, until_equal};
+use flannel_tests::exercise::{self, packets, wait_sent};
 
 /// Datagrams per second while peers change from one kind to the other.
 const RATE: u32 = 2000;

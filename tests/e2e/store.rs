@@ -10,7 +10,7 @@ use flannel_tests::traffic::ping::{Options, ping};
 use flannel_tests::traffic::sequence::Flow;
 use flannel_tests::wait;
 
-use crate::exercise::{run_for, wait_sent};
+use flannel_tests::exercise::{run_for, wait_sent};
 
 #[test]
 fn an_outage_costs_no_packet_and_no_later_peer() {

@@ -11,8 +11,8 @@ use flannel_tests::traffic::ping::{Options, ping};
 use flannel_tests::traffic::sequence::Flow;
 use flannel_tests::wait;
 
-use crate::exercise::{self, packets, run_for};
 use crate::look;
+use flannel_tests::exercise::{self, packets, run_for};
 
 const VXLAN: &str = r#"{"Type":"vxlan"}"#;
 const HOST_GW: &str = r#"{"Type":"host-gw"}"#;

@@ -4,7 +4,7 @@ use flannel_tests::agent::Datapath;
 use flannel_tests::bed::{BedOptions, Underlay, has_vlan_devices};
 use flannel_tests::cluster::Cluster;
 
-use crate::exercise;
+use flannel_tests::exercise;
 
 fn exercise(options: BedOptions, datapaths: [Datapath; 2]) {
     let cluster = Cluster::new(options, &datapaths).expect("cluster");

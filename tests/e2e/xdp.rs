@@ -8,7 +8,7 @@ use flannel_tests::cluster::{CONFIG, Cluster};
 use flannel_tests::traffic::sequence::Flow;
 use flannel_tests::wait;
 
-use crate::exercise::{self, wait_sent};
+use flannel_tests::exercise::{self, wait_sent};
 
 const UDP: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp"}}"#;
 

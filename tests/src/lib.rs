@@ -8,7 +8,8 @@
 //! - [`netns`], [`mounts`], [`command`]: the isolation, and processes inside of it.
 //! - [`bed`], [`host`], [`wire`], [`etcd`]: the topology.
 //! - [`machine`], [`dockerd`], [`cni`]: a host that is a whole machine, with Docker or CNI plugins.
-//! - [`agent`], [`cluster`], [`clock`]: agents on hosts; [`by_hand`], [`programs`]: without any.
+//! - [`agent`], [`cluster`], [`clock`]: agents on hosts; [`flanneld`]: others'; [`by_hand`],
+//!   [`programs`]: without any.
 //! - [`udp`]: hosts with the udp backend's proxy alone, and what it is compared with.
 //! - [`traffic`], [`source`]: packets, checked or measured; [`frame`], [`raw`], [`tun`]:
 //!   one at a time.
@@ -27,6 +28,8 @@ pub mod command;
 pub mod cpu;
 pub mod dockerd;
 pub mod etcd;
+pub mod exercise;
+pub mod flanneld;
 pub mod frame;
 pub mod host;
 pub mod keep;

@@ -1,4 +1,4 @@
-//! Closing gaps: Debian packages, those with services unpacked only, bpf-linker.
+//! Closing gaps: Debian packages, those with services unpacked only, bpf-linker, stock flannel.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::toolchain::{self, numbers};
 use crate::tools::{Bundle, Fix, Gap};
-use crate::{env, linker, progress};
+use crate::{env, linker, progress, stock};
 
 /// Says what is missing, why it is needed and what will be done about it.
 pub(crate) fn describe(gaps: &[Gap]) {
@@ -32,6 +32,10 @@ fn remedy(fix: &Fix) -> String {
             "build bpf-linker {} for LLVM {llvm} into target/tools, about 70 s on two cores",
             linker::VERSION
         ),
+        Fix::BuildStock => format!(
+            "build flannel {} with Go into target/tools, about three minutes on two cores",
+            stock::VERSION
+        ),
     }
 }
 
@@ -48,7 +52,7 @@ pub(crate) fn close(gaps: &[Gap]) -> Result<()> {
     }
     let fetches = gaps
         .iter()
-        .any(|gap| !matches!(gap.fix, Fix::BuildLinker(_)));
+        .any(|gap| matches!(gap.fix, Fix::Install(_) | Fix::Unpack(_)));
     if fetches && host == Host::DebianRoot {
         progress::step("apt-get update", apt_get().arg("update"))?;
     }
@@ -67,6 +71,7 @@ pub(crate) fn close(gaps: &[Gap]) -> Result<()> {
             Fix::Install(_) => {}
             Fix::Unpack(bundle) => unpack(bundle)?,
             Fix::BuildLinker(llvm) => build_linker(*llvm)?,
+            Fix::BuildStock => stock::build()?,
         }
     }
     Ok(())
@@ -126,7 +131,7 @@ fn instructions(host: Host, gaps: &[Gap], packages: &[String]) -> Option<String>
                 let debian = match &gap.fix {
                     Fix::Install(packages) => packages.join(" "),
                     Fix::Unpack(bundle) => bundle.packages.join(" "),
-                    Fix::BuildLinker(_) => continue,
+                    Fix::BuildLinker(_) | Fix::BuildStock => continue,
                 };
                 text.push_str(&format!("\n  {} (Debian calls it {debian})", gap.name));
             }

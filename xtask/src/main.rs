@@ -16,6 +16,7 @@ mod linker;
 mod lint;
 mod progress;
 mod setup;
+mod stock;
 mod test;
 mod toolchain;
 mod tools;

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::env as places;
 use crate::toolchain::{self, Toolchain, Way};
-use crate::{install, linker};
+use crate::{install, linker, stock};
 
 /// What for something is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub(crate) enum Need {
     Run,
     /// Running the tests with Docker and CNI, besides [`Need::Run`].
     Containers,
+    /// Running the tests with stock flannel, besides [`Need::Run`].
+    Stock,
 }
 
 /// Something that must be on the host.
@@ -45,6 +47,8 @@ enum Remedy {
     Unpack(&'static Bundle),
     /// It depends on a version; [`survey`] knows it.
     Build,
+    /// It is built from its sources.
+    BuildStock,
 }
 
 /// Packages that are unpacked into a folder of ours.
@@ -106,6 +110,8 @@ enum Found {
     Library(&'static str),
     /// CNI's plugins, in a folder that is not on the search path.
     CniPlugins,
+    /// Stock flannel's programs, in a folder of their own.
+    Stock,
 }
 
 const TOOLS: &[Tool] = &[
@@ -249,6 +255,13 @@ const TOOLS: &[Tool] = &[
         found: Found::CniPlugins,
         remedy: Remedy::Unpack(&CNI),
     },
+    Tool {
+        name: "stock flannel",
+        why: "shares clusters with ours",
+        needs: &[Need::Stock],
+        found: Found::Stock,
+        remedy: Remedy::BuildStock,
+    },
 ];
 
 /// How a gap is closed.
@@ -260,6 +273,8 @@ pub(crate) enum Fix {
     Unpack(&'static Bundle),
     /// bpf-linker to build against this LLVM.
     BuildLinker(u32),
+    /// Stock flannel to build.
+    BuildStock,
 }
 
 /// Something that is missing.
@@ -277,6 +292,7 @@ pub(crate) struct Tools {
     linker: Option<PathBuf>,
     protoc: Option<PathBuf>,
     cni_plugins: Option<PathBuf>,
+    stock: Option<PathBuf>,
 }
 
 impl Tools {
@@ -308,6 +324,9 @@ impl Tools {
     pub(crate) fn for_run<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         if let Some(folder) = &self.cni_plugins {
             command.env("CNI_PATH", folder);
+        }
+        if let Some(folder) = &self.stock {
+            command.env("FLANNEL_STOCK", folder);
         }
         command.env("PATH", places::path_variable())
     }
@@ -368,6 +387,10 @@ pub(crate) fn survey(needs: &[Need], way: Option<Way>) -> Result<(Tools, Vec<Gap
                 tools.cni_plugins = find_cni_plugins();
                 tools.cni_plugins.is_some()
             }
+            Found::Stock => {
+                tools.stock = stock::find();
+                tools.stock.is_some()
+            }
             Found::Protobuf => {
                 tools.protoc = find_protoc();
                 tools.protoc.is_some()
@@ -394,6 +417,7 @@ pub(crate) fn survey(needs: &[Need], way: Option<Way>) -> Result<(Tools, Vec<Gap
                 Fix::Install(packages.iter().map(|&package| package.to_owned()).collect())
             }
             Remedy::Unpack(bundle) => Fix::Unpack(bundle),
+            Remedy::BuildStock => Fix::BuildStock,
             Remedy::Build => {
                 let llvm = tools.llvm();
                 if !linker::has_llvm(llvm) {
@@ -483,6 +507,7 @@ mod tests {
             Need::AgentBuild,
             Need::Run,
             Need::Containers,
+            Need::Stock,
         ] {
             assert!(
                 TOOLS.iter().any(|tool| tool.needs.contains(&need)),
@@ -494,6 +519,7 @@ mod tests {
                 Remedy::Install(packages) => !packages.is_empty(),
                 Remedy::Unpack(bundle) => !bundle.packages.is_empty(),
                 Remedy::Build => matches!(tool.found, Found::Linker),
+                Remedy::BuildStock => matches!(tool.found, Found::Stock),
             };
             assert!(has_remedy, "{}", tool.name);
             assert!(!tool.why.ends_with('.'), "{}", tool.name);

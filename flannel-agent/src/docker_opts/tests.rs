@@ -65,7 +65,7 @@ fn options_of_the_environment_and_of_the_file_are_included() {
     ];
     assert_eq!(
         text(&["-c"], &environment, "FLANNEL_SUBNET=10.5.34.1/24\n"),
-        "DOCKER_OPTS=\"--debug --bip=10.5.34.1/24 --log-level=warn --mtu=1400\"\n"
+        "DOCKER_OPTS=\"--debug  --bip=10.5.34.1/24 --log-level=warn --mtu=1400\"\n"
     );
     assert_eq!(
         text(&["-i"], &[], "export DOCKER_OPT_A='--a b'\n"),

@@ -9,7 +9,7 @@ use flannel_tests::traffic::sequence::Flow;
 use flannel_tests::wait;
 
 use super::{HOST_GW, UDP, cluster, cluster_with, made_of};
-use crate::exercise;
+use flannel_tests::exercise;
 
 /// Datagrams per second of each flow.
 const RATE: u32 = 2_000;

@@ -18,7 +18,7 @@ use flannel_tests::wait;
 use tokio::runtime::Builder;
 
 use super::{cluster, made_of, wait_for_pods};
-use crate::exercise::wait_sent;
+use flannel_tests::exercise::wait_sent;
 
 /// Datagrams per second of each flow.
 const RATE: u32 = 2_000;

@@ -23,7 +23,9 @@ pub(crate) enum Choice {
     E2e,
     /// Docker and CNI plugins on the overlay
     Docker,
-    /// Every ring
+    /// Clusters with stock flannel's own daemon, built from its sources; not among all
+    Mixed,
+    /// Every ring that needs Debian's packages alone
     All,
 }
 
@@ -36,16 +38,18 @@ pub(crate) enum Ring {
     Differential,
     E2e,
     Docker,
+    Mixed,
 }
 
 impl Ring {
-    const ALL: [Self; 6] = [
+    const EVERY: [Self; 7] = [
         Self::Unit,
         Self::Packet,
         Self::Netns,
         Self::Differential,
         Self::E2e,
         Self::Docker,
+        Self::Mixed,
     ];
 
     /// As on the command line; for the kernel's rings also the name of the test program.
@@ -57,6 +61,7 @@ impl Ring {
             Self::Differential => "differential",
             Self::E2e => "e2e",
             Self::Docker => "docker",
+            Self::Mixed => "mixed",
         }
     }
 
@@ -68,7 +73,7 @@ impl Ring {
     pub(crate) fn threads(self) -> Option<&'static str> {
         matches!(
             self,
-            Self::Netns | Self::Differential | Self::E2e | Self::Docker
+            Self::Netns | Self::Differential | Self::E2e | Self::Docker | Self::Mixed
         )
         .then_some("2")
     }
@@ -90,16 +95,17 @@ impl Ring {
 pub(crate) fn chosen(choices: &[Choice]) -> Vec<Ring> {
     let is_chosen = |ring: &Ring| {
         choices.iter().any(|choice| match choice {
-            Choice::All => true,
+            Choice::All => *ring != Ring::Mixed,
             Choice::Unit => *ring == Ring::Unit,
             Choice::Packet => *ring == Ring::Packet,
             Choice::Netns => *ring == Ring::Netns,
             Choice::Differential => *ring == Ring::Differential,
             Choice::E2e => *ring == Ring::E2e,
             Choice::Docker => *ring == Ring::Docker,
+            Choice::Mixed => *ring == Ring::Mixed,
         })
     };
-    Ring::ALL.into_iter().filter(is_chosen).collect()
+    Ring::EVERY.into_iter().filter(is_chosen).collect()
 }
 
 /// What running `rings` needs besides their build.
@@ -110,6 +116,9 @@ pub(crate) fn needs(rings: &[Ring]) -> Vec<Need> {
     }
     if rings.contains(&Ring::Docker) {
         needs.push(Need::Containers);
+    }
+    if rings.contains(&Ring::Mixed) {
+        needs.push(Need::Stock);
     }
     needs
 }
@@ -140,14 +149,17 @@ mod tests {
     fn rings_run_from_the_inside_and_once() {
         let chosen = chosen(&[Choice::E2e, Choice::Unit, Choice::E2e]);
         assert_eq!(chosen, [Ring::Unit, Ring::E2e]);
-        assert_eq!(super::chosen(&[Choice::All]), Ring::ALL);
+        let all = super::chosen(&[Choice::All]);
+        assert_eq!(super::chosen(&[Choice::Mixed, Choice::All]), Ring::EVERY);
+        assert_eq!(all[..], Ring::EVERY[..Ring::EVERY.len() - 1]);
     }
 
     #[test]
-    fn docker_is_fetched_for_its_ring_only() {
+    fn what_takes_long_is_fetched_for_its_ring_only() {
         assert_eq!(needs(&[Ring::Unit]), []);
         assert_eq!(needs(&[Ring::Unit, Ring::E2e]), [Need::Run]);
-        assert_eq!(needs(&Ring::ALL), [Need::Run, Need::Containers]);
+        let all = [Need::Run, Need::Containers, Need::Stock];
+        assert_eq!(needs(&Ring::EVERY), all);
     }
 
     #[test]
@@ -172,7 +184,7 @@ mod tests {
             ),
         ];
         for (ring, program) in programs {
-            let rings: Vec<_> = Ring::ALL
+            let rings: Vec<_> = Ring::EVERY
                 .into_iter()
                 .filter(|r| r.contains(&program))
                 .collect();

@@ -1,31 +1,25 @@
 //! Two hosts with any program that takes flanneld's flags.
 
-use std::fs::{self, File};
-use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
 
 use super::kind::Backend;
 use crate::agent::PREFIX;
 use crate::bed::{Bed, BedOptions};
 use crate::bench::leases::Subject;
-use crate::command::{self, Running};
-use crate::host::{Host, SubnetEnv};
-use crate::mounts::BPFFS;
+use crate::flanneld::Flanneld;
 use crate::traffic::ping;
-use crate::{cluster, etcd, wait};
+use crate::{cluster, wait};
 
-/// How long a start may take.
+/// How long it may take until pods reach each other.
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// The hosts, and what runs on them.
 #[derive(Debug)]
 pub(in crate::bench) struct Peers {
     // First, so that they end before their hosts.
-    running: Vec<Running>,
-    subject: Subject,
+    running: Vec<Flanneld>,
     pub(in crate::bench) bed: Bed,
 }
 
@@ -37,10 +31,12 @@ impl Peers {
         bed.etcd.put(&format!("{PREFIX}/config"), &config)?;
         let mut running = Vec::new();
         for host in &bed.hosts {
-            running.push(start(host, subject)?);
+            let mut flanneld = Flanneld::new(host, subject.binary());
+            flanneld.start()?;
+            running.push(flanneld);
         }
-        for (host, running) in bed.hosts.iter_mut().zip(&mut running) {
-            let subnet = wait_for_subnet(host, running)?;
+        for (host, flanneld) in bed.hosts.iter_mut().zip(&mut running) {
+            let subnet = flanneld.wait_for_subnet()?;
             host.add_pod(&subnet)?;
         }
         let [a, b, ..] = bed.hosts.as_slice() else {
@@ -50,55 +46,13 @@ impl Peers {
             let answer = ping::ping(&a.pods[0].ns, b.pods[0].address, ping::Options::default())?;
             Ok((answer.received > 0).then_some(()))
         })
-        .map_err(|error| anyhow!("{error:#}\n{}", log(a)))?;
-        Ok(Self {
-            running,
-            subject: subject.clone(),
-            bed,
-        })
+        .map_err(|error| anyhow!("{error:#}\n{}", running[0].log_tail()))?;
+        Ok(Self { running, bed })
     }
 
     /// Ends the one on a host without a chance to do anything, and starts another.
     pub(in crate::bench) fn restart(&mut self, number: usize) -> Result<()> {
         self.running[number].kill()?;
-        self.running[number] = start(&self.bed.hosts[number], &self.subject)?;
-        Ok(())
+        self.running[number].start()
     }
-}
-
-fn start(host: &Host, subject: &Subject) -> Result<Running> {
-    let files = host.files();
-    let log = File::create(host.ns.mounts().outside(&files.join("log"))?)?;
-    let mut command = host.ns.command(&subject.binary().to_string_lossy());
-    command
-        .arg(format!("-etcd-endpoints={}", etcd::ENDPOINT))
-        .arg(format!("-etcd-prefix={PREFIX}"))
-        .arg(format!("-iface={}", host.external))
-        .arg(format!(
-            "-subnet-file={}",
-            files.join("subnet.env").display()
-        ))
-        // Only our agent has these settings; flanneld passes over variables of unknown flags.
-        .env("FLANNELD_RUN_DIR", files.join("run"))
-        .env("FLANNELD_BPF_PIN_PATH", Path::new(BPFFS).join(&host.name))
-        .stdout(Stdio::from(log.try_clone()?))
-        .stderr(Stdio::from(log));
-    command::spawn(command)
-}
-
-fn wait_for_subnet(host: &Host, running: &mut Running) -> Result<SubnetEnv> {
-    let file = host.ns.mounts().outside(&host.files().join("subnet.env"))?;
-    wait::until("subnet.env", LIMIT, || {
-        if let Some(status) = running.ended()? {
-            bail!(wait::Hopeless(format!("it ended: {status}")));
-        }
-        Ok(Some(SubnetEnv::parse(&fs::read_to_string(&file)?)?))
-    })
-    .map_err(|error| anyhow!("{error:#}\n{}", log(host)))
-}
-
-fn log(host: &Host) -> String {
-    let path = host.ns.mounts().outside(&host.files().join("log"));
-    let text = path.and_then(|path| fs::read_to_string(path).context("no log"));
-    text.unwrap_or_else(|error| format!("{error:#}"))
 }

@@ -1,0 +1,107 @@
+//! Each backend carries everything between a host of stock flannel and one of ours, on both data
+//! paths, over wires of both kinds.
+
+use flannel_tests::agent::Datapath::{Ebpf, Kernel};
+use flannel_tests::bed::{BedOptions, Underlay};
+use flannel_tests::cluster::config;
+use flannel_tests::exercise;
+use flannel_tests::wire::Wire;
+
+use crate::neighbours::{Neighbours, wait_for_answer};
+
+/// A backend, as in the network config.
+struct Row {
+    backend: &'static str,
+    underlay: Underlay,
+    /// Datagrams a second of a flow.
+    rate: u32,
+    /// What an operator has to do besides.
+    prepare: fn(&Neighbours),
+}
+
+const VXLAN: Row = Row {
+    backend: r#"{"Type":"vxlan"}"#,
+    underlay: Underlay::Direct,
+    rate: 1000,
+    prepare: |_| (),
+};
+
+#[test]
+fn vxlan() {
+    both_data_paths(&VXLAN);
+}
+
+#[test]
+fn vxlan_with_other_settings() {
+    both_data_paths(&Row {
+        backend: r#"{"Type":"vxlan","VNI":1234567,"Port":4789,"MTU":1400,"GBP":true,"Learning":true}"#,
+        ..VXLAN
+    });
+}
+
+#[test]
+fn vxlan_with_direct_routing_on_one_link() {
+    both_data_paths(&Row {
+        backend: r#"{"Type":"vxlan","DirectRouting":true}"#,
+        underlay: Underlay::Switch,
+        ..VXLAN
+    });
+}
+
+#[test]
+fn host_gw() {
+    both_data_paths(&Row {
+        backend: r#"{"Type":"host-gw"}"#,
+        ..VXLAN
+    });
+}
+
+#[test]
+fn udp() {
+    both_data_paths(&Row {
+        backend: r#"{"Type":"udp"}"#,
+        rate: 200,
+        prepare: |neighbours| {
+            for host in &neighbours.bed.hosts {
+                // Two proxies write on whatever processor they run on, and pieces come apart.
+                let sysctl = host.pods[0].ns.sysctl("net/ipv4/ipfrag_max_dist", "0");
+                sysctl.expect("sysctl");
+            }
+        },
+        ..VXLAN
+    });
+}
+
+#[test]
+fn alloc() {
+    both_data_paths(&Row {
+        backend: r#"{"Type":"alloc"}"#,
+        prepare: |neighbours| {
+            let hosts = &neighbours.bed.hosts;
+            for (host, peer) in [(&hosts[0], &hosts[1]), (&hosts[1], &hosts[0])] {
+                let line = format!("route add {}/32 via {}", peer.pods[0].address, peer.address);
+                host.ns.ip(&line).expect("the operator's route");
+            }
+        },
+        ..VXLAN
+    });
+}
+
+fn both_data_paths(row: &Row) {
+    for datapath in [Ebpf, Kernel] {
+        let options = BedOptions {
+            underlay: row.underlay,
+            ..BedOptions::default()
+        };
+        let neighbours = Neighbours::new(&config(row.backend), options, datapath);
+        (row.prepare)(&neighbours);
+        wait_for_answer(neighbours.pod(0), neighbours.pod(1));
+        let status = neighbours.ours.status().expect("status");
+        assert!(status.problems.is_empty(), "{:?}", status.problems);
+        for wire in [Wire::Mtu1500, Wire::SuperPacket] {
+            neighbours.bed.set_wire(wire).expect("wire mode");
+            exercise::between_at(row.rate, neighbours.pod(0), neighbours.pod(1));
+            println!("{} on {wire}, ours by {datapath}", row.backend);
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! A node changes from stock flannel to ours and back, and nothing around it notices.
+
+use std::fs;
+
+use flannel_tests::agent::{Agent, Datapath, PREFIX};
+use flannel_tests::bed::{Bed, BedOptions};
+use flannel_tests::cluster::config;
+use flannel_tests::exercise::{self, wait_sent};
+use flannel_tests::flanneld::Flanneld;
+use flannel_tests::traffic::sequence::Flow;
+
+use crate::neighbours::{bed, flanneld, wait_for_answer};
+
+/// What a node has said in etcd and to container runtimes.
+#[derive(Debug, PartialEq, Eq)]
+struct Said {
+    leases: Vec<(String, String)>,
+    subnet_file: String,
+}
+
+fn said(bed: &Bed, host: usize) -> Said {
+    let keys = bed.etcd.keys(&format!("{PREFIX}/subnets/")).expect("keys");
+    let value = |key: String| (key.clone(), bed.etcd.get(&key).expect("value"));
+    let host = &bed.hosts[host];
+    let file = host.files().join("subnet.env");
+    let file = host.ns.mounts().outside(&file).expect("path");
+    Said {
+        leases: keys.into_iter().map(value).collect(),
+        subnet_file: fs::read_to_string(file).expect("subnet.env"),
+    }
+}
+
+/// A backend of stock's.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stock {
+    /// The kernel carries packets while nothing runs.
+    Stays,
+    /// Its proxy takes its device along when it ends, and loses what comes fast.
+    Goes,
+}
+
+fn there_and_back(backend: &str, flags: &[&str], kind: Stock) {
+    let rate = if kind == Stock::Stays { 1000 } else { 200 };
+    let flags: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
+    let mut bed = bed(&config(backend), BedOptions::default());
+    let mut stock: Vec<Flanneld> = bed.hosts.iter().map(flanneld).collect();
+    for (stock, host) in stock.iter_mut().zip(&mut bed.hosts) {
+        stock.flags.clone_from(&flags);
+        stock.start().expect("start of stock flannel");
+        let subnet = stock.wait_for_subnet().expect("subnet.env");
+        host.add_pod(&subnet).expect("pod");
+    }
+    let [a, b] = [bed.hosts[0].pods[0].clone(), bed.hosts[1].pods[0].clone()];
+    wait_for_answer(&a, &b);
+    wait_for_answer(&b, &a);
+
+    let mut ours: Vec<Agent> = Vec::new();
+    for (number, stock) in stock.iter_mut().enumerate() {
+        let before = said(&bed, number);
+        let flows = [(&a, &b), (&b, &a)].map(|(a, b)| Flow::start(a, b, 200, 1000).expect("flow"));
+        wait_sent(&flows[0], 200);
+        stock.kill().expect("end of stock flannel");
+        let mut agent = Agent::new(&bed.hosts[number], Datapath::Ebpf).expect("agent");
+        agent.flags.clone_from(&flags);
+        agent.start().expect("start");
+        let status = agent.wait_for_peers(1).expect("peers");
+        assert!(status.problems.is_empty(), "{:?}", status.problems);
+        wait_sent(&flows[0], 1500);
+        finish(flows, kind, &format!("to ours on host {number}"));
+        assert_eq!(said(&bed, number), before, "what is said by host {number}");
+        exercise::between_at(rate, &a, &b);
+        ours.push(agent);
+    }
+    for (number, (mut ours, stock)) in ours.into_iter().zip(&mut stock).enumerate() {
+        let before = said(&bed, number);
+        let flows = [(&a, &b), (&b, &a)].map(|(a, b)| Flow::start(a, b, 200, 1000).expect("flow"));
+        wait_sent(&flows[0], 200);
+        ours.terminate().expect("SIGTERM");
+        wait_sent(&flows[0], 300);
+        stock.start().expect("start of stock flannel");
+        stock.wait_for_subnet().expect("subnet.env");
+        wait_sent(&flows[0], 2000);
+        finish(flows, kind, &format!("to stock on host {number}"));
+        assert_eq!(said(&bed, number), before, "what is said by host {number}");
+        wait_for_answer(&a, &b);
+        exercise::between_at(rate, &a, &b);
+    }
+}
+
+fn finish(flows: [Flow; 2], kind: Stock, what: &str) {
+    let received: Vec<u64> = flows.iter().map(Flow::received).collect();
+    wait_sent(&flows[0], 300);
+    for (flow, received) in flows.into_iter().zip(received) {
+        assert!(flow.received() > received + 200, "{what}: it goes on");
+        let tally = flow.finish().expect("count datagrams");
+        println!("{what}: {tally:?}");
+        let may_lose = kind == Stock::Goes;
+        assert!(tally.is_lossless() || may_lose, "{what}: {tally:?}");
+    }
+}
+
+#[test]
+fn vxlan() {
+    there_and_back(r#"{"Type":"vxlan"}"#, &[], Stock::Stays);
+}
+
+#[test]
+fn vxlan_with_masquerade() {
+    there_and_back(r#"{"Type":"vxlan"}"#, &["-ip-masq"], Stock::Stays);
+}
+
+#[test]
+fn host_gw() {
+    there_and_back(r#"{"Type":"host-gw"}"#, &[], Stock::Stays);
+}
+
+#[test]
+fn udp() {
+    there_and_back(r#"{"Type":"udp"}"#, &[], Stock::Goes);
+}
