@@ -152,11 +152,15 @@ impl Process {
         Ok(())
     }
 
-    /// Asks it to end, and waits.
+    /// Asks it to end, and waits. Others' may not listen, as stock flannel with thousands of leases.
     pub(super) fn terminate(&mut self) -> Result<()> {
         self.running.signal(Signal::SIGTERM)?;
         // Not all agents exit with 0.
-        self.running.wait(END).map(drop)
+        let ended = self.running.wait(END).map(drop);
+        if ended.is_err() && !self.subject.is_own() {
+            return self.running.kill().map(drop);
+        }
+        ended
     }
 }
 
