@@ -32,6 +32,8 @@ use super::progress::Progress;
 const ROUNDS: usize = 3;
 /// Leases that are put and waited for one by one.
 const PUTS: usize = 200;
+/// How often, and so samples behind a median of their percentiles.
+const PUT_ROUNDS: usize = 5;
 
 /// About how long it takes to see that something is over.
 const BESIDE: Duration = Duration::from_secs(1);
@@ -47,6 +49,8 @@ pub struct Options {
     pub rounds: usize,
     /// Leases put one by one, for the time to the first packet.
     pub puts: usize,
+    /// Times that these are put; at least one.
+    pub put_rounds: usize,
     /// Lease changes per second to be followed.
     pub rate: u32,
     /// For how many seconds.
@@ -62,6 +66,7 @@ impl Options {
             subjects,
             rounds: ROUNDS,
             puts: PUTS,
+            put_rounds: PUT_ROUNDS,
             rate: 1_000,
             seconds: 4,
         }
@@ -72,6 +77,7 @@ impl Options {
     pub fn short(subjects: Vec<Subject>) -> Self {
         Self {
             rounds: 1,
+            put_rounds: 3,
             seconds: 2,
             ..Self::full(subjects)
         }
@@ -84,6 +90,7 @@ impl Options {
             counts: vec![1_000],
             rounds: 1,
             puts: 40,
+            put_rounds: 1,
             seconds: 2,
             ..Self::full(subjects)
         }
@@ -98,7 +105,11 @@ impl Options {
         let agents = self.subjects.len();
         let scales = self.counts.iter().map(|count| {
             let starts = times(self.rounds * (1 + agents), start_time(*count));
-            starts + times(agents, self.churn_time() * 2 + self.puts_time())
+            starts
+                + times(
+                    agents,
+                    self.churn_time() * 2 + times(self.put_rounds, self.puts_time()),
+                )
         });
         scales.sum()
     }
@@ -173,10 +184,13 @@ fn scale(count: u32, options: &Options, progress: &mut Progress) -> Result<Scale
             let followed = churn::measure(&bed, &process, kind, options.rate, options.seconds);
             *slot = followed.with_context(|| format!("{name} follows leases that {kind}"))?;
         }
-        let text = format!("{count} leases: first packets with {name}");
-        progress.step(&text, options.puts_time());
-        let times = first_packet::measure(&bed, options.puts);
-        row.first_packet = times.with_context(|| format!("first packets with {name}"))?;
+        for _ in 0..options.put_rounds {
+            let text = format!("{count} leases: first packets with {name}");
+            progress.step(&text, options.puts_time());
+            let times = first_packet::measure(&bed, options.puts);
+            let times = times.with_context(|| format!("first packets with {name}"))?;
+            row.first_packets.push(times);
+        }
         process.terminate()?;
         start::clear(&bed, subject)?;
     }

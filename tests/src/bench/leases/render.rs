@@ -2,12 +2,12 @@
 
 use std::fmt::Write as _;
 
-use super::report::{AgentRow, Floor, Followed, Report, Scale, Start};
+use super::report::{AgentRow, FirstPacket, Floor, Followed, Report, Scale, Start};
 use crate::report::Spread;
 
 /// Columns of a row's name and of a figure.
 const NAME: usize = 46;
-const CELL: usize = 22;
+const CELL: usize = 24;
 
 /// The table.
 #[must_use]
@@ -98,21 +98,20 @@ fn push_scale(text: &mut String, scale: &Scale, rate: u32) {
             format!("{:.0} %", it.cpu_share * 100.0)
         });
     }
-    let mut times = |what: &str, show: fn(&AgentRow) -> [f64; 2]| {
-        let cells = agents.iter().map(show);
-        let cells = cells.map(|[p50, p99]| format!("{p50:.2} / {p99:.2}"));
-        row(
-            &format!("  first packet {what}, p50 / p99, ms"),
-            cells.collect(),
-        );
-    };
-    times("after the answer", |row| {
-        [row.first_packet.p50_ms, row.first_packet.p99_ms]
-    });
-    times("after the put", |row| {
-        let it = &row.first_packet;
-        [it.since_put_p50_ms, it.since_put_p99_ms]
-    });
+    type Time = fn(&FirstPacket) -> f64;
+    let times: [(&str, Time); 4] = [
+        ("after the answer, p50", |it| it.p50_ms),
+        ("after the answer, p99", |it| it.p99_ms),
+        ("after the put, p50", |it| it.since_put_p50_ms),
+        ("after the put, p99", |it| it.since_put_p99_ms),
+    ];
+    for (what, value) in times {
+        let cells = agents.iter().map(|agent| {
+            let samples = agent.first_packets.iter().map(value);
+            spread(&Spread::of(samples.collect()), 2)
+        });
+        row(&format!("  first packet {what}, ms"), cells.collect());
+    }
 }
 
 fn spread(spread: &Spread, digits: usize) -> String {
@@ -145,7 +144,14 @@ mod tests {
                 })
                 .to_vec();
         }
-        scale.agents[1].first_packet.p99_ms = 1.25;
+        for agent in &mut scale.agents {
+            agent.first_packets = [1.5, 1.25, 2.0]
+                .map(|p99_ms| FirstPacket {
+                    p99_ms,
+                    ..FirstPacket::default()
+                })
+                .to_vec();
+        }
         let report = Report {
             kernel_release: "6.18".to_owned(),
             cores: 2,
@@ -154,7 +160,7 @@ mod tests {
             scales: vec![scale],
         };
         let text = table(&report);
-        for part in ["0.500 (0.250–1.000)", "2.500", "0.00 / 1.25", "stock"] {
+        for part in ["0.500 (0.250–1.000)", "2.500", "1.50 (1.25–2.00)", "stock"] {
             assert!(text.contains(part), "{part} is not in:\n{text}");
         }
         assert!(

@@ -59,8 +59,9 @@ pub struct AgentRow {
     pub change: Followed,
     /// Following leases that come and go.
     pub come_and_go: Followed,
-    /// From lease to wire.
-    pub first_packet: FirstPacket,
+    /// From lease to wire, one time after the other.
+    #[serde(default)]
+    pub first_packets: Vec<FirstPacket>,
 }
 
 /// One start.
