@@ -4,6 +4,7 @@
 //! a directory with stock's `flanneld` and `mk-docker-opts.sh`; `cargo xtask test --ring mixed` builds
 //! them from its sources. Every test has a bed of its own.
 
+mod configs;
 mod docker_opts;
 mod files;
 mod leases;

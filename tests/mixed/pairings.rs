@@ -73,6 +73,16 @@ fn udp() {
 }
 
 #[test]
+fn extension() {
+    both_data_paths(&Row {
+        backend: r#"{"Type":"extension",
+            "SubnetAddCommand":"ip route replace $SUBNET via $PUBLIC_IP",
+            "SubnetRemoveCommand":"ip route del $SUBNET via $PUBLIC_IP"}"#,
+        ..VXLAN
+    });
+}
+
+#[test]
 fn alloc() {
     both_data_paths(&Row {
         backend: r#"{"Type":"alloc"}"#,

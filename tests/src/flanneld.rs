@@ -1,6 +1,7 @@
 //! Any program that takes flanneld's flags, on one host: stock flannel's own daemon, say.
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::thread;
@@ -93,6 +94,51 @@ impl Flanneld {
             Ok(Some(SubnetEnv::parse(&fs::read_to_string(&file)?)?))
         })
         .map_err(|error| anyhow!("{error:#}\n{}", self.log_tail()))
+    }
+
+    /// Its subnet file, if there is one.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn subnet_file(&self) -> Result<Option<String>> {
+        let file = self.outside("subnet.env")?;
+        match fs::read_to_string(file) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether it has ended, or has said that something is wrong: in the words of klog, which stock
+    /// flannel uses, or in ours.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub fn has_complained(&mut self) -> Result<bool> {
+        let running = self.running.as_mut().context("it does not run")?;
+        if running.ended()?.is_some() {
+            return Ok(true);
+        }
+        let log = fs::read_to_string(self.outside("flanneld.log")?)?;
+        let is_klogs = |line: &str| line.starts_with('E') && line.contains("main.go");
+        let is_ours = |line: &str| line.contains(" WARN ") && line.contains(": waiting ");
+        Ok(log.lines().any(|line| is_klogs(line) || is_ours(line)))
+    }
+
+    /// Removes subnet file and log.
+    ///
+    /// # Errors
+    /// One is there and stays.
+    pub fn forget(&self) -> Result<()> {
+        for name in ["subnet.env", "flanneld.log"] {
+            match fs::remove_file(self.outside(name)?) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("remove {name}"));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Asks it to end, and waits until it has.

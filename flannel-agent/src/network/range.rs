@@ -47,6 +47,12 @@ pub(super) fn subnet_range(
 ) -> Result<(u128, u128, u8), NetworkError> {
     let len = subnet_len(rules, prefix, wanted.len, warnings)?;
     let [network_key, _, min_key, max_key] = rules.keys;
+    if prefix == 0 {
+        return Err(NetworkError::Rule(format!(
+            "{network_key} {}/0 has every address there is: pods need a network of their own",
+            (rules.show)(base),
+        )));
+    }
     // Lengths are at least 1 and at most `width - 1` from here on, so no shift overflows.
     let step = 1_u128 << (rules.width - len);
     let last_address = base | low_bits(rules.width - prefix);

@@ -35,7 +35,7 @@ fn lengths_and_bounds_follow_the_rules_of_flannel() {
             "10.3.1.128",
         ),
         (r#""Network": "10.3.0.0/28""#, 30, "10.3.0.4", "10.3.0.12"),
-        (r#""Network": "0.0.0.0/0""#, 24, "0.0.1.0", "255.255.255.0"),
+        (r#""Network": "0.0.0.0/1""#, 24, "0.0.1.0", "127.255.255.0"),
         (
             r#""Network": "10.3.0.0/16", "SubnetLen": 0"#,
             24,
@@ -162,6 +162,7 @@ fn unusable_documents_are_refused_naming_key_value_and_remedy() {
             "Network is \"fd00::/48\" (line 1 column 13)",
         ),
         (with(r#""Network": "10.3.0.0""#), "an IPv4 network"),
+        (with(r#""Network": "0.0.0.0/0""#), "every address there is"),
         (
             with(r#""Network": "10.3.0.0/255.255.0.0""#),
             "an IPv4 network",
