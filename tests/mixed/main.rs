@@ -10,4 +10,5 @@ mod files;
 mod leases;
 mod neighbours;
 mod pairings;
+mod peers;
 mod takeover;

@@ -46,7 +46,7 @@ pub(crate) fn wait_for_answer(from: &Pod, to: &Pod) {
 /// The hosts and what runs on them.
 pub(crate) struct Neighbours {
     // First, so that they end before their hosts.
-    _stock: Flanneld,
+    pub(crate) stock: Flanneld,
     pub(crate) ours: Agent,
     pub(crate) bed: Bed,
 }
@@ -64,11 +64,7 @@ impl Neighbours {
             host.add_pod(&subnet.expect("subnet.env")).expect("pod");
         }
         ours.wait_for_peers(1).expect("peers");
-        Self {
-            _stock: stock,
-            ours,
-            bed,
-        }
+        Self { stock, ours, bed }
     }
 
     /// The pod of a host.
