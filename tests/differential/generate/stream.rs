@@ -45,12 +45,19 @@ pub(crate) fn from_far_pod(dice: &mut Dice) -> Frame {
 
 fn between_pods(dice: &mut Dice, station: [u8; 6], source: [u8; 6], ip: &Ip) -> Frame {
     let (packet, offload) = with_offload(dice, ip);
-    let mut frame = framed(dice, station, source, &packet, offload);
-    // No segments that are larger than the MTU: none come off a wire, and to a receiver's fast path
-    // they are packets like all others (`docs/architecture.md`, known limits).
-    frame.offload.gso_size = frame.offload.gso_size.min(1200);
+    let mut frame = framed(dice, station, source, &packet, off_a_wire(offload));
     damage(dice, &mut frame.bytes, 0);
     frame
+}
+
+/// Without segments that are larger than the MTU: none come off a wire, and to a receiver's fast path
+/// they are packets like all others (`docs/architecture.md`, known limits). So is a lone one, which the
+/// kernel takes for no aggregate, and a wire for as many octets too large as a VLAN tag has.
+fn off_a_wire(offload: Offload) -> Offload {
+    Offload {
+        gso_size: offload.gso_size.min(1200),
+        ..offload
+    }
 }
 
 fn pod_frame(dice: &mut Dice) -> (Frame, Offload) {
@@ -107,7 +114,7 @@ pub(crate) fn direct_from_wire(dice: &mut Dice) -> Frame {
     let peer = near(dice);
     let ip = inbound(dice, peer);
     let (packet, offload) = with_offload(dice, &ip);
-    let mut frame = framed(dice, NODE_MAC, FAR_MAC, &packet, offload);
+    let mut frame = framed(dice, NODE_MAC, FAR_MAC, &packet, off_a_wire(offload));
     damage(dice, &mut frame.bytes, 0);
     frame
 }
