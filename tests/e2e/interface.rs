@@ -57,7 +57,7 @@ fn wait_reached(cluster: &Cluster, what: &str) {
 fn all_changes(backend: &str, datapath: Datapath) {
     println!("{backend}, {datapath}");
     let mut cluster = cluster(backend, datapath);
-    exercise::bear_disorder(&cluster);
+    exercise::bear_disorder(&cluster.bed);
     let overhead = 1500 - cluster.agents[1].wait_for_subnet().expect("subnet.env").mtu;
     let subnet = cluster.agents[1].status().expect("status").lease.subnet;
     let host = cluster.host(1).ns.clone();

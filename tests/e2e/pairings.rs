@@ -55,7 +55,7 @@ const VXLAN: Row = Row {
 const UDP: Row = Row {
     backend: r#"{"Type":"udp"}"#,
     part: Part::CarriesForKin,
-    prepare: exercise::bear_disorder,
+    prepare: |cluster| exercise::bear_disorder(&cluster.bed),
     ..VXLAN
 };
 

@@ -374,7 +374,7 @@ fn programs_of_others_on_the_same_hooks_stay_and_see_packets() {
             .expect("cluster");
         if backend == UDP {
             exercise::fill_in_checksums(&cluster);
-            exercise::bear_disorder(&cluster);
+            exercise::bear_disorder(&cluster.bed);
         }
         let host = cluster.host(0);
         let index = host.device_index("eth0").expect("index");

@@ -54,7 +54,7 @@ fn carries_everything_beside_tc() {
         for xdp in [[NATIVE, NATIVE], [NATIVE, OFF], [OFF, NATIVE], [OFF, OFF]] {
             let cluster = cluster(config, xdp, "--fast-path=off");
             if config == UDP {
-                exercise::bear_disorder(&cluster);
+                exercise::bear_disorder(&cluster.bed);
             }
             exercise::everything(&cluster);
             for (agent, xdp) in cluster.agents.iter().zip(xdp) {
@@ -71,7 +71,7 @@ fn goes_with_the_fast_path() {
     for config in [CONFIG, UDP] {
         let cluster = cluster(config, [NATIVE; 2], "--fast-path=auto");
         if config == UDP {
-            exercise::bear_disorder(&cluster);
+            exercise::bear_disorder(&cluster.bed);
         }
         exercise::everything(&cluster);
         let before = received(&cluster.agents[1])[2];

@@ -14,96 +14,107 @@ use crate::neighbours::{bed, flanneld};
 /// How long it may take until one or the other is clear.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// How the two differ.
+/// What comes of a config.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Expected {
-    /// Not at all.
-    Same,
+    /// Both take it, and mean the same by it.
+    Taken,
+    /// Both refuse it.
+    Refused,
     /// Ours takes it, by a row of the document.
     OnlyOurs(&'static str),
     /// Ours refuses it, by a row of the document.
     OnlyStock(&'static str),
 }
-use Expected::{OnlyOurs, OnlyStock, Same};
+use Expected::{OnlyOurs, OnlyStock, Refused, Taken};
 
 /// Documents, but for `"Backend":{"Type":"alloc"}` at their end where there is none.
 const ROWS: &[(&str, Expected)] = &[
     // The shape of the document.
-    (r#"{"Network":"10.5.0.0/16"}"#, Same),
-    (r#"{"NETWORK":"10.5.0.0/16","nEtWoRk":"10.6.0.0/16"}"#, Same),
-    (r#"{"Network":"10.5.0.0/16","Network":"10.7.0.0/16"}"#, Same),
+    (r#"{"Network":"10.5.0.0/16"}"#, Taken),
+    (
+        r#"{"NETWORK":"10.5.0.0/16","nEtWoRk":"10.6.0.0/16"}"#,
+        Taken,
+    ),
+    (
+        r#"{"Network":"10.5.0.0/16","Network":"10.7.0.0/16"}"#,
+        Taken,
+    ),
     (
         r#"{"Network":"10.5.0.0/16","Unknown":{"a":[1,2,{}]}}"#,
-        Same,
+        Taken,
     ),
-    (r#"{"Network":"10.5.0.0/16",}"#, Same),
-    (r#"{"Network":"10.5.0.0/16"} and more"#, Same),
-    (r#"["Network","10.5.0.0/16"]"#, Same),
-    (r#"null"#, Same),
-    (r#"{}"#, Same),
-    ("\u{feff}{\"Network\":\"10.5.0.0/16\"}", Same),
-    ("  {\n\t\"Network\" : \"10.5.0.0/16\"\r\n}\n", Same),
+    (r#"{"Network":"10.5.0.0/16",}"#, Refused),
+    (r#"{"Network":"10.5.0.0/16"} and more"#, Refused),
+    (r#"["Network","10.5.0.0/16"]"#, Refused),
+    (r#"null"#, Refused),
+    (r#"{}"#, Refused),
+    ("\u{feff}{\"Network\":\"10.5.0.0/16\"}", Refused),
+    ("  {\n\t\"Network\" : \"10.5.0.0/16\"\r\n}\n", Taken),
     (r#"{"Network":"10.5.0.0\u002f16"}"#, OnlyOurs("N9")),
     // Networks.
-    (r#"{"Network":"10.5.3.4/16"}"#, Same),
-    (r#"{"Network":"10.5.0.0"}"#, Same),
-    (r#"{"Network":"10.5.0.0/33"}"#, Same),
-    (r#"{"Network":"10.05.0.0/16"}"#, Same),
-    (r#"{"Network":" 10.5.0.0/16"}"#, Same),
-    (r#"{"Network":"10.5.0.0/016"}"#, Same),
-    (r#"{"Network":""}"#, Same),
-    (r#"{"Network":null}"#, Same),
-    (r#"{"Network":16}"#, Same),
-    (r#"{"Network":"fd00::/48"}"#, Same),
+    (r#"{"Network":"10.5.3.4/16"}"#, Taken),
+    (r#"{"Network":"10.5.0.0"}"#, Refused),
+    (r#"{"Network":"10.5.0.0/33"}"#, Refused),
+    (r#"{"Network":"10.05.0.0/16"}"#, Refused),
+    (r#"{"Network":" 10.5.0.0/16"}"#, Refused),
+    (r#"{"Network":"10.5.0.0/016"}"#, Taken),
+    (r#"{"Network":""}"#, Refused),
+    (r#"{"Network":null}"#, Refused),
+    (r#"{"Network":16}"#, Refused),
+    (r#"{"Network":"fd00::/48"}"#, Refused),
     (
         r#"{"Network":"0.0.0.0/0","SubnetMin":"10.5.0.0","SubnetMax":"10.5.9.0"}"#,
-        Same,
+        Refused,
     ),
-    (r#"{"Network":"0.0.0.0/8"}"#, Same),
-    (r#"{"Network":"10.0.0.0/8"}"#, Same),
+    (r#"{"Network":"0.0.0.0/8"}"#, Taken),
+    (r#"{"Network":"10.0.0.0/8"}"#, Taken),
     // Lengths.
-    (r#"{"Network":"10.5.0.0/22"}"#, Same),
-    (r#"{"Network":"10.5.0.0/23"}"#, Same),
-    (r#"{"Network":"10.5.0.0/28"}"#, Same),
+    (r#"{"Network":"10.5.0.0/22"}"#, Taken),
+    (r#"{"Network":"10.5.0.0/23"}"#, Taken),
+    (r#"{"Network":"10.5.0.0/28"}"#, Taken),
     (r#"{"Network":"10.5.0.0/29"}"#, OnlyOurs("N1")),
-    (r#"{"Network":"10.5.0.0/16","SubnetLen":18}"#, Same),
+    (r#"{"Network":"10.5.0.0/16","SubnetLen":18}"#, Taken),
     (
         r#"{"Network":"10.5.0.0/16","SubnetLen":17}"#,
         OnlyOurs("N1"),
     ),
-    (r#"{"Network":"10.5.0.0/16","SubnetLen":30}"#, Same),
+    (r#"{"Network":"10.5.0.0/16","SubnetLen":30}"#, Taken),
     (
         r#"{"Network":"10.5.0.0/16","SubnetLen":31}"#,
         OnlyOurs("N1"),
     ),
-    (r#"{"Network":"10.5.0.0/16","SubnetLen":32}"#, Same),
-    (r#"{"Network":"10.5.0.0/16","SubnetLen":0}"#, Same),
-    (r#"{"Network":"10.5.0.0/16","SubnetLen":-1}"#, Same),
-    (r#"{"Network":"10.5.0.0/16","SubnetLen":24.0}"#, Same),
-    (r#"{"Network":"10.5.0.0/16","SubnetLen":2.4e1}"#, Same),
-    (r#"{"Network":"10.5.0.0/16","SubnetLen":"24"}"#, Same),
-    (r#"{"Network":"10.5.0.0/16","SubnetLen":null}"#, Same),
+    (r#"{"Network":"10.5.0.0/16","SubnetLen":32}"#, Refused),
+    (r#"{"Network":"10.5.0.0/16","SubnetLen":0}"#, Taken),
+    (r#"{"Network":"10.5.0.0/16","SubnetLen":-1}"#, Refused),
+    (r#"{"Network":"10.5.0.0/16","SubnetLen":24.0}"#, Refused),
+    (r#"{"Network":"10.5.0.0/16","SubnetLen":2.4e1}"#, Refused),
+    (r#"{"Network":"10.5.0.0/16","SubnetLen":"24"}"#, Refused),
+    (r#"{"Network":"10.5.0.0/16","SubnetLen":null}"#, Taken),
     (
         r#"{"Network":"10.5.0.0/16","SubnetLen":18446744073709551616}"#,
-        Same,
+        Refused,
     ),
     // Bounds.
     (
         r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.8.0","SubnetMax":"10.5.8.0"}"#,
-        Same,
+        Taken,
     ),
     (
         r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.0.0","SubnetMax":"10.5.0.0"}"#,
-        Same,
+        Taken,
     ),
     (
         r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.255.0"}"#,
-        Same,
+        Taken,
     ),
-    (r#"{"Network":"10.5.0.0/16","SubnetMin":"10.6.0.0"}"#, Same),
+    (
+        r#"{"Network":"10.5.0.0/16","SubnetMin":"10.6.0.0"}"#,
+        Refused,
+    ),
     (
         r#"{"Network":"10.5.0.0/16","SubnetMax":"10.4.255.0"}"#,
-        Same,
+        Refused,
     ),
     (
         r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.8.1"}"#,
@@ -115,52 +126,52 @@ const ROWS: &[(&str, Expected)] = &[
     ),
     (
         r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.9.0","SubnetMax":"10.5.8.0"}"#,
-        Same,
+        Refused,
     ),
     (
         r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.8.0/24"}"#,
-        Same,
+        Refused,
     ),
-    (r#"{"Network":"10.5.0.0/16","SubnetMin":""}"#, Same),
-    (r#"{"Network":"10.5.0.0/16","SubnetMin":"0.0.0.0"}"#, Same),
+    (r#"{"Network":"10.5.0.0/16","SubnetMin":""}"#, Refused),
+    (r#"{"Network":"10.5.0.0/16","SubnetMin":"0.0.0.0"}"#, Taken),
     // Switches.
-    (r#"{"Network":"10.5.0.0/16","EnableIPv4":true}"#, Same),
-    (r#"{"Network":"10.5.0.0/16","EnableIPv4":"true"}"#, Same),
-    (r#"{"Network":"10.5.0.0/16","EnableIPv4":null}"#, Same),
-    (r#"{"Network":"10.5.0.0/16","EnableNFTables":true}"#, Same),
-    (r#"{"Network":"10.5.0.0/16","EnableNFTables":1}"#, Same),
+    (r#"{"Network":"10.5.0.0/16","EnableIPv4":true}"#, Taken),
+    (r#"{"Network":"10.5.0.0/16","EnableIPv4":"true"}"#, Refused),
+    (r#"{"Network":"10.5.0.0/16","EnableIPv4":null}"#, Taken),
+    (r#"{"Network":"10.5.0.0/16","EnableNFTables":true}"#, Taken),
+    (r#"{"Network":"10.5.0.0/16","EnableNFTables":1}"#, Refused),
     (
         r#"{"Network":"10.5.0.0/16","IPv6Network":"fd00::/48"}"#,
-        Same,
+        Taken,
     ),
     // Backends.
-    (r#"{"Network":"10.5.0.0/16","Backend":{}}"#, Same),
-    (r#"{"Network":"10.5.0.0/16","Backend":null}"#, Same),
-    (r#"{"Network":"10.5.0.0/16","Backend":"vxlan"}"#, Same),
+    (r#"{"Network":"10.5.0.0/16","Backend":{}}"#, Refused),
+    (r#"{"Network":"10.5.0.0/16","Backend":null}"#, Refused),
+    (r#"{"Network":"10.5.0.0/16","Backend":"vxlan"}"#, Refused),
     (
         r#"{"Network":"10.5.0.0/16","Backend":{"Type":"nothing"}}"#,
-        Same,
+        Refused,
     ),
-    (r#"{"Network":"10.5.0.0/16","Backend":{"Type":7}}"#, Same),
+    (r#"{"Network":"10.5.0.0/16","Backend":{"Type":7}}"#, Refused),
     (
         r#"{"Network":"10.5.0.0/16","Backend":{"type":"ALLOC"}}"#,
-        Same,
+        Taken,
     ),
     (
         r#"{"Network":"10.5.0.0/16","Backend":{"Type":"Host-GW"}}"#,
-        Same,
+        Taken,
     ),
     (
         r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","VNI":"1"}}"#,
-        Same,
+        Refused,
     ),
     (
         r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","VNI":16777216}}"#,
-        Same,
+        Refused,
     ),
     (
         r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","VNI":-1}}"#,
-        Same,
+        Refused,
     ),
     (
         r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","Port":65536}}"#,
@@ -168,27 +179,27 @@ const ROWS: &[(&str, Expected)] = &[
     ),
     (
         r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","vni":77,"PORT":4789}}"#,
-        Same,
+        Taken,
     ),
     (
         r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","VNI":null,"MTU":null}}"#,
-        Same,
+        Taken,
     ),
     (
         r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","MTU":1280,"VNI":78}}"#,
-        Same,
+        Taken,
     ),
     (
         r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","DirectRouting":"yes"}}"#,
-        Same,
+        Refused,
     ),
     (
         r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","GBP":1}}"#,
-        Same,
+        Refused,
     ),
     (
         r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp","Port":"8285"}}"#,
-        Same,
+        Refused,
     ),
 ];
 
@@ -247,7 +258,8 @@ fn network_configs_are_taken_and_refused_as_by_stock() {
         }
         let (by_stock, by_ours) = (made_of_it(&mut stock), made_of_it(&mut ours));
         let is_right = match expected {
-            Same => by_stock == by_ours,
+            Taken => by_stock.is_some() && by_ours == by_stock,
+            Refused => by_stock.is_none() && by_ours.is_none(),
             OnlyOurs(_) => by_stock.is_none() && by_ours.is_some(),
             OnlyStock(_) => by_stock.is_some() && by_ours.is_none(),
         };

@@ -2,10 +2,10 @@
 
 use std::fs;
 
-use flannel_tests::agent::{Agent, Datapath, PREFIX};
-use flannel_tests::bed::{Bed, BedOptions};
+use flannel_tests::agent::{Agent, Datapath};
+use flannel_tests::bed::BedOptions;
 
-use crate::neighbours::{bed, flanneld};
+use crate::neighbours::{Said, bed, flanneld, said};
 
 /// Network configs and flags of one host that change what is written.
 const ROWS: &[(&str, &[&str])] = &[
@@ -60,18 +60,8 @@ const ROWS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// The lease's key and value, and the subnet file.
-fn written(bed: &Bed) -> (Vec<(String, String)>, String) {
-    let keys = bed.etcd.keys(&format!("{PREFIX}/subnets/")).expect("keys");
-    let value = |key: String| (key.clone(), bed.etcd.get(&key).expect("value"));
-    let host = &bed.hosts[0];
-    let file = host.ns.mounts().outside(&host.files().join("subnet.env"));
-    let text = fs::read_to_string(file.expect("path")).expect("subnet.env");
-    (keys.into_iter().map(value).collect(), text)
-}
-
 /// What a host writes by stock flannel, and what the same host writes by ours after it.
-fn by_both(config: &str, flags: &[&str]) -> [(Vec<(String, String)>, String); 2] {
+fn by_both(config: &str, flags: &[&str]) -> [Said; 2] {
     let bed = bed(config, BedOptions::default());
     let flags: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
     let mut stock = flanneld(&bed.hosts[0]);
@@ -82,7 +72,7 @@ fn by_both(config: &str, flags: &[&str]) -> [(Vec<(String, String)>, String); 2]
         .expect("subnet.env of stock flannel");
     // Not asked to: its proxy would not.
     stock.kill().expect("end of stock flannel");
-    let of_stock = written(&bed);
+    let of_stock = said(&bed, 0);
 
     let file = bed.hosts[0].files().join("subnet.env");
     let outside = bed.hosts[0].ns.mounts().outside(&file).expect("path");
@@ -92,7 +82,7 @@ fn by_both(config: &str, flags: &[&str]) -> [(Vec<(String, String)>, String); 2]
     ours.start().expect("start");
     ours.wait_for_subnet().expect("subnet.env");
     ours.wait_for_peers(0).expect("ready");
-    [of_stock, written(&bed)]
+    [of_stock, said(&bed, 0)]
 }
 
 #[test]
@@ -108,9 +98,9 @@ fn leases_and_subnet_files_are_the_same() {
 #[test]
 fn b2_an_mtu_above_that_of_the_interface_is_not_told_to_pods() {
     let config = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","MTU":9000}}"#;
-    let [(stock_leases, stock_file), (leases, file)] = by_both(config, &[]);
-    assert_eq!(leases, stock_leases);
-    assert!(stock_file.contains("FLANNEL_MTU=8950\n"), "{stock_file}");
-    let expected = stock_file.replace("FLANNEL_MTU=8950", "FLANNEL_MTU=1450");
-    assert_eq!(file, expected);
+    let [mut stock, ours] = by_both(config, &[]);
+    let text = &mut stock.subnet_file;
+    assert!(text.contains("FLANNEL_MTU=8950\n"), "{text}");
+    *text = text.replace("FLANNEL_MTU=8950", "FLANNEL_MTU=1450");
+    assert_eq!(ours, stock);
 }

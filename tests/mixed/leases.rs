@@ -2,12 +2,12 @@
 
 use std::collections::HashSet;
 
-use flannel_tests::agent::{Agent, Datapath, PREFIX};
+use flannel_tests::agent::{Agent, Datapath};
 use flannel_tests::bed::{BedOptions, Underlay};
 use flannel_tests::flanneld::Flanneld;
 use flannel_tests::host::SubnetEnv;
 
-use crate::neighbours::{bed, flanneld};
+use crate::neighbours::{bed, flanneld, leases};
 
 /// Starts of stock flannel until it has a subnet.
 const STARTS: u32 = 20;
@@ -56,6 +56,6 @@ fn who_starts_together_gets_a_subnet_each() {
         let status = ours.wait_for_peers(7).expect("peers");
         assert!(status.problems.is_empty(), "{:?}", status.problems);
     }
-    let keys = bed.etcd.keys(&format!("{PREFIX}/subnets/")).expect("keys");
-    assert_eq!(keys.len(), bed.hosts.len(), "{keys:?}");
+    let leases = leases(&bed);
+    assert_eq!(leases.len(), bed.hosts.len(), "{leases:?}");
 }

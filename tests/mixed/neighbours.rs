@@ -1,5 +1,6 @@
 //! Two hosts: stock flannel on the first, our agent on the second.
 
+use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -41,6 +42,34 @@ pub(crate) fn wait_for_answer(from: &Pod, to: &Pod) {
         Ok((answer.received > 0).then_some(()))
     };
     wait::until("an echo reply", LIMIT, answered).expect("pods reach each other");
+}
+
+/// What a host has said in etcd, where it may not be alone, and to container runtimes.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Said {
+    /// Keys and values.
+    pub(crate) leases: Vec<(String, String)>,
+    pub(crate) subnet_file: String,
+}
+
+/// What the host of this number has said.
+pub(crate) fn said(bed: &Bed, host: usize) -> Said {
+    let host = &bed.hosts[host];
+    let file = host.ns.mounts().outside(&host.files().join("subnet.env"));
+    Said {
+        leases: leases(bed),
+        subnet_file: fs::read_to_string(file.expect("path")).expect("subnet.env"),
+    }
+}
+
+/// All leases, by their keys.
+pub(crate) fn leases(bed: &Bed) -> Vec<(String, String)> {
+    let keys = bed.etcd.keys(&format!("{PREFIX}/subnets/")).expect("keys");
+    let with_value = |key: String| {
+        let value = bed.etcd.get(&key).expect("value");
+        (key, value)
+    };
+    keys.into_iter().map(with_value).collect()
 }
 
 /// The hosts and what runs on them.

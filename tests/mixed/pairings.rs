@@ -66,13 +66,7 @@ fn udp() {
         // What eBPF sends through virtual wires a proxy could not complete (B16).
         is_fast: false,
         rate: 200,
-        prepare: |neighbours| {
-            for host in &neighbours.bed.hosts {
-                // Two proxies write on whatever processor they run on, and pieces come apart.
-                let sysctl = host.pods[0].ns.sysctl("net/ipv4/ipfrag_max_dist", "0");
-                sysctl.expect("sysctl");
-            }
-        },
+        prepare: |neighbours| exercise::bear_disorder(&neighbours.bed),
         ..VXLAN
     });
 }

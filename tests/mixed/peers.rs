@@ -2,28 +2,23 @@
 
 use std::time::Duration;
 
-use flannel_tests::agent::{Datapath, PREFIX};
+use flannel_tests::agent::Datapath;
 use flannel_tests::bed::BedOptions;
 use flannel_tests::cluster::CONFIG;
 use flannel_tests::exercise;
 use flannel_tests::wait;
 
-use crate::neighbours::{Neighbours, wait_for_answer};
+use crate::neighbours::{Neighbours, leases, wait_for_answer};
 
 /// How long a change may take to get through.
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// The only lease under the stock host's public address.
 fn lease_of_stock(neighbours: &Neighbours) -> (String, String) {
-    let etcd = &neighbours.bed.etcd;
     let address = neighbours.bed.hosts[0].address.to_string();
-    let keys = etcd.keys(&format!("{PREFIX}/subnets/")).expect("keys");
-    let leases = keys.into_iter().map(|key| {
-        let value = etcd.get(&key).expect("value");
-        (key, value)
-    });
-    let mut own = leases.filter(|(_, value)| value.contains(&address));
-    own.next().expect("a lease of stock flannel")
+    let mut own = leases(&neighbours.bed).into_iter();
+    own.find(|(_, value)| value.contains(&address))
+        .expect("a lease of stock flannel")
 }
 
 /// As after a reboot: the device is gone, and stock flannel makes one with another address.
@@ -49,7 +44,7 @@ fn a_peer_that_comes_back_with_another_mac_is_followed() {
     }
 }
 
-/// Its lease is gone, and then another one's.
+/// Its lease is gone, and then there again.
 #[test]
 fn a_peer_without_a_lease_has_no_route_and_a_later_one_has() {
     let mut neighbours = Neighbours::new(CONFIG, BedOptions::default(), Datapath::Ebpf);

@@ -1,10 +1,9 @@
 //! A node changes from stock flannel to ours and back, and nothing around it notices.
 
-use std::fs;
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
-use flannel_tests::agent::{Agent, Datapath, PREFIX};
+use flannel_tests::agent::{Agent, Datapath};
 use flannel_tests::bed::{Bed, BedOptions};
 use flannel_tests::cluster::config;
 use flannel_tests::exercise::{self, wait_sent};
@@ -12,26 +11,7 @@ use flannel_tests::flanneld::Flanneld;
 use flannel_tests::host::Host;
 use flannel_tests::traffic::sequence::Flow;
 
-use crate::neighbours::{bed, flanneld, wait_for_answer};
-
-/// What a node has said in etcd and to container runtimes.
-#[derive(Debug, PartialEq, Eq)]
-struct Said {
-    leases: Vec<(String, String)>,
-    subnet_file: String,
-}
-
-fn said(bed: &Bed, host: usize) -> Said {
-    let keys = bed.etcd.keys(&format!("{PREFIX}/subnets/")).expect("keys");
-    let value = |key: String| (key.clone(), bed.etcd.get(&key).expect("value"));
-    let host = &bed.hosts[host];
-    let file = host.files().join("subnet.env");
-    let file = host.ns.mounts().outside(&file).expect("path");
-    Said {
-        leases: keys.into_iter().map(value).collect(),
-        subnet_file: fs::read_to_string(file).expect("subnet.env"),
-    }
-}
+use crate::neighbours::{bed, flanneld, said, wait_for_answer};
 
 /// A backend of stock's.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::bed::Bed;
 use crate::cluster::Cluster;
 use crate::host::Pod;
 use crate::traffic::ping::{Options, ping};
@@ -55,8 +56,8 @@ pub fn fill_in_checksums(cluster: &Cluster) {
 /// Lets pods put fragments together however far they come apart. What a proxy writes waits for the
 /// processor it was written on: when that is busy and the proxy has moved to the other one, later
 /// packets overtake it, and by default more than 64 of them cost the datagram.
-pub fn bear_disorder(cluster: &Cluster) {
-    for host in &cluster.bed.hosts {
+pub fn bear_disorder(bed: &Bed) {
+    for host in &bed.hosts {
         let sysctl = host.pods[0].ns.sysctl("net/ipv4/ipfrag_max_dist", "0");
         sysctl.expect("sysctl");
     }

@@ -8,7 +8,6 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use nix::sys::signal::Signal;
 
 use crate::agent::PREFIX;
 use crate::command::{self, Running};
@@ -18,7 +17,7 @@ use crate::mounts::BPFFS;
 use crate::netns::NetNs;
 use crate::wait;
 
-/// How long start and stop may take.
+/// How long a start may take.
 const LIMIT: Duration = Duration::from_secs(20);
 /// Lines of the log that a failure shows.
 const LOG_LINES: usize = 60;
@@ -139,19 +138,6 @@ impl Flanneld {
             }
         }
         Ok(())
-    }
-
-    /// Asks it to end, and waits until it has.
-    ///
-    /// # Errors
-    /// It does not run or takes too long.
-    pub fn terminate(&mut self) -> Result<()> {
-        let mut running = self.running.take().context("it does not run")?;
-        running.signal(Signal::SIGTERM)?;
-        running
-            .wait(LIMIT)
-            .map(drop)
-            .map_err(|error| anyhow!("{error:#}\n{}", self.log_tail()))
     }
 
     /// Ends it without a chance to do anything.

@@ -11,7 +11,7 @@
 //! - [`agent`], [`cluster`], [`clock`]: agents on hosts; [`flanneld`]: others'; [`by_hand`],
 //!   [`programs`]: without any.
 //! - [`udp`]: hosts with the udp backend's proxy alone, and what it is compared with.
-//! - [`traffic`], [`source`]: packets, checked or measured; [`frame`], [`raw`], [`tun`]:
+//! - [`exercise`], [`traffic`], [`source`]: packets, checked or measured; [`frame`], [`raw`], [`tun`]:
 //!   one at a time.
 //! - [`measure`], [`report`], [`render`]: the comparison that the demo shows.
 //! - [`mod@bench`]: other figures, beside what they are compared to.

@@ -20,7 +20,7 @@ const SCRIPT: &str = "mk-docker-opts.sh";
 /// The backend for one cloud, which needs that cloud and the largest of all the modules.
 const LEFT_OUT: &str = "pkg/backend/tencentvpc";
 
-/// Who calls Go, which is no package of ours to install: Debian 12's is too old.
+/// Go is not ours to install: Debian 12's package of it is too old.
 const REMEDY: &str = "stock flannel is built with Go, and there is no `go` on PATH; install Go 1.21 or \
                       newer, or name a directory with flanneld and mk-docker-opts.sh in FLANNEL_STOCK";
 
@@ -81,7 +81,7 @@ fn build_in(partial: &Path) -> Result<()> {
     fs::create_dir(&built)?;
     let mut build = go()?;
     build
-        .args(["build", "-trimpath", "-ldflags"])
+        .args(["build", "-trimpath", "-buildvcs=false", "-ldflags"])
         .arg(format!("-X {MODULE}/pkg/version.Version={VERSION}"))
         .arg("-o")
         .arg(built.join(DAEMON))
