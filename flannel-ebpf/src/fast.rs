@@ -31,6 +31,17 @@ pub const TCP_SET: u8 = 0b0001_0000;
 /// tunnel counts as a hop at each end, another.
 pub const MIN_TTL: u8 = 5;
 
+/// The priority in queues that forwarding gives to a packet by its type of service: by the class of
+/// RFC 1349 that is in bits 3 and 4 (`rt_tos2priority` in `include/net/route.h`; the other bits make no
+/// difference there). What a pod's socket has asked for ends at its veth.
+#[inline(always)]
+#[must_use]
+pub const fn priority(tos: u8) -> u32 {
+    // TC_PRIO_BESTEFFORT, _BULK, _INTERACTIVE and _INTERACTIVE_BULK, an octet each, by the class.
+    const BY_CLASS: u32 = u32::from_le_bytes([0, 2, 6, 4]);
+    BY_CLASS >> (tos & 0b0001_1000) & 0b111
+}
+
 /// How long the outcome of a candidate is waited for before another packet of its flow is noted,
 /// nanoseconds: longer than a packet waits in a backlog, and short beside the bound.
 pub const PATIENCE: u64 = 20_000_000;
@@ -153,6 +164,16 @@ impl Ticket {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn queues_take_a_packet_as_behind_forwarding() {
+        // `ip_tos2prio` of the kernel, by `(tos & 0x1e) >> 1`.
+        let table = [0, 0, 0, 0, 2, 2, 2, 2, 6, 6, 6, 6, 4, 4, 4, 4];
+        for tos in 0..=u8::MAX {
+            let class = usize::from(tos & 0x1e) >> 1;
+            assert_eq!(priority(tos), table[class], "{tos:#x}");
+        }
+    }
 
     #[test]
     fn a_ticket_fits_in_an_address() {

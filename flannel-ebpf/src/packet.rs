@@ -263,6 +263,14 @@ impl Packet {
         self.skb().cb[1] == COUNTED
     }
 
+    /// Where queues are to put it.
+    #[inline(always)]
+    pub(crate) fn set_priority(&mut self, priority: u32) {
+        // SAFETY: the context lives as long as the invocation, and the field is the program's to
+        // write.
+        unsafe { (*self.context.skb.skb).priority = priority };
+    }
+
     /// Makes it a packet for this host, or for the pod that it is delivered into, whatever its
     /// link-layer address.
     #[inline(always)]

@@ -2,6 +2,7 @@
 //! standard path.
 
 use flannel_ebpf::abi::{FastPath, Flow, Peer};
+use flannel_ebpf::fast::priority;
 use flannel_ebpf::wire::{Addresses, checksum, sum};
 use flannel_tests::frame::{HOP_MAC, Ip, OWN_MAC, PEER_MAC, ethernet, udp};
 
@@ -81,6 +82,8 @@ fn packets_of_an_admitted_flow_are_on_the_wire_as_by_the_standard_path() {
         ("255 hops left", header(|ip| ip.ttl = 255)),
         ("may be fragmented", header(|ip| ip.fragment = [0; 2])),
         ("DSCP", header(|ip| ip.tos = 0xb8)),
+        ("interactive", header(|ip| ip.tos = 0x10)),
+        ("bulk", header(|ip| ip.tos = 0x08)),
         ("ECT(1)", header(|ip| ip.tos = 1)),
         ("ECT(0)", header(|ip| ip.tos = 2)),
         ("congestion experienced", header(|ip| ip.tos = 3)),
@@ -95,6 +98,7 @@ fn packets_of_an_admitted_flow_are_on_the_wire_as_by_the_standard_path() {
             let run = run(&mut programs, packet);
             assert_eq!(run.verdict, REDIRECT, "{name}: {:?}", run.counted);
             assert_eq!(run.frame, (kind.expected)(packet, &run.frame), "{name}");
+            assert_eq!(run.priority, priority(packet[1]), "{name}");
             let len = packet.len() as u64 + 14;
             let counted: Vec<_> = run.counted.into_iter().collect();
             let expected = [("fast sent", (1, len))];

@@ -42,6 +42,8 @@ pub(crate) struct Run {
     pub counted: Counted,
     /// Second word of the control block.
     pub note: u32,
+    /// Where queues are to put it.
+    pub priority: u32,
 }
 
 /// The programs of node B.
@@ -155,6 +157,7 @@ impl Programs {
             frame: out,
             counted,
             note: Context::word(&ctx_out, Context::CB_1),
+            priority: Context::word(&ctx_out, Context::PRIORITY),
         })
     }
 
@@ -173,6 +176,7 @@ pub(crate) fn assert_left(
 ) {
     assert_eq!(run.verdict, KERNEL, "{name}: verdict");
     assert_eq!(run.frame, frame, "{name}: must be unchanged");
+    assert_eq!(run.priority, 0, "{name}: must be unchanged");
     let expected = BTreeMap::from([(outcome, (packets, frame.len() as u64))]);
     assert_eq!(run.counted, expected, "{name}: counters");
 }
@@ -180,6 +184,7 @@ pub(crate) fn assert_left(
 /// The kernel's `struct __sk_buff` (uapi/linux/bpf.h), as far as a test run may set it.
 impl Context {
     const LEN: usize = 192;
+    const PRIORITY: usize = 32;
     const CB_1: usize = 52;
     const GSO_SEGS: usize = 164;
     const GSO_SIZE: usize = 176;

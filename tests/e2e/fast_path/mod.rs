@@ -7,6 +7,7 @@ mod limits;
 mod nat;
 mod pods;
 mod programs;
+mod queues;
 mod routes;
 mod row;
 mod scans;

@@ -4,7 +4,7 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use flannel_ebpf::abi::{EgressOutcome, Encap, FastOutcome, FastPath, Peer};
 use flannel_ebpf::encap;
-use flannel_ebpf::fast::is_intact;
+use flannel_ebpf::fast::{is_intact, priority};
 use flannel_ebpf::flow;
 use flannel_ebpf::wire::{Ethernet, IpFrame, Ipv4};
 
@@ -123,6 +123,8 @@ fn transmit(
     let ip = header(packet)?;
     egress::check_kinship(peer, ip).map_err(reason)?;
     egress::check_way(packet, peer, ip, Ethernet::LEN, size).map_err(reason)?;
+    let priority = priority(ip.tos);
+    packet.set_priority(priority);
     match peer.encap {
         VXLAN => transmit_in(Encap::Vxlan, packet, size, peer),
         UDP => transmit_in(Encap::Udp, packet, size, peer),
