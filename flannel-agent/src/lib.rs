@@ -14,6 +14,7 @@ pub mod dataplane;
 pub mod docker_opts;
 pub mod error;
 pub mod fast_path;
+pub mod flows;
 pub mod health;
 pub mod iface;
 mod json;

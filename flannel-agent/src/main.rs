@@ -4,7 +4,7 @@
 //! line, 3 no agent to ask.
 
 use std::ffi::OsString;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::{ErrorKind, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use flannel_agent::cli::{
@@ -12,8 +12,9 @@ use flannel_agent::cli::{
 };
 use flannel_agent::config::Config;
 use flannel_agent::control::{ControlError, ControlSocket, Request, request};
+use flannel_agent::dataplane::pin::Pins;
 use flannel_agent::status::{Datapath, FastPath, Status};
-use flannel_agent::{agent, cleanup, docker_opts, memory, probe, status_view};
+use flannel_agent::{agent, cleanup, docker_opts, flows, memory, probe, status_view};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -79,8 +80,7 @@ async fn dispatch(parsed: cli::Parsed) -> anyhow::Result<()> {
                 Output::Text => status_view::render(&status),
                 Output::Json => serde_json::to_string_pretty(&status)? + "\n",
             };
-            std::io::stdout().write_all(text.as_bytes())?;
-            Ok(())
+            print(text.as_bytes())
         }
         // Has a life of its own, see `main`.
         Command::Probe { .. } => Ok(()),
@@ -94,18 +94,34 @@ async fn dispatch(parsed: cli::Parsed) -> anyhow::Result<()> {
             mode,
             output,
         } => show_datapath(&place, mode, output).await,
+        Command::Flows { place, output } => {
+            let flows = flows::read(&Pins::new(&place.bpf_pin_path))?;
+            let text = match output {
+                Output::Text => flows::render(&flows),
+                Output::Json => serde_json::to_string_pretty(&flows)? + "\n",
+            };
+            print(text.as_bytes())
+        }
         Command::Cleanup {
             place,
             mode,
             output,
         } => clean_up(&place, mode, output).await,
-        Command::Print(text) => Ok(std::io::stdout().write_all(&text)?),
+        Command::Print(text) => print(&text),
         Command::MkDockerOpts(args) => {
             let text = |text: OsString| text.to_string_lossy().into_owned();
             let variables = std::env::vars_os().map(|(name, value)| (text(name), text(value)));
             docker_opts::run(&args, variables.collect(), &mut rand::rng())?;
             Ok(())
         }
+    }
+}
+
+/// Prints a text to its end, or as far as somebody reads.
+fn print(text: &[u8]) -> anyhow::Result<()> {
+    match std::io::stdout().write_all(text) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
     }
 }
 
@@ -117,7 +133,7 @@ fn probe(args: RunArgs, output: Output) -> anyhow::Result<ExitCode> {
         Output::Text => probe::render(&report),
         Output::Json => serde_json::to_string_pretty(&report)? + "\n",
     };
-    std::io::stdout().write_all(text.as_bytes())?;
+    print(text.as_bytes())?;
     Ok(match report.can_run {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
@@ -162,8 +178,7 @@ async fn show_datapath(
         Output::Text => format!("{} ({})\n", datapath.active, datapath.reason),
         Output::Json => serde_json::to_string_pretty(&datapath)? + "\n",
     };
-    std::io::stdout().write_all(text.as_bytes())?;
-    Ok(())
+    print(text.as_bytes())
 }
 
 /// Switches the fast path, if that is asked for, and shows its state.
@@ -183,8 +198,7 @@ async fn show_fast_path(
         Output::Text => status_view::fast_path(&fast_path) + "\n",
         Output::Json => serde_json::to_string_pretty(&fast_path)? + "\n",
     };
-    std::io::stdout().write_all(text.as_bytes())?;
-    Ok(())
+    print(text.as_bytes())
 }
 
 async fn clean_up(place: &PlaceArgs, mode: CleanupMode, output: Output) -> anyhow::Result<()> {
@@ -202,6 +216,5 @@ async fn clean_up(place: &PlaceArgs, mode: CleanupMode, output: Output) -> anyho
         Output::Text => done.to_string(),
         Output::Json => serde_json::to_string_pretty(&done)? + "\n",
     };
-    std::io::stdout().write_all(text.as_bytes())?;
-    Ok(())
+    print(text.as_bytes())
 }

@@ -259,6 +259,16 @@ impl Agent {
         self.ns.run(&self.binary.to_string_lossy(), &args)
     }
 
+    /// Runs `flannel-agent flows` with these words, and gives what it prints.
+    ///
+    /// # Errors
+    /// The subcommand fails.
+    pub fn flows(&self, words: &[&str]) -> Result<String> {
+        let pins = format!("--bpf-pin-path={}", self.places.pins.display());
+        let args = [&["flows", &pins], words].concat();
+        self.ns.run(&self.binary.to_string_lossy(), &args)
+    }
+
     /// Removes what a stopped agent left on the host, and gives what the subcommand says.
     ///
     /// # Errors

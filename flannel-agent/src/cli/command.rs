@@ -42,6 +42,13 @@ pub enum Command {
         /// How to print.
         output: Output,
     },
+    /// Show the flows that are on the fast path.
+    Flows {
+        /// Where the agent runs, or ran.
+        place: PlaceArgs,
+        /// How to print.
+        output: Output,
+    },
     /// Remove everything that an agent left on this host.
     Cleanup {
         /// Where the agent ran.
@@ -147,6 +154,12 @@ pub(super) enum Sub {
         #[arg(long)]
         json: bool,
     },
+    /// Show the flows that are on the fast path now, with or without a running agent
+    Flows {
+        /// Print a JSON document
+        #[arg(long)]
+        json: bool,
+    },
     /// Remove everything that an agent left on this host: devices, routes, programs, pins
     Cleanup {
         /// Only say what would be removed
@@ -213,6 +226,10 @@ impl Cli {
             Some(Sub::FastPath { mode, json }) => Command::FastPath {
                 place,
                 mode,
+                output: output(json),
+            },
+            Some(Sub::Flows { json }) => Command::Flows {
+                place,
                 output: output(json),
             },
             Some(Sub::MkDockerOpts(args)) => Command::MkDockerOpts(args),

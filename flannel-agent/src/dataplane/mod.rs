@@ -5,6 +5,7 @@
 
 pub mod attach;
 pub mod compat;
+pub mod flows;
 pub mod foreign;
 pub mod logs;
 pub mod maps;

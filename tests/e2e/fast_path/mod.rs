@@ -11,6 +11,7 @@ mod queues;
 mod routes;
 mod row;
 mod scans;
+mod shown;
 mod state;
 mod switch;
 mod verdicts;

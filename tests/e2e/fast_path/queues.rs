@@ -37,7 +37,9 @@ fn the_urgent_overtake_as_without_the_fast_path() {
     let usual = Flow::new(cluster.pod(0), cluster.pod(1), 0);
     let urgent = Flow::new(cluster.pod(0), cluster.pod(1), URGENT);
     for is_fast in [true, false] {
-        QUEUES.map(tc);
+        for line in QUEUES {
+            tc(line);
+        }
         if is_fast {
             usual.wait_admitted(agent);
             urgent.wait_admitted(agent);
