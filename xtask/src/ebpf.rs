@@ -153,9 +153,11 @@ mod tests {
 
     #[test]
     fn equal_bytes_leave_the_object_alone() -> Result<()> {
-        let folder = std::env::temp_dir().join(format!("xtask-replace-{}", std::process::id()));
-        fs::create_dir_all(&folder)?;
-        let (from, to) = (folder.join("built"), folder.join("dataplane.o"));
+        let folder = tempfile::tempdir()?;
+        let (from, to) = (
+            folder.path().join("built"),
+            folder.path().join("dataplane.o"),
+        );
         fs::write(&from, "one")?;
         replace_if_changed(&from, &to)?;
         let first = to.metadata()?.modified()?;
@@ -164,8 +166,11 @@ mod tests {
         fs::write(&from, "two")?;
         replace_if_changed(&from, &to)?;
         assert_eq!(fs::read_to_string(&to)?, "two");
-        assert_eq!(folder.read_dir()?.count(), 2, "no partial file stays");
-        fs::remove_dir_all(&folder)?;
+        assert_eq!(
+            folder.path().read_dir()?.count(),
+            2,
+            "no partial file stays"
+        );
         Ok(())
     }
 }

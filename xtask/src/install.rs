@@ -1,14 +1,14 @@
 //! Closing gaps: Debian packages, those with services unpacked only, bpf-linker, stock flannel.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::toolchain::{self, numbers};
 use crate::tools::{Bundle, Fix, Gap};
-use crate::{env, linker, progress, stock};
+use crate::{beside, env, linker, progress, stock};
 
 /// Says what is missing, why it is needed and what will be done about it.
 pub(crate) fn describe(gaps: &[Gap]) {
@@ -192,23 +192,12 @@ fn candidate_version(policy: &str) -> Option<String> {
 /// Debian's `etcd-server`, `docker.io` and `containerd` start services on the host when they are
 /// installed, and the second brings its own firewall policy; only their files are wanted.
 fn unpack(bundle: &Bundle) -> Result<()> {
-    let tools = env::tools_dir();
-    let folder = tools.join(bundle.folder);
-    let partial = tools.join(format!("{}.{}", bundle.folder, std::process::id()));
-    fs::create_dir_all(&partial).with_context(|| format!("create {}", partial.display()))?;
-    let result = unpack_into(&partial, bundle).and_then(|()| {
-        if folder.exists() {
-            fs::remove_dir_all(&folder).with_context(|| format!("clear {}", folder.display()))?;
-        }
-        let root = partial.join("root");
-        fs::rename(&root, &folder).with_context(|| format!("rename to {}", folder.display()))
-    });
-    // Whatever happened, the partial folder is of no use; a failure to remove it is told by `ls`.
-    let _ = fs::remove_dir_all(&partial);
-    result
+    beside::make(&env::tools_dir().join(bundle.folder), |partial| {
+        unpack_into(partial, bundle)
+    })
 }
 
-fn unpack_into(partial: &Path, bundle: &Bundle) -> Result<()> {
+fn unpack_into(partial: &Path, bundle: &Bundle) -> Result<PathBuf> {
     let Bundle {
         folder: _,
         packages,
@@ -227,20 +216,21 @@ fn unpack_into(partial: &Path, bundle: &Bundle) -> Result<()> {
         &format!("apt-get download {}", packages.join(" ")),
         &mut download,
     )?;
+    let root = partial.join("root");
     for entry in partial.read_dir().context("list the downloaded packages")? {
         let file = entry.context("list the downloaded packages")?.path();
         if file.extension().is_some_and(|extension| extension == "deb") {
             let mut unpack = Command::new("dpkg-deb");
-            unpack.arg("--extract").arg(&file).arg(partial.join("root"));
+            unpack.arg("--extract").arg(&file).arg(&root);
             progress::step(&format!("unpack {}", file.display()), &mut unpack)?;
         }
     }
     for program in *programs {
-        if !env::is_executable(&partial.join("root").join(program)) {
+        if !env::is_executable(&root.join(program)) {
             bail!("the packages {} hold no {program}", packages.join(" "));
         }
     }
-    Ok(())
+    Ok(root)
 }
 
 fn build_linker(llvm: u32) -> Result<()> {

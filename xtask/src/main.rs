@@ -4,6 +4,7 @@
 //! asks of [`tools::ensure`], which installs it or says how to.
 
 mod bench;
+mod beside;
 mod build;
 mod cargo;
 mod ci;

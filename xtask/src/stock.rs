@@ -10,7 +10,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 
-use crate::{env, progress};
+use crate::{beside, env, progress};
 
 /// The version that ours is compared with.
 pub(crate) const VERSION: &str = "v0.28.9";
@@ -56,19 +56,10 @@ pub(crate) fn build() -> Result<()> {
             PathBuf::from(named).display()
         );
     }
-    let folder = folder();
-    let partial = folder.with_extension(std::process::id().to_string());
-    fs::create_dir_all(&partial).with_context(|| format!("create {}", partial.display()))?;
-    let result = build_in(&partial).and_then(|()| {
-        let built = partial.join("built");
-        fs::rename(&built, &folder).with_context(|| format!("rename to {}", folder.display()))
-    });
-    // Whatever happened, the partial folder is of no use; a failure to remove it is told by `ls`.
-    let _ = fs::remove_dir_all(&partial);
-    result
+    beside::make(&folder(), build_in)
 }
 
-fn build_in(partial: &Path) -> Result<()> {
+fn build_in(partial: &Path) -> Result<PathBuf> {
     let sources = partial.join("sources");
     copy(&fetch()?, &sources)?;
     let left_out = sources.join(LEFT_OUT);
@@ -90,7 +81,7 @@ fn build_in(partial: &Path) -> Result<()> {
     progress::step(&format!("build stock flannel {VERSION}"), &mut build)?;
     let script = sources.join("dist").join(SCRIPT);
     fs::copy(&script, built.join(SCRIPT)).with_context(|| format!("copy {}", script.display()))?;
-    Ok(())
+    Ok(built)
 }
 
 /// The sources, in Go's cache.

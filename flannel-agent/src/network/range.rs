@@ -45,7 +45,6 @@ pub(super) fn subnet_range(
     wanted: Wanted<u128>,
     warnings: &mut Vec<String>,
 ) -> Result<(u128, u128, u8), NetworkError> {
-    let len = subnet_len(rules, prefix, wanted.len, warnings)?;
     let [network_key, _, min_key, max_key] = rules.keys;
     if prefix == 0 {
         return Err(NetworkError::Rule(format!(
@@ -53,6 +52,7 @@ pub(super) fn subnet_range(
             (rules.show)(base),
         )));
     }
+    let len = subnet_len(rules, prefix, wanted.len, warnings)?;
     // Lengths are at least 1 and at most `width - 1` from here on, so no shift overflows.
     let step = 1_u128 << (rules.width - len);
     let last_address = base | low_bits(rules.width - prefix);
