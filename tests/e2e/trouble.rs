@@ -5,7 +5,7 @@ use std::time::Duration;
 use flannel_agent::status::{KernelPeer, Status};
 use flannel_tests::agent::{Agent, Datapath, PREFIX};
 use flannel_tests::bed::{Bed, BedOptions};
-use flannel_tests::bpf::{XDP_PASS, XdpProgram, exit, set};
+use flannel_tests::bpf::{XDP_PASS, XdpMode, XdpProgram, exit, set};
 use flannel_tests::cluster::{Cluster, config};
 use flannel_tests::traffic::ping::{Options, ping};
 use flannel_tests::traffic::sequence::Flow;
@@ -381,7 +381,7 @@ fn programs_of_others_on_the_same_hooks_stay_and_see_packets() {
         let program = XdpProgram::load(&[set(0, XDP_PASS), exit()]).expect("XDP program");
         let link = host
             .ns
-            .enter(|| program.attach(index))
+            .enter(|| program.attach(index, XdpMode::Generic))
             .expect("enter")
             .expect("attach");
         host.ns

@@ -30,7 +30,6 @@ const BPF_XDP: u32 = 37;
 /// The same, of a program on an interface's ingress.
 const BPF_TCX_INGRESS: u32 = 46;
 /// Run by the stack, not by the driver (`linux/if_link.h`).
-const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
 const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 const BPF_PROG_TYPE_XDP: u32 = 6;
 const BPF_TCX_EGRESS: u32 = 47;
@@ -49,6 +48,18 @@ pub const REDIRECT_PEER: i32 = 155;
 const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
 /// Verdict that hands a frame to the stack.
 pub const XDP_PASS: i32 = 2;
+/// Verdict of an XDP program: nobody gets the packet.
+pub const XDP_DROP: i32 = 1;
+
+/// Who runs an XDP program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum XdpMode {
+    /// The stack (`XDP_FLAGS_SKB_MODE`).
+    Generic = 1 << 1,
+    /// The driver (`XDP_FLAGS_DRV_MODE`).
+    Native = 1 << 2,
+}
 
 /// A loaded XDP program.
 #[derive(Debug)]
@@ -286,16 +297,16 @@ impl XdpProgram {
         Ok(line.context("no program")?.trim().parse()?)
     }
 
-    /// Attaches the program to a device of the calling thread's namespace, in generic mode, for as
-    /// long as the descriptor is open.
+    /// Attaches the program to a device of the calling thread's namespace for as long as the descriptor
+    /// is open.
     ///
     /// # Errors
     /// There is no such device, or a program is on it.
     ///
     /// # Kernel
     /// 5.9
-    pub fn attach(&self, ifindex: u32) -> Result<OwnedFd> {
-        link(&self.0, ifindex, BPF_XDP, XDP_FLAGS_SKB_MODE)
+    pub fn attach(&self, ifindex: u32, mode: XdpMode) -> Result<OwnedFd> {
+        link(&self.0, ifindex, BPF_XDP, mode as u32)
             .context("attach an XDP program (needs Linux 5.9)")
     }
 

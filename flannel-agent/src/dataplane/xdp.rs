@@ -248,6 +248,7 @@ mod tests {
             lower: None,
             controller: None,
             has_end_elsewhere: false,
+            max_mtu: None,
             qdisc: None,
             xdp_id: None,
             vxlan: None,

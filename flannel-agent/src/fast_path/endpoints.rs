@@ -31,6 +31,9 @@ pub enum WhyNot {
     /// Somebody's XDP program wants to see packets.
     #[error("has an XDP program")]
     Xdp,
+    /// The pod's own XDP program, at its end, wants to see packets.
+    #[error("leads to a pod with an XDP program")]
+    XdpWithin,
     /// Somebody's TC program or filter wants to see packets.
     #[error("has a TC program of somebody else")]
     Program,
@@ -101,6 +104,9 @@ impl Host {
         if self.programs.contains(&link.index) {
             return Some(WhyNot::Program);
         }
+        if has_xdp_within(link) {
+            return Some(WhyNot::XdpWithin);
+        }
         if self.spread.contains(&link.index) {
             return Some(WhyNot::Rps);
         }
@@ -153,6 +159,14 @@ fn is_veth(link: &Link) -> bool {
     link.kind.as_deref() == Some("veth") && link.has_end_elsewhere
 }
 
+/// Whether the driver runs an XDP program at the other end of a veth. It is not seen from here, but as
+/// long as it runs no packet may be larger than its buffer, and this end's limit is another (`veth_xdp_set`
+/// in `drivers/net/veth.c`, Linux 4.19).
+fn has_xdp_within(link: &Link) -> bool {
+    const ETH_MAX_MTU: u32 = 65_535;
+    is_veth(link) && link.max_mtu.is_some_and(|max| max != ETH_MAX_MTU)
+}
+
 fn is_bridge(link: &Link) -> bool {
     link.kind.as_deref() == Some("bridge")
 }
@@ -172,6 +186,7 @@ mod tests {
             index,
             name: format!("{kind}{index}"),
             mtu: 1450,
+            max_mtu: Some(65_535),
             mac: None,
             kind: Some(kind.into()),
             bus: None,
@@ -250,6 +265,13 @@ mod tests {
                     ..base()
                 },
                 WhyNot::Xdp,
+            ),
+            (
+                Link {
+                    max_mtu: Some(3_506),
+                    ..base()
+                },
+                WhyNot::XdpWithin,
             ),
             (
                 Link {

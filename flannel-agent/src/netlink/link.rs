@@ -21,6 +21,8 @@ pub struct Link {
     pub name: String,
     /// Largest packet, bytes.
     pub mtu: u32,
+    /// What that could be set to at most, bytes; none where the driver sets no limit.
+    pub max_mtu: Option<u32>,
     /// Link-layer address, if it has one of six octets.
     pub mac: Option<MacAddr>,
     /// Kind such as `vxlan` or `veth`; hardware has none.
@@ -299,6 +301,7 @@ pub(super) fn parse_link(message: &LinkMessage) -> Option<Link> {
         index: message.header.index,
         name: String::new(),
         mtu: 0,
+        max_mtu: None,
         mac: None,
         kind: None,
         bus: None,
@@ -314,6 +317,7 @@ pub(super) fn parse_link(message: &LinkMessage) -> Option<Link> {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::MaxMtu(mtu) => link.max_mtu = Some(*mtu).filter(|mtu| *mtu != 0),
             LinkAttribute::Address(bytes) => link.mac = MacAddr::from_slice(bytes),
             LinkAttribute::Link(index) => link.lower = Some(*index),
             LinkAttribute::Controller(index) => link.controller = Some(*index),

@@ -6,10 +6,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use aya::programs::TcAttachType::{self, Egress, Ingress};
-use flannel_tests::bpf::TcProgram;
+use flannel_tests::bpf::{TcProgram, XDP_DROP, XdpMode, XdpProgram, exit, set};
 use flannel_tests::cluster::Cluster;
 use flannel_tests::mounts::BPFFS;
 use flannel_tests::wait;
+use nix::net::if_::if_nametoindex;
 
 use super::row::{Flows, Table};
 use super::{cluster, wait_for_pods};
@@ -108,6 +109,29 @@ fn programs_on_tcx_hold() {
 #[test]
 fn filters_on_clsact_hold() {
     programs_hold(false);
+}
+
+/// One that the driver runs, which packets from the other end's hooks would go around.
+#[test]
+fn an_xdp_program_within_a_pod_holds() {
+    let (cluster, mut table) = (cluster(), Table::default());
+    let (pod, agent) = (cluster.pod(1), &cluster.agents[1]);
+    let flows = Flows::start(&cluster);
+    let program = XdpProgram::load(&[set(0, XDP_DROP), exit()]).expect("program");
+    let index = pod.ns.enter(|| if_nametoindex("eth0")).expect("namespace");
+    let index = index.expect("index");
+    let link = pod.ns.enter(|| program.attach(index, XdpMode::Native));
+    let link = link.expect("namespace").expect("attach");
+    let changed = Instant::now();
+    table.push(flows.held("XDP within the receiving pod", changed));
+    let status = agent.status().expect("status").fast_path;
+    let says = |why: &String| why.contains("leads to a pod with an XDP program");
+    let is_told = status.skipped.iter().any(says);
+    assert!(status.pods == 0 && is_told, "{status:?}");
+    drop(link);
+    wait_for_pods(agent, 1);
+    flows.wait_admitted();
+    table.check();
 }
 
 /// Where a shaper stands in the way of packets from the first host's pod to the second's.

@@ -362,6 +362,7 @@ mod tests {
             lower: Some(7),
             controller: None,
             has_end_elsewhere: false,
+            max_mtu: None,
             qdisc: None,
             xdp_id: None,
             vxlan: Some(Vxlan {
