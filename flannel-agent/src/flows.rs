@@ -43,6 +43,9 @@ pub struct Row {
     /// The node that a received flow comes from; none where the sender is looked up for each packet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<Ipv4Addr>,
+    /// The firewall mark of a sent flow, that queues of the external interface may go by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mark: Option<u32>,
     /// When its next packet goes past the host's rules again, milliseconds from now.
     pub asked_again_in_ms: u64,
 }
@@ -109,6 +112,12 @@ fn row(
     let end = |address: [u8; 4], port| SocketAddrV4::new(address.into(), u16::from_be_bytes(port));
     const TCP: u32 = PROTOCOL_TCP as u32;
     const UDP: u32 = PROTOCOL_UDP as u32;
+    let is_received = flow.is_received != 0;
+    let direction = match is_received {
+        true => Direction::Received,
+        false => Direction::Sent,
+    };
+    let beside = Some(flow.beside).filter(|beside| *beside != [0; 4]);
     Some(Row {
         protocol: match protocol {
             TCP => "tcp",
@@ -118,12 +127,10 @@ fn row(
         },
         source: end(source, [a, b]),
         destination: end(destination, [c, d]),
-        direction: match flow.is_received {
-            0 => Direction::Sent,
-            _ => Direction::Received,
-        },
+        direction,
         interface: name(flow.ifindex),
-        node: (flow.remote != [0; 4]).then(|| flow.remote.into()),
+        node: beside.filter(|_| is_received).map(Ipv4Addr::from),
+        mark: beside.filter(|_| !is_received).map(u32::from_ne_bytes),
         asked_again_in_ms: left.as_millis() as u64,
     })
 }
@@ -242,7 +249,7 @@ mod tests {
     fn flows_are_shown_as_the_programs_judge_them() {
         let received = Flow {
             is_received: 1,
-            remote: [192, 168, 7, 11],
+            beside: [192, 168, 7, 11],
             ..flow(40_001)
         };
         let over = Flow {
@@ -266,6 +273,12 @@ mod tests {
         assert_eq!(json["flows"][0]["source"], "10.5.1.2:40000");
         assert_eq!(json["flows"][0]["direction"], "sent");
         assert_eq!(json["flows"][0].get("node"), None);
+        let marked = Flow {
+            beside: 0x20_u32.to_ne_bytes(),
+            ..flow(1)
+        };
+        let row = report_of(settings(), vec![marked]).flows.remove(0);
+        assert_eq!((row.mark, row.node), (Some(0x20), None));
     }
 
     #[test]

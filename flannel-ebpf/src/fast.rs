@@ -42,6 +42,13 @@ pub const fn priority(tos: u8) -> u32 {
     BY_CLASS >> (tos & 0b0001_1000) & 0b111
 }
 
+/// The type of service without the bits of ECN, which may differ between packets of a flow.
+#[inline(always)]
+#[must_use]
+pub const fn service(tos: u8) -> u8 {
+    tos & !0b11
+}
+
 /// How long the outcome of a candidate is waited for before another packet of its flow is noted,
 /// nanoseconds: longer than a packet waits in a backlog, and short beside the bound.
 pub const PATIENCE: u64 = 20_000_000;

@@ -220,6 +220,12 @@ impl Packet {
         self.skb().ifindex
     }
 
+    /// Index of the device by which the packet came into the stack.
+    #[inline(always)]
+    pub(crate) fn ingress_ifindex(&self) -> u32 {
+        self.skb().ingress_ifindex
+    }
+
     /// Delivers the packet into the network namespace at the other end of a veth. Only where the
     /// host receives (Linux 5.10).
     #[inline(always)]
@@ -261,6 +267,20 @@ impl Packet {
     #[inline(always)]
     pub(crate) fn is_counted(&self) -> bool {
         self.skb().cb[1] == COUNTED
+    }
+
+    /// The mark that the host's rules have given it.
+    #[inline(always)]
+    pub(crate) fn mark(&self) -> u32 {
+        self.skb().mark
+    }
+
+    /// Gives it a mark.
+    #[inline(always)]
+    pub(crate) fn set_mark(&mut self, mark: u32) {
+        // SAFETY: the context lives as long as the invocation, and the field is the program's to
+        // write.
+        unsafe { (*self.context.skb.skb).mark = mark };
     }
 
     /// Where queues are to put it.

@@ -18,7 +18,7 @@ use crate::packet::now;
 /// the hypervisor has taken its processor away.
 const ATTEMPTS: u32 = 3;
 
-const _: () = assert!(core::mem::offset_of!(Flow, remote).is_multiple_of(align_of::<u32>()));
+const _: () = assert!(core::mem::offset_of!(Flow, beside).is_multiple_of(align_of::<u32>()));
 
 /// A slot. The memory is the map's as long as the program runs, whosever the slot is by then.
 #[derive(Clone, Copy)]
@@ -79,13 +79,13 @@ impl Slot {
         unsafe { words.wrapping_add(1).write_volatile(rest) };
     }
 
-    /// [`Flow::remote`], as the word that it is: octets would be read one by one.
+    /// [`Flow::beside`], as the word that it is: octets would be read one by one.
     #[inline(always)]
-    fn remote(self) -> [u8; 4] {
-        // SAFETY: in the slot, as for fields, and aligned like a word (asserted below).
-        let remote = unsafe { (&raw const (*self.0).remote).cast::<u32>() };
+    fn beside(self) -> [u8; 4] {
+        // SAFETY: in the slot, as for fields, and aligned like a word (asserted above).
+        let beside = unsafe { (&raw const (*self.0).beside).cast::<u32>() };
         // SAFETY: as above.
-        unsafe { remote.read_volatile() }.to_ne_bytes()
+        unsafe { beside.read_volatile() }.to_ne_bytes()
     }
 
     #[inline(always)]
@@ -105,10 +105,11 @@ impl Slot {
             slot: self,
             expires: field!(self, expires),
             addresses: field!(self, addresses),
-            remote: self.remote(),
+            beside: self.beside(),
             generation: field!(self, generation),
             ifindex: field!(self, ifindex),
             is_received: field!(self, is_received) != 0,
+            service: field!(self, service),
         };
         (version == field!(self, version)).then_some(admission)
     }
@@ -164,12 +165,13 @@ pub(crate) fn admit(table: &FastPath, flow: &Flow) -> bool {
         slot.set_key(flow.key);
         field!(slot, expires = flow.expires);
         field!(slot, addresses = flow.addresses);
-        field!(slot, remote = flow.remote);
+        field!(slot, beside = flow.beside);
         field!(slot, generation = flow.generation);
         field!(slot, ifindex = flow.ifindex);
         field!(slot, queued = 0);
         field!(slot, dequeued = 0);
         field!(slot, is_received = flow.is_received);
+        field!(slot, service = flow.service);
         field!(slot, version = (version | 1).wrapping_add(1));
     }
     // SAFETY: locked above.
@@ -185,14 +187,16 @@ pub(crate) struct Admission {
     pub(crate) expires: u64,
     /// [`Flow::addresses`].
     pub(crate) addresses: Addresses,
-    /// [`Flow::remote`].
-    pub(crate) remote: [u8; 4],
+    /// [`Flow::beside`].
+    pub(crate) beside: [u8; 4],
     /// [`Flow::generation`].
     pub(crate) generation: u32,
     /// [`Flow::ifindex`].
     pub(crate) ifindex: u32,
     /// [`Flow::is_received`].
     pub(crate) is_received: bool,
+    /// [`Flow::service`].
+    pub(crate) service: u8,
 }
 
 impl Admission {

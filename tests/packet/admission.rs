@@ -4,7 +4,7 @@
 use flannel_ebpf::abi::{Candidate, FastPath, Flow, Peer};
 use flannel_ebpf::fast::LINGER;
 use flannel_tests::frame::{
-    HOP_MAC, HOST_MAC, Ip, OWN_MAC, PEER_IP, PEER_MAC, ethernet, filled, tunnel, udp,
+    HOP_MAC, Ip, OWN_MAC, PEER_IP, PEER_MAC, ethernet, filled, tunnel, udp,
 };
 use flannel_tests::raw::{IPV4, Offload};
 use flannel_tests::wire::Wire;
@@ -14,9 +14,12 @@ use super::flows::{
     ACK, BRIDGE_MAC, FAST, INTERFACE, LONG_AGO, NEVER, POD_MAC, candidate, from_pod, hops, key,
     now, received, sent, sent_candidate, tcp, tcp_packet, to_peer, to_us, udp_packet,
 };
-use super::program::{Context, KERNEL, Programs, Run, config, peer};
+use super::program::{Context, DEVICE, KERNEL, Programs, Run, config, peer};
 
 /// An end of the standard path.
+/// Our own address on the way to the next hop.
+const NEXT_TO_HOP: [u8; 6] = [2, 0, 0, 0, 0, 12];
+
 struct End {
     program: &'static str,
     load: fn() -> Programs,
@@ -50,7 +53,7 @@ const ENDS: [End; 3] = [
         program: "direct_egress",
         load: Programs::load_direct,
         ip: to_peer,
-        frame: |packet| ethernet(HOST_MAC, HOP_MAC, 0x0800, packet),
+        frame: |packet| ethernet(HOP_MAC, NEXT_TO_HOP, 0x0800, packet),
         candidate: sent_candidate,
         flow: sent,
     },
@@ -65,7 +68,11 @@ impl End {
     }
 
     fn run(&self, programs: &mut Programs, packet: &[u8]) -> Run {
-        programs.run(self.program, &(self.frame)(packet), Context::default())
+        let context = Context {
+            via: DEVICE,
+            ..Context::default()
+        };
+        programs.run(self.program, &(self.frame)(packet), context)
     }
 }
 
@@ -129,7 +136,7 @@ fn what_comes_from_a_peer_is_admitted_where_it_enters_the_pod() {
         ENDS[0].run(&mut programs, &hops(&packet, 1));
     }
     let admitted = Flow {
-        remote: PEER_IP,
+        beside: PEER_IP,
         ..received()
     };
     assert_admitted("to_pod", programs.flow(&packet), admitted, before);
@@ -446,5 +453,51 @@ fn a_full_table_leaves_a_flow_on_the_standard_path() {
         let before = now();
         end.run(&mut programs, &hops(&other, 1));
         assert_admitted(end.program, programs.flow(&other), (end.flow)(), before);
+    }
+}
+
+/// Another pod of the bridge may send one like the packet that is awaited.
+#[test]
+fn what_has_not_come_from_the_peer_is_not_admitted() {
+    let end = &ENDS[0];
+    let packet = tcp_packet(&to_us(6));
+    let mut programs = end.noted(&packet);
+    let out = hops(&packet, 1);
+    let forged = Context {
+        via: DEVICE + 1,
+        ..Context::default()
+    };
+    programs.run(end.program, &(end.frame)(&out), forged);
+    assert_eq!(programs.flow(&packet), None);
+    end.run(&mut programs, &out);
+    assert!(programs.flow(&packet).is_some(), "the peer's own");
+}
+
+/// A rule of the host's sends it to another router than the peer's.
+#[test]
+fn what_goes_another_way_than_the_fast_path_would_is_not_admitted() {
+    let end = &ENDS[2];
+    let packet = tcp_packet(&to_peer(6));
+    let mut programs = end.noted(&packet);
+    let out = hops(&packet, 1);
+    let elsewhere = ethernet([2, 0, 0, 0, 0, 99], NEXT_TO_HOP, 0x0800, &out);
+    programs.run(end.program, &elsewhere, Context::default());
+    assert_eq!(programs.flow(&packet), None);
+    end.run(&mut programs, &out);
+    assert!(programs.flow(&packet).is_some(), "the peer's");
+}
+
+#[test]
+fn an_admission_has_the_mark_that_rules_have_given() {
+    for end in &ENDS[1..] {
+        let packet = tcp_packet(&to_peer(6));
+        let mut programs = end.noted(&packet);
+        let context = Context {
+            mark: 0x2a,
+            ..Context::default()
+        };
+        programs.run(end.program, &(end.frame)(&hops(&packet, 1)), context);
+        let flow = programs.flow(&packet).expect(end.program);
+        assert_eq!(flow.beside, 0x2a_u32.to_ne_bytes(), "{}", end.program);
     }
 }

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use bytemuck::Zeroable;
 use flannel_ebpf::abi::{Candidate, Encap, FastPath, Flow, FlowKey, Peer};
+use flannel_ebpf::fast::service;
 use flannel_ebpf::wire::Addresses;
 use flannel_tests::frame::{Ip, ethernet, filled, udp};
 
-use super::program::{EXTERNAL, Programs, config, peer};
+use super::program::{DEVICE, EXTERNAL, Programs, config, peer};
 use super::udp_encap::one_hop_less;
 
 /// Our pod.
@@ -63,18 +64,24 @@ impl Programs {
     pub(crate) fn admit(&mut self, packet: &[u8], flow: Flow) {
         let flow = Flow {
             key: key(packet),
+            service: service(packet[1]),
             ..flow
         };
         self.programs.set_flow(&flow).unwrap();
     }
 
-    /// The admission of a packet's flow, but for the key and how often the slot was written.
+    /// The admission of a packet's flow, but for what it has of the packet, and how often the slot was
+    /// written.
     pub(crate) fn flow(&self, packet: &[u8]) -> Option<Flow> {
         let flow = self.programs.flow(&key(packet)).unwrap();
-        flow.map(|flow| Flow {
-            key: Zeroable::zeroed(),
-            version: 0,
-            ..flow
+        flow.map(|flow| {
+            assert_eq!(flow.service, service(packet[1]));
+            Flow {
+                key: Zeroable::zeroed(),
+                service: 0,
+                version: 0,
+                ..flow
+            }
         })
     }
 
@@ -182,7 +189,7 @@ pub(crate) fn candidate(packet: &[u8], noted: u64) -> Candidate {
         is_first: 0,
         is_aggregate: 0,
         remote: [0; 4],
-        reserved: 0,
+        via: DEVICE,
     }
 }
 
@@ -191,6 +198,7 @@ pub(crate) fn sent_candidate(packet: &[u8], noted: u64) -> Candidate {
     Candidate {
         addresses: sent().addresses,
         ifindex: INTERFACE,
+        via: 0,
         ..candidate(packet, noted)
     }
 }

@@ -382,3 +382,40 @@ fn a_flow_that_is_received_is_not_sent() {
     assert!(run.counted.is_empty(), "{:?}", run.counted);
     assert_eq!(packet[12..16], POD);
 }
+
+#[test]
+fn queues_see_the_mark_of_the_admission_and_the_stack_does_not() {
+    let packet = tcp_packet(&to_peer(6));
+    for kind in &KINDS {
+        let mut programs = (kind.load)().with_fast_path();
+        let marked = Flow {
+            beside: 0x2a_u32.to_ne_bytes(),
+            ..sent()
+        };
+        programs.admit(&packet, marked);
+        let sent = run(&mut programs, &packet);
+        assert_eq!((sent.verdict, sent.mark), (REDIRECT, 0x2a), "{}", kind.name);
+        // Too large for the way: left to the standard path.
+        let large = to_peer(6).packet(&tcp(ACK, &[7; 1_480]));
+        let left = run(&mut programs, &large);
+        assert_eq!((left.verdict, left.mark), (KERNEL, 0), "{}", kind.name);
+    }
+}
+
+/// Routes may go by it.
+#[test]
+fn another_type_of_service_is_left_and_another_mark_of_ecn_is_not() {
+    let with = |tos: u8| tcp_packet(&Ip { tos, ..to_peer(6) });
+    for kind in &KINDS {
+        let mut programs = kind.admitted(&with(0x48));
+        for (tos, verdict) in [
+            (0x48, REDIRECT),
+            (0x4a, REDIRECT),
+            (0, KERNEL),
+            (0x40, KERNEL),
+        ] {
+            let run = programs.run(FROM_POD, &from_pod(&with(tos)), Context::default());
+            assert_eq!(run.verdict, verdict, "{} {tos:#x}", kind.name);
+        }
+    }
+}

@@ -22,7 +22,7 @@ pub(crate) const PEER_SUBNET: [u8; 4] = [10, 5, 1, 0];
 /// Index of the interface towards the peer; the test run only records it.
 pub(crate) const EXTERNAL: u32 = 1;
 /// Index of the tunnel device.
-const DEVICE: u32 = 1;
+pub(crate) const DEVICE: u32 = 1;
 
 /// What the program under test sees beside the bytes.
 #[derive(Default, Clone, Copy)]
@@ -31,6 +31,10 @@ pub(crate) struct Context {
     pub gso_segs: u32,
     /// What programs before have left in the second word of the control block.
     pub note: u32,
+    /// Index of the device by which it came into the stack.
+    pub via: u32,
+    /// The mark that the host's rules have given it.
+    pub mark: u32,
 }
 
 /// What came out.
@@ -44,6 +48,8 @@ pub(crate) struct Run {
     pub note: u32,
     /// Where queues are to put it.
     pub priority: u32,
+    /// The mark.
+    pub mark: u32,
 }
 
 /// The programs of node B.
@@ -158,6 +164,7 @@ impl Programs {
             counted,
             note: Context::word(&ctx_out, Context::CB_1),
             priority: Context::word(&ctx_out, Context::PRIORITY),
+            mark: Context::word(&ctx_out, Context::MARK),
         })
     }
 
@@ -184,7 +191,9 @@ pub(crate) fn assert_left(
 /// The kernel's `struct __sk_buff` (uapi/linux/bpf.h), as far as a test run may set it.
 impl Context {
     const LEN: usize = 192;
+    const MARK: usize = 8;
     const PRIORITY: usize = 32;
+    const INGRESS_IFINDEX: usize = 36;
     const CB_1: usize = 52;
     const GSO_SEGS: usize = 164;
     const GSO_SIZE: usize = 176;
@@ -194,13 +203,17 @@ impl Context {
             gso_size,
             gso_segs,
             note,
+            via,
+            mark,
         } = self;
-        if (gso_size, gso_segs, note) == (0, 0, 0) {
+        if [gso_size, gso_segs, note, via, mark] == [0; 5] {
             return None;
         }
         let mut bytes = vec![0; Self::LEN];
         let mut put =
             |at: usize, value: u32| bytes[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+        put(Self::MARK, mark);
+        put(Self::INGRESS_IFINDEX, via);
         put(Self::CB_1, note);
         put(Self::GSO_SEGS, gso_segs);
         put(Self::GSO_SIZE, gso_size);

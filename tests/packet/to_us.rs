@@ -166,7 +166,7 @@ fn a_sender_is_looked_up_unless_the_admission_names_it() {
     tunnel.ip.source = stranger;
     for (remote, is_delivered) in [(stranger, true), (PEER_IP, false), ([0; 4], false)] {
         let flow = Flow {
-            remote,
+            beside: remote,
             ..received()
         };
         let run = KINDS[0].admitted(&packet, flow).run(

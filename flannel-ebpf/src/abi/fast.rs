@@ -73,9 +73,10 @@ pub struct Flow {
     pub expires: u64,
     /// Link-layer addresses that packets of the flow have on the pod's interface.
     pub addresses: Addresses,
-    /// Underlay address of the peer whose packets the pod receives, which was in the lease table at
-    /// the admission. Zero: to be looked up.
-    pub remote: [u8; 4],
+    /// What its packets have beside their headers. Received: the underlay address of the peer, which was
+    /// in the lease table at the admission, or zero, if it is to be looked up. Sent: the firewall mark
+    /// that the host's rules have given them, in the host's byte order.
+    pub beside: [u8; 4],
     /// [`FastPath::generation`] at the time of the admission.
     pub generation: u32,
     /// The pod's interface, its end on the host.
@@ -86,7 +87,11 @@ pub struct Flow {
     /// Of these, those that have come out of the queue.
     pub dequeued: u16,
     /// 1: the pod receives. 0: it sends.
-    pub is_received: u32,
+    pub is_received: u8,
+    /// Type of service of all its packets, without the bits of ECN: routes may go by it.
+    pub service: u8,
+    /// Zero.
+    pub reserved: [u8; 2],
     /// Odd while all that is above is being written.
     pub version: u32,
     /// Held by whoever writes.
@@ -121,10 +126,11 @@ pub struct Candidate {
     pub is_first: u32,
     /// 1: an aggregate.
     pub is_aggregate: u32,
-    /// [`Flow::remote`].
+    /// [`Flow::beside`] of a packet that comes from a peer.
     pub remote: [u8; 4],
-    /// Zero.
-    pub reserved: u32,
+    /// The interface by which a packet that comes from a peer enters the stack: the tunnel device or, of
+    /// a direct peer, the external one. Zero for a packet that a pod sends.
+    pub via: u32,
 }
 
 impl Candidate {

@@ -16,7 +16,7 @@ pub use self::fast::{Candidate, FastPath, Flow, FlowKey, WAYS, set};
 pub use self::map::{Config, Encap, Peer, Remote, Stripped, Traffic};
 
 /// Version of every layout in this module.
-pub const VERSION: u32 = 7;
+pub const VERSION: u32 = 8;
 
 /// Names of the maps, in the object, in the kernel and in the pin directory. The kernel keeps 15
 /// characters.

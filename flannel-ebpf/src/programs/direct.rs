@@ -12,6 +12,7 @@ use super::egress::subnet_of;
 use super::{fast, ingress};
 use crate::bytes::Bytes as _;
 use crate::count::{self, Size};
+use crate::maps;
 use crate::packet::{Packet, Verdict};
 
 #[classifier]
@@ -26,10 +27,22 @@ pub(crate) fn direct_egress(context: TcContext) -> i32 {
         let size = Size::of(&packet);
         if count::sent(subnet, size) {
             count::egress(EgressOutcome::Direct, size);
-            let _ = fast::admit_sent(&packet, ip, Ethernet::LEN);
+            let _ = admit(&packet, subnet);
         }
     }
     Verdict::Kernel as i32
+}
+
+/// Admits the flow of a packet that goes where the fast path would send it. A rule of the host's may
+/// have sent it to another router than the peer's.
+#[inline(always)]
+fn admit(packet: &Packet, subnet: [u8; 4]) -> Option<()> {
+    let IpFrame { ethernet, ip } = packet.header(0)?;
+    // SAFETY: as in `egress::peer`.
+    let peer = unsafe { maps::peers.get(subnet) }?;
+    let is_on_way =
+        peer.ifindex == packet.ifindex() && ethernet.addresses() == peer.headers.outer.addresses();
+    is_on_way.then(|| fast::admit_sent(packet, ip, Ethernet::LEN))?
 }
 
 #[classifier]

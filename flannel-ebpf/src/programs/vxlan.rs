@@ -9,7 +9,9 @@ use flannel_ebpf::abi::{Config, EgressOutcome, Encap, IngressOutcome};
 use flannel_ebpf::decap::{self, Mark};
 use flannel_ebpf::encap;
 use flannel_ebpf::flow;
-use flannel_ebpf::wire::{ETHERTYPE_IPV4, Ethernet, Headers, IpFrame, Ipv4, VxlanFrame};
+use flannel_ebpf::wire::{
+    ETHERTYPE_IPV4, Ethernet, Headers, IpFrame, Ipv4, PROTOCOL_UDP, VxlanFrame,
+};
 
 use super::ingress::Taken;
 use super::{egress, fast, ingress};
@@ -77,7 +79,11 @@ fn receive(packet: &mut Packet, config: &Config, size: Size) -> Result<Taken, In
     ingress::check_checksum(packet, outer, bytemuck::bytes_of(shim), inner)?;
     let mark = decap::inner_mark(&outer.ip, inner)?;
     let sender = Some(outer.ip.source);
+    // What a pod's socket has to cut stays with the kernel's device: the packet would go on being one in
+    // a tunnel, and the socket would look for headers that are gone.
+    let is_cut = size.is_aggregate() && inner.protocol == PROTOCOL_UDP;
     if mark.is_none()
+        && !is_cut
         && let Some(entry) = fast::entry(packet, Encap::Vxlan, inner, Headers::LEN, size, sender)
     {
         ingress::take_off(packet, Encap::Vxlan)?;

@@ -7,6 +7,7 @@ use flannel_tests::bed::BedOptions;
 use flannel_tests::cluster::{CONFIG, Cluster};
 use flannel_tests::traffic::sequence::Flow;
 use flannel_tests::wait;
+use flannel_tests::wire::Wire;
 
 use super::{HOST_GW, UDP, cluster, cluster_with, made_of};
 use flannel_tests::exercise;
@@ -63,6 +64,20 @@ fn a_thousand_transitions_keep_order() {
             assert!(tally.is_lossless() && tally.reordered == 0, "{tally:?}");
             assert!(delivered > tally.sent / 2, "{delivered} of {}", tally.sent);
         }
+    }
+}
+
+/// What a pod sends as one, and a wire between virtual machines leaves as one, is for the receiving
+/// socket to cut.
+#[test]
+fn aggregates_of_datagrams_arrive() {
+    for config in [CONFIG, HOST_GW, UDP] {
+        let cluster = cluster_with(config, BedOptions::default(), &[]);
+        cluster.bed.set_wire(Wire::SuperPacket).expect("wire");
+        let flow = Flow::start_full(cluster.pod(0), cluster.pod(1), 500, 10, 0).expect("flow");
+        let tally = exercise::run_for(flow, 20_000);
+        println!("{config}: {tally:?}");
+        assert!(tally.is_lossless() && tally.reordered == 0, "{tally:?}");
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flannel_tests::agent::Agent;
 use flannel_tests::host::Pod;
@@ -23,6 +23,8 @@ const URGENT: i32 = 0x10;
 /// Datagrams that wait, and octets of each.
 const WAITING: usize = 60;
 const PAYLOAD: usize = 150;
+/// How long it may take to send them: a small part of how long they wait.
+const AT_ONCE: Duration = Duration::from_millis(100);
 /// How long any of them may take.
 const LIMIT: Duration = Duration::from_secs(5);
 
@@ -46,12 +48,20 @@ fn the_urgent_overtake_as_without_the_fast_path() {
         } else {
             agent.fast_path(&["off"]).expect("off");
         }
-        let before = made_of(agent, "sent");
-        (0..WAITING).for_each(|_| usual.send());
-        urgent.send();
-        let sent = made_of(agent, "sent") - before;
-        urgent.receive();
-        let overtaken = WAITING - usual.drain();
+        let sample = (0..5).find_map(|_| {
+            let (before, start) = (made_of(agent, "sent"), Instant::now());
+            (0..WAITING).for_each(|_| usual.send());
+            urgent.send();
+            let took = start.elapsed();
+            let sent = made_of(agent, "sent") - before;
+            urgent.receive();
+            let overtaken = WAITING - usual.drain();
+            // The others have gone on their way if the processor was somebody else's meanwhile.
+            let is_at_once = took < AT_ONCE;
+            (0..if is_at_once { 0 } else { overtaken }).for_each(|_| usual.receive());
+            is_at_once.then_some((sent, overtaken))
+        });
+        let (sent, overtaken) = sample.expect("sent at once");
         println!("fast path {is_fast}: {sent} sent by it, {overtaken} of {WAITING} overtaken");
         assert_eq!(sent >= WAITING as u64, is_fast, "{sent}");
         assert!(overtaken >= WAITING / 2, "{overtaken} of {WAITING}");

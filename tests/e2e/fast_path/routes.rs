@@ -1,7 +1,9 @@
 //! Routes and policies: what the host would send elsewhere, or nowhere, goes there.
 
-use super::cluster;
+use flannel_tests::bed::BedOptions;
+
 use super::row::{Change, Table, hold};
+use super::{HOST_GW, cluster, cluster_with};
 
 const SENDER: [Change; 5] = [
     Change {
@@ -67,6 +69,29 @@ const RECEIVER: [Change; 4] = [
 fn routes_of_the_sender_hold() {
     let (cluster, mut table) = (cluster(), Table::default());
     hold(&cluster, 0, &SENDER, &mut table);
+    table.check();
+}
+
+/// With host-gw the packet leaves by the same interface, through the same hooks, to another address.
+const ROUTER: [Change; 1] = [Change {
+    name: "rule towards another router",
+    apply: &[
+        "ip route add default via 192.168.7.77 dev eth0 onlink table 77",
+        "ip neigh replace 192.168.7.77 lladdr 02:00:00:00:00:77 dev eth0",
+        "ip rule add from {from} lookup 77",
+    ],
+    undo: &[
+        "ip rule del from {from} lookup 77",
+        "ip route flush table 77",
+        "ip neigh del 192.168.7.77 dev eth0",
+    ],
+}];
+
+#[test]
+fn rules_towards_another_router_hold() {
+    let cluster = cluster_with(HOST_GW, BedOptions::default(), &[]);
+    let mut table = Table::default();
+    hold(&cluster, 0, &ROUTER, &mut table);
     table.check();
 }
 

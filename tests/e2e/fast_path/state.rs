@@ -1,6 +1,6 @@
 //! Rules that go by conntrack's state: accept what belongs to a connection, drop what is invalid.
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use flannel_tests::cluster::Cluster;
 use flannel_tests::traffic::pulse::{Protocol, Pulse};
 use flannel_tests::wait;
+use nix::sys::socket::{setsockopt, sockopt};
 
 use super::row::{BOUND, Flows, Table};
 use super::verdicts::Tool;
@@ -79,6 +80,8 @@ struct Connection {
 }
 
 const MEBIBYTE: usize = 1 << 20;
+/// Mebibytes of a long connection: more than half of the sequence numbers.
+const LONG: usize = 2_700;
 
 impl Connection {
     fn open(cluster: &Cluster) -> Self {
@@ -117,6 +120,31 @@ impl Connection {
             }
         });
     }
+}
+
+/// Behind two gigabytes that conntrack has not seen, the reset looks like an old one to it: half of all
+/// sequence numbers are before the one that it knows.
+#[test]
+fn a_reset_ends_a_long_connection() {
+    let cluster = cluster_with_state(Tool::Nft);
+    let Connection { mut near, mut far } = Connection::open(&cluster);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let octets = vec![7; MEBIBYTE];
+            (0..LONG).for_each(|_| near.write_all(&octets).expect("send"));
+        });
+        let mut octets = vec![0; MEBIBYTE];
+        (0..LONG).for_each(|_| far.read_exact(&mut octets).expect("receive"));
+    });
+    let at_once = libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    setsockopt(&near, sockopt::Linger, &at_once).expect("linger");
+    drop(near);
+    let end = far.read(&mut [0; 1]).expect_err("a reset");
+    assert_eq!(end.kind(), ErrorKind::ConnectionReset, "{end}");
+    assert_eq!(invalid(&cluster, Tool::Nft), [0, 0]);
 }
 
 /// The line of conntrack for a port, as the kernel prints it.

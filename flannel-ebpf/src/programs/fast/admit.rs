@@ -5,7 +5,7 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use bytemuck::Zeroable;
 use flannel_ebpf::abi::{Candidate, FastOutcome, FastPath, Flow, FlowKey};
-use flannel_ebpf::fast::{Transport, is_awaited, is_unchanged};
+use flannel_ebpf::fast::{Transport, is_awaited, is_unchanged, service};
 use flannel_ebpf::wire::{Addresses, Ethernet, Ipv4};
 
 use super::{Frame, key, settings};
@@ -28,6 +28,8 @@ pub(super) struct Start {
     pub(super) ifindex: u32,
     /// Underlay address of the peer; zero for a packet that a pod sends, and where nobody knows.
     pub(super) remote: [u8; 4],
+    /// [`Candidate::via`].
+    pub(super) via: u32,
 }
 
 /// Notes a packet that is about to take the standard path as one that may admit its flow.
@@ -52,6 +54,7 @@ pub(super) fn note(packet: &Packet, key: FlowKey, is_known: bool, start: Start) 
         addresses,
         ifindex,
         remote,
+        via,
     } = start;
     let candidate = Candidate {
         noted: now,
@@ -62,7 +65,7 @@ pub(super) fn note(packet: &Packet, key: FlowKey, is_known: bool, start: Start) 
         is_first: (earlier.is_none() && !is_known).into(),
         is_aggregate: is_aggregate.into(),
         remote,
-        reserved: 0,
+        via,
     };
     let _ = maps::candidates.insert(key, candidate, BPF_ANY.into());
 }
@@ -78,7 +81,10 @@ pub(in super::super) fn admit_sent(packet: &Packet, ip: &Ipv4, offset: usize) ->
     let noted = maps::noted(key)?;
     let candidate = *noted.read();
     if candidate.ifindex != 0 && is_unchanged(&candidate, ip, transport) {
-        let flow = flow(settings, key, candidate.ifindex, candidate.addresses);
+        let flow = Flow {
+            beside: packet.mark().to_ne_bytes(),
+            ..flow(settings, key, ip, candidate.ifindex, candidate.addresses)
+        };
         admit(packet, settings, &flow, noted);
     }
     Some(())
@@ -108,14 +114,18 @@ fn arrived(packet: &Packet) -> Option<()> {
     if candidate.ifindex != 0 || !is_unchanged(&candidate, ip, transport) {
         return None;
     }
+    // Anybody on the bridge can send the pod a packet like the one that is awaited.
+    if candidate.via != packet.ingress_ifindex() {
+        return None;
+    }
     if candidate.is_settled() {
         came_before(packet, settings, key);
         return None;
     }
     let flow = Flow {
         is_received: 1,
-        remote: candidate.remote,
-        ..flow(settings, key, packet.ifindex(), ethernet.addresses())
+        beside: candidate.remote,
+        ..flow(settings, key, ip, packet.ifindex(), ethernet.addresses())
     };
     admit(packet, settings, &flow, noted);
     Some(())
@@ -134,13 +144,14 @@ fn came_before(packet: &Packet, settings: &FastPath, key: FlowKey) {
 }
 
 #[inline(always)]
-fn flow(settings: &FastPath, key: FlowKey, ifindex: u32, addresses: Addresses) -> Flow {
+fn flow(settings: &FastPath, key: FlowKey, ip: &Ipv4, ifindex: u32, addresses: Addresses) -> Flow {
     Flow {
         key,
         expires: now() + settings.bound,
         addresses,
         generation: settings.generation,
         ifindex,
+        service: service(ip.tos),
         ..Zeroable::zeroed()
     }
 }

@@ -11,7 +11,7 @@
 //! In the place of its source address a queued frame has a [`Ticket`].
 
 use flannel_ebpf::abi::{Encap, FastOutcome, FastPath, FlowKey};
-use flannel_ebpf::fast::{MIN_TTL, Ticket, Transport, conversation, is_intact};
+use flannel_ebpf::fast::{MIN_TTL, Ticket, Transport, conversation, is_intact, service};
 use flannel_ebpf::ttl::Hop;
 use flannel_ebpf::wire::{Addresses, IpFrame, Ipv4};
 
@@ -65,11 +65,11 @@ pub(in super::super) fn entry(
     let key = received(packet, encap, ip, offset, size)?;
     let flow = table::admission(settings, key)?;
     // A flow that a pod of this host sends is not received, whoever uses its addresses.
-    if !flow.is_received || !lasts(settings, &flow) {
+    if !flow.is_received || flow.service != service(ip.tos) || !lasts(settings, &flow) {
         return None;
     }
     if let Some(sender) = sender
-        && flow.remote != sender
+        && flow.beside != sender
     {
         maps::remote(sender)?;
     }
@@ -127,10 +127,40 @@ pub(in super::super) fn leave(
         addresses: Addresses::NONE,
         ifindex: 0,
         remote: remote.unwrap_or_default(),
+        via: via(packet, encap),
     };
-    let is_known = table::admission(settings, key).is_some();
+    let is_known = match table::admission(settings, key) {
+        Some(flow) => {
+            pass(settings, &flow, size);
+            true
+        }
+        None => false,
+    };
     note(packet, key, is_known, start);
     count::fast(FastOutcome::NotAdmitted, size);
+}
+
+/// A packet of a flow passes by the standard path. An aggregate goes by another queue than the one that
+/// keeps order here, so none may follow straight until the like has come out.
+#[inline(always)]
+fn pass(settings: &FastPath, flow: &Admission, size: Size) {
+    if !flow.is_received {
+        return;
+    }
+    if size.is_aggregate() {
+        flow.end();
+    } else if lasts(settings, flow) {
+        flow.start_over();
+    }
+}
+
+/// [`Candidate::via`](flannel_ebpf::abi::Candidate::via).
+#[inline(always)]
+fn via(packet: &Packet, encap: Encap) -> u32 {
+    match encap {
+        Encap::Direct => packet.ifindex(),
+        Encap::Udp | Encap::Vxlan => maps::config.get(0).map_or(0, |it| it.device_ifindex),
+    }
 }
 
 /// Leaves a packet with a mark to be carried over to the standard path. The parameters are those of

@@ -4,7 +4,7 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use flannel_ebpf::abi::{EgressOutcome, Encap, FastOutcome, FastPath, Peer};
 use flannel_ebpf::encap;
-use flannel_ebpf::fast::{is_intact, priority};
+use flannel_ebpf::fast::{is_intact, priority, service};
 use flannel_ebpf::flow;
 use flannel_ebpf::wire::{Ethernet, IpFrame, Ipv4};
 
@@ -58,10 +58,13 @@ fn send(packet: &mut Packet, size: Size) -> Option<Result<Sent, FastOutcome>> {
         if flow.is_received {
             return enter::dequeue(packet, &flow, addresses).map(|sent| sent.map(Sent::ToPod));
         }
-        let is_here = flow.ifindex == packet.ifindex() && flow.addresses == addresses;
+        let is_here = flow.ifindex == packet.ifindex()
+            && flow.addresses == addresses
+            && flow.service == service(ip.tos);
         if is_here && table.bound != 0 && lasts(table, &flow) && is_intact(ip) {
             let (subnet, peer) = peer(ip)?;
-            return Some(transmit(packet, size, peer, subnet).map(Sent::ToPeer));
+            let mark = u32::from_ne_bytes(flow.beside);
+            return Some(transmit(packet, size, peer, subnet, mark).map(Sent::ToPeer));
         }
     }
     keep(packet, table, size).map(Err)
@@ -85,18 +88,22 @@ fn keep(packet: &Packet, table: &FastPath, size: Size) -> Option<FastOutcome> {
     let Some(key) = key.filter(|_| is_intact(ip)) else {
         return Some(FastOutcome::Unfit);
     };
-    let flow = table::admission(table, key);
+    let (is_known, is_elsewhere) = match table::admission(table, key) {
+        Some(flow) => (true, flow.service == service(ip.tos) && lasts(table, &flow)),
+        None => (false, false),
+    };
     let start = Start {
         ip: *ip,
         transport: transport.rest,
         addresses: ethernet.addresses(),
         ifindex: packet.ifindex(),
         remote: [0; 4],
+        via: 0,
     };
-    note(packet, key, flow.is_some(), start);
-    Some(match flow {
-        Some(flow) if lasts(table, &flow) => FastOutcome::OtherPlace,
-        _ => FastOutcome::NotAdmitted,
+    note(packet, key, is_known, start);
+    Some(match is_elsewhere {
+        true => FastOutcome::OtherPlace,
+        false => FastOutcome::NotAdmitted,
     })
 }
 
@@ -116,6 +123,7 @@ fn transmit(
     size: Size,
     peer: &Peer,
     subnet: [u8; 4],
+    mark: u32,
 ) -> Result<Verdict, FastOutcome> {
     const DIRECT: u32 = Encap::Direct as u32;
     const UDP: u32 = Encap::Udp as u32;
@@ -124,13 +132,15 @@ fn transmit(
     egress::check_kinship(peer, ip).map_err(reason)?;
     egress::check_way(packet, peer, ip, Ethernet::LEN, size).map_err(reason)?;
     let priority = priority(ip.tos);
-    packet.set_priority(priority);
     match peer.encap {
-        VXLAN => transmit_in(Encap::Vxlan, packet, size, peer),
-        UDP => transmit_in(Encap::Udp, packet, size, peer),
-        DIRECT => transmit_direct(packet, size, peer, subnet),
-        _ => Err(FastOutcome::Unresolved),
+        VXLAN => transmit_in(Encap::Vxlan, packet, size, peer)?,
+        UDP => transmit_in(Encap::Udp, packet, size, peer)?,
+        DIRECT => transmit_direct(packet, size, peer, subnet)?,
+        _ => return Err(FastOutcome::Unresolved),
     }
+    packet.set_priority(priority);
+    packet.set_mark(mark);
+    Ok(packet.redirect(peer.ifindex, Side::Egress))
 }
 
 /// To a direct peer nothing changes but the link-layer header and one hop.
@@ -140,14 +150,14 @@ fn transmit_direct(
     size: Size,
     peer: &Peer,
     subnet: [u8; 4],
-) -> Result<Verdict, FastOutcome> {
+) -> Result<(), FastOutcome> {
     let hop = enter::hops(Encap::Direct, header(packet)?).ok_or(FastOutcome::Unfit)?;
     let frame: &mut IpFrame = packet.header_mut(0).ok_or(FastOutcome::Failed)?;
     frame.ethernet.set_addresses(peer.headers.outer.addresses());
     hop.write(&mut frame.ip);
     count::sent(subnet, size);
     packet.set_counted();
-    Ok(packet.redirect(peer.ifindex, Side::Egress))
+    Ok(())
 }
 
 /// To a tunnelled peer the headers of its template come in front of the packet.
@@ -157,7 +167,7 @@ fn transmit_in(
     packet: &mut Packet,
     size: Size,
     peer: &Peer,
-) -> Result<Verdict, FastOutcome> {
+) -> Result<(), FastOutcome> {
     let ip = header(packet)?;
     let hop = enter::hops(encap, ip).ok_or(FastOutcome::Unfit)?;
     let source_port = match encap {
@@ -178,7 +188,7 @@ fn transmit_in(
     if !egress::put_headers(packet, peer, encap, inner, Some(hop)) {
         return Err(FastOutcome::Failed);
     }
-    Ok(packet.redirect(peer.ifindex, Side::Egress))
+    Ok(())
 }
 
 /// The IPv4 header of a frame on a pod's interface.
