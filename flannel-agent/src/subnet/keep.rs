@@ -8,6 +8,7 @@
 //! shows when the other one writes: another VTEP MAC, or the same value again and again where the
 //! other one has taken the MAC over as well.
 
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -124,13 +125,16 @@ impl Keeper<'_> {
                     None => std::future::pending().await,
                 },
                 () = sleep_until(renew_at) => match self.renew().await {
-                    Ok(Finding::Own) => {
+                    Ok(None) => {
                         backoff.reset();
                         renew_at = self.renewal();
                         info!(subnet = %self.lease.subnet, "the lease is renewed");
                         continue;
                     }
-                    Ok(finding) => finding,
+                    Ok(Some(finding)) => {
+                        renew_at = self.renewal();
+                        finding
+                    }
                     Err(error) => {
                         let pause = backoff.next_delay(&mut rng);
                         let left = self.time_left();
@@ -165,7 +169,8 @@ impl Keeper<'_> {
         }
     }
 
-    async fn renew(&mut self) -> Result<Finding, String> {
+    /// Writes the own value, or says what stands there instead of the own last write.
+    async fn renew(&mut self) -> Result<Option<Finding>, String> {
         let HeldLease {
             key,
             attrs,
@@ -180,12 +185,12 @@ impl Keeper<'_> {
             Written::Done { revision, term } => {
                 self.lease.revision = revision;
                 self.set_term(term);
-                Ok(Finding::Own)
+                Ok(None)
             }
-            Written::Lost(record) => Ok(match record {
-                Some(record) => self.judge(&record),
+            Written::Lost(record) => Ok(Some(match record {
+                Some(record) => self.judge_value(&record),
                 None => Finding::Lost(self.gone()),
-            }),
+            })),
         }
     }
 
@@ -198,16 +203,25 @@ impl Keeper<'_> {
                 None => Finding::Lost(self.gone()),
             },
             KeyChange::Put(record) => self.judge(&record),
-            KeyChange::Deleted(_, revision) if revision < self.lease.revision => Finding::Own,
+            // It is older than the own last write, or the store is; a write decides.
+            KeyChange::Deleted(_, revision) if revision < self.lease.revision => Finding::Rewrite,
             KeyChange::Deleted(..) => Finding::Lost(self.gone()),
         }
     }
 
-    /// Judges the key as it is in the store, and adopts what is as good as the own write.
+    /// Judges the key as the store tells of it.
     fn judge(&mut self, record: &Record) -> Finding {
-        if record.mod_revision <= self.lease.revision {
-            return Finding::Own;
+        match record.mod_revision.cmp(&self.lease.revision) {
+            Ordering::Equal => Finding::Own,
+            // Late news of an earlier write, or a store that was restored from older data: a write
+            // decides, since it fails where the own last write is not.
+            Ordering::Less => Finding::Rewrite,
+            Ordering::Greater => self.judge_value(record),
         }
+    }
+
+    /// Judges the key as it is in the store, not being the own last write, and adopts what is as good.
+    fn judge_value(&mut self, record: &Record) -> Finding {
         let subnet = self.lease.subnet.to_string();
         let ip = self.lease.attrs.public_ip;
         match parse_value(&record.value) {

@@ -130,3 +130,71 @@ async fn d4_a_lease_is_renewed_before_its_end_and_after_an_outage() {
     assert_eq!(third[0].0, format!("{SUBNETS}/{}-24", subnet.v4.network()));
     assert!(!kept.task.is_finished());
 }
+
+/// A store that has gone back in time: its revisions are lower than that of the own last write.
+#[tokio::test]
+async fn a_lease_in_a_store_restored_from_older_data_is_written_again() {
+    let mut etcd = Etcd::start().await;
+    let store = etcd.store();
+    let held = try_acquire(&store, &network(""), 11, Some(subnet("10.5.7.0/24")))
+        .await
+        .unwrap();
+    etcd.back_up().await;
+    let restored = etcd.keys().await;
+    // What has happened since: the lease has been renewed, at a higher revision.
+    let timing = Timing {
+        renew_margin: timing().lease_ttl - Duration::from_secs(1),
+        ..timing()
+    };
+    let mut kept = keep_in_background(&store, held, timing);
+    timeout(PATIENCE, kept.term.changed())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_ne!(etcd.keys().await[0].2, restored[0].2);
+
+    etcd.restore().await;
+    let written = timeout(PATIENCE, async {
+        loop {
+            let keys = etcd.keys().await;
+            assert_eq!((&keys[0].0, &keys[0].1), (&restored[0].0, &restored[0].1));
+            if keys[0].2 != restored[0].2 {
+                return;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    });
+    written.await.expect("another lease of etcd");
+    assert!(!kept.task.is_finished());
+}
+
+#[tokio::test]
+async fn a_former_owner_in_a_store_restored_from_older_data_is_noticed() {
+    for former in [Some(12), None] {
+        let mut etcd = Etcd::start().await;
+        let store = etcd.store();
+        let key = format!("{SUBNETS}/10.5.7.0-24");
+        if let Some(former) = former {
+            etcd.put("10.5.7.0-24", &value(former)).await;
+        }
+        etcd.back_up().await;
+        etcd.client().await.delete(key, None).await.unwrap();
+        for number in 0..20 {
+            etcd.put("10.5.9.0-24", &value(number)).await;
+        }
+        let held = try_acquire(&store, &network(""), 11, Some(subnet("10.5.7.0/24")))
+            .await
+            .unwrap();
+        let kept = keep_in_background(&store, held, timing());
+        etcd.restore().await;
+        let subnet = "10.5.7.0/24".to_owned();
+        let expected = match former {
+            Some(former) => Loss::Taken {
+                subnet,
+                by: Ipv4Addr::new(192, 168, 7, former),
+            },
+            None => Loss::Gone { subnet },
+        };
+        assert_eq!(kept.loss().await, expected);
+    }
+}

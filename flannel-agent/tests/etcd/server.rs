@@ -70,6 +70,27 @@ impl Etcd {
         self.wait_until_up().await;
     }
 
+    /// Keeps its data as they are now; it is not up meanwhile.
+    pub(super) async fn back_up(&mut self) {
+        self.kill();
+        self.copy("data", "backup");
+        self.restart().await;
+    }
+
+    /// Goes back to the data of the last backup, as an operator does after an accident.
+    pub(super) async fn restore(&mut self) {
+        self.kill();
+        std::fs::remove_dir_all(self.dir.path().join("data")).unwrap();
+        self.copy("backup", "data");
+        self.restart().await;
+    }
+
+    fn copy(&self, from: &str, to: &str) {
+        let [from, to] = [from, to].map(|name| self.dir.path().join(name));
+        let copied = Command::new("cp").arg("-a").args([from, to]).status();
+        assert!(copied.unwrap().success());
+    }
+
     pub(super) fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
