@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     // Before there are threads, see `probe`.
     if let Command::Probe { run, output } = parsed.command {
         return probe(*run, output).unwrap_or_else(|error| {
-            eprintln!("error: {error:#}");
+            complain(&error);
             ExitCode::FAILURE
         });
     }
@@ -44,14 +44,14 @@ fn main() -> ExitCode {
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("error: start the runtime: {error}");
+            complain(&anyhow::Error::new(error).context("start the runtime"));
             return ExitCode::FAILURE;
         }
     };
     match runtime.block_on(dispatch(parsed)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            complain(&error);
             match error.downcast_ref() {
                 Some(ControlError::NotRunning { .. }) => ExitCode::from(3),
                 _ => ExitCode::FAILURE,
@@ -68,6 +68,8 @@ async fn dispatch(parsed: cli::Parsed) -> anyhow::Result<()> {
                 .with_writer(std::io::stderr)
                 .with_ansi(std::io::stderr().is_terminal())
                 .with_max_level(config.log_level)
+                // It would be said on standard error, which is what cannot be written.
+                .log_internal_errors(false)
                 .init();
             for warning in parsed.warnings.into_iter().chain(unusual) {
                 warn!("{warning}");
@@ -115,6 +117,11 @@ async fn dispatch(parsed: cli::Parsed) -> anyhow::Result<()> {
             Ok(())
         }
     }
+}
+
+/// Says why the program ends, if anybody can be told.
+fn complain(error: &anyhow::Error) {
+    let _ = writeln!(std::io::stderr(), "error: {error:#}");
 }
 
 /// Prints a text to its end, or as far as somebody reads.

@@ -1,5 +1,6 @@
 //! What cannot work is refused with the thing and the remedy, and what can be waited for heals.
 
+use std::fs::File;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Output, Stdio};
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use flannel_tests::agent::{Agent, Bpf, Datapath, PREFIX};
 use flannel_tests::bed::{Bed, BedOptions};
 use flannel_tests::cluster::CONFIG;
+use flannel_tests::command;
 use flannel_tests::etcd;
 use flannel_tests::traffic::ping::{Options, ping};
 use flannel_tests::wait;
@@ -219,4 +221,30 @@ fn without_bpf_auto_takes_the_kernel_path_and_ebpf_refuses() {
             .then_some(()))
     })
     .expect("refused");
+}
+
+/// A disk that is full has to be somebody else's trouble.
+#[test]
+fn a_log_that_cannot_be_written_ends_nothing() {
+    let bed = Bed::new(BedOptions::default()).expect("bed");
+    let agent = Agent::new(&bed.hosts[0], Datapath::Kernel).expect("agent");
+    let full = File::options()
+        .write(true)
+        .open("/dev/full")
+        .expect("/dev/full");
+    let (reader, gone) = std::io::pipe().expect("pipe");
+    drop(reader);
+    for log in [Stdio::from(full), Stdio::from(gone)] {
+        let run_dir = bed.hosts[0].files().join("run");
+        let mut command = bed.hosts[0].ns.command(&agent.binary().to_string_lossy());
+        command
+            .arg("--etcd-endpoints=http://127.0.0.1:1")
+            .arg(format!("--run-dir={}", run_dir.display()))
+            .stderr(log);
+        let mut running = command::spawn(command).expect("start");
+        // It says several times that there is no etcd.
+        let ended = running.wait(Duration::from_secs(3));
+        assert!(ended.is_err(), "it ended: {ended:?}");
+        running.kill().expect("SIGKILL");
+    }
 }
