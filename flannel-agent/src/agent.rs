@@ -33,6 +33,7 @@ use crate::health::Health;
 use crate::notify::{Notifier, keep_told};
 use crate::status_source::Phase;
 use crate::subnet::Timing;
+use crate::subnet::settings::wait_for_network;
 use crate::subnet::store::Store;
 
 /// Runs the agent until `stop` is cancelled.
@@ -75,9 +76,14 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
         phase,
         end,
     };
+    agent.notifier.status("waiting for the network config");
+    // For the whole run: who changes it decides when each node takes it, by a restart.
+    let Some(network) = wait_for_network(&agent.store, &agent.timing, &agent.end).await else {
+        return Ok(());
+    };
     let mut is_first = true;
     loop {
-        let Some(begun) = begin(&agent, is_first).await? else {
+        let Some(begun) = begin(&agent, network.clone(), is_first).await? else {
             return Ok(());
         };
         is_first = false;

@@ -104,7 +104,7 @@ pub struct Node {
     failed: Option<(usize, String)>,
     /// What went wrong with the last pass.
     error: Option<String>,
-    /// Whether the external interface has another MTU than at the start, or not its address.
+    /// Whether the external interface is gone, has another MTU than at the start, or not its address.
     has_moved: bool,
 }
 
@@ -189,8 +189,8 @@ impl Node {
         self.datapath.programs()
     }
 
-    /// Whether the external interface is not what the node was made for: its address or its MTU is
-    /// another one.
+    /// Whether the external interface is not what the node was made for: it is gone, or its address or
+    /// its MTU is another one.
     #[must_use]
     pub fn has_moved(&self) -> bool {
         self.has_moved
@@ -298,7 +298,10 @@ impl Node {
             return self.follow(change).await;
         }
         if scope.device {
-            let (device, local) = set_up(&self.netlink, &self.spec, &mut *self.backend).await?;
+            let made = set_up(&self.netlink, &self.spec, &mut *self.backend).await;
+            // It may have another name now, or another interface its address.
+            self.has_moved = matches!(made, Err(Error::NoExternal(_)));
+            let (device, local) = made?;
             if local != self.local {
                 // What was found for the old interface says nothing of this one.
                 self.underlay.forget_routes();

@@ -161,3 +161,64 @@ fn changes_are_followed_on_ebpf() {
         all_changes(backend, Datapath::Ebpf);
     }
 }
+
+#[test]
+fn a_renamed_interface_is_followed() {
+    let mut cluster = cluster(BACKENDS[0], Datapath::Ebpf);
+    let address = cluster.host(1).address;
+    let agent = &mut cluster.agents[1];
+    // It is chosen by name as long as it has that.
+    agent.flags.push(format!("--iface={address}"));
+    agent.terminate().expect("SIGTERM");
+    agent.start().expect("start");
+    cluster.wait_for_peers(1).expect("peers");
+    let host = cluster.host(1).ns.clone();
+    for line in ["eth0 down", "eth0 name ens3", "ens3 up"] {
+        host.ip(&format!("link set {line}")).expect("rename");
+    }
+    wait_reached(&cluster, "another name");
+    cluster.wait_for_peers(1).expect("peers");
+    let status = cluster.agents[1].status().expect("status");
+    assert_eq!(status.interface.name, "ens3");
+}
+
+/// Peers send to the address of the device that is in the lease.
+#[test]
+fn a_changed_address_of_the_device_is_set_back() {
+    let cluster = cluster(BACKENDS[0], Datapath::Ebpf);
+    let mac = || {
+        let status = cluster.agents[1].status().expect("status");
+        status.device.expect("a device").mac
+    };
+    let before = mac();
+    let host = cluster.host(1).ns.clone();
+    host.ip("link set flannel.1 address 02:00:00:00:00:99")
+        .expect("MAC");
+    wait_reached(&cluster, "another MAC of the device");
+    until_equal("the MAC of the lease", &before, mac);
+}
+
+/// An operator prepares a config, and restarts node by node.
+#[test]
+fn another_network_waits_for_a_restart() {
+    let mut cluster = cluster(BACKENDS[0], Datapath::Ebpf);
+    let before = cluster.agents[1].status().expect("status").lease.subnet;
+    let staged = r#"{"Network":"10.6.0.0/16","Backend":{"Type":"host-gw"}}"#;
+    let key = format!("{PREFIX}/config");
+    cluster.bed.etcd.put(&key, staged).expect("another config");
+    let host = cluster.host(1).ns.clone();
+    host.ip("link set eth0 mtu 1400").expect("MTU");
+    cluster.agents[1]
+        .wait_for_log("starting over with it")
+        .expect("the change is noticed");
+    let agent = &cluster.agents[1];
+    wait::until("the node with another MTU", LIMIT, || {
+        let status = agent.status()?;
+        anyhow::ensure!(status.ready && status.interface.mtu == 1400, "{status:?}");
+        Ok(Some(()))
+    })
+    .expect("ready");
+    let status = agent.status().expect("status");
+    assert_eq!(status.lease.subnet, before);
+    wait_reached(&cluster, "the network as before");
+}

@@ -22,7 +22,6 @@ use crate::state::State;
 use crate::status_source::Phase;
 use crate::subnet::acquire::{HeldLease, Wish, acquire, list_leases};
 use crate::subnet::file::{PreviousSubnet, SubnetEnv};
-use crate::subnet::settings::wait_for_network;
 use crate::subnet::store::Listing;
 
 /// All that the running phase is made from.
@@ -47,7 +46,11 @@ pub(super) struct Begun {
 ///
 /// # Errors
 /// What keeps the agent from starting.
-pub(super) async fn begin(agent: &Agent, is_first: bool) -> Result<Option<Begun>> {
+pub(super) async fn begin(
+    agent: &Agent,
+    network: NetworkConfig,
+    is_first: bool,
+) -> Result<Option<Begun>> {
     let Agent {
         config,
         store,
@@ -56,10 +59,6 @@ pub(super) async fn begin(agent: &Agent, is_first: bool) -> Result<Option<Begun>
         phase,
         end,
     } = agent;
-    notifier.status("waiting for the network config");
-    let Some(network) = wait_for_network(store, timing, end).await else {
-        return Ok(None);
-    };
     let overlay = network
         .ipv4
         .context("EnableIPv4 is false: IPv6-only networks are not supported")?;

@@ -33,7 +33,7 @@ pub(super) async fn choose(config: &Config, backend: &Backend) -> Result<Externa
 }
 
 /// Returns when a node that started with `current` should start over: `has_moved` says that the
-/// address or the MTU of the interface is not what it was, and another choice can be made. Until
+/// interface is gone, or its address or MTU is not what it was, and another choice can be made. Until
 /// one can be, the node works on as well as it can.
 pub(super) async fn moved(
     config: &Config,
@@ -41,6 +41,7 @@ pub(super) async fn moved(
     current: &ExternalInterface,
     mut has_moved: watch::Receiver<bool>,
 ) {
+    let mut said = None;
     loop {
         if has_moved.wait_for(|moved| *moved).await.is_err() {
             // The node has ended.
@@ -59,10 +60,17 @@ pub(super) async fn moved(
                 return;
             }
             Ok(_) => {}
-            Err(error) => warn!(
-                error = chain(error.as_ref()),
-                "the external interface has lost its address"
-            ),
+            Err(error) => {
+                let error = chain(error.as_ref());
+                // Once per reason, not once per look.
+                if said.as_ref() != Some(&error) {
+                    warn!(
+                        error,
+                        "the external interface is gone or has lost its address"
+                    );
+                    said = Some(error);
+                }
+            }
         }
     }
 }

@@ -13,7 +13,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use tracing::info;
 
-use self::device::{DeviceChange, DeviceSpec, ensure_address, ensure_device};
+use self::device::{DeviceChange, DeviceSpec, KnownAs, ensure_address, ensure_device};
 use super::peer::{IgnoredReason, Peer, require_type};
 use super::{Advert, Backend, Device, Place, Reach, host_gw};
 use crate::dataplane::{Attachment, Direction, Interface};
@@ -93,6 +93,8 @@ pub struct Vxlan {
     options: network::Vxlan,
     /// Link-layer address of the device: the one that it had before, or a new one.
     mac: MacAddr,
+    /// Whether peers know that.
+    known_as: KnownAs,
 }
 
 impl Vxlan {
@@ -100,7 +102,11 @@ impl Vxlan {
     #[must_use]
     pub fn new(options: network::Vxlan, known_mac: Option<MacAddr>) -> Self {
         let mac = known_mac.unwrap_or_else(|| MacAddr::random_local(&mut rand::rng()));
-        Self { options, mac }
+        Self {
+            options,
+            mac,
+            known_as: KnownAs::Itself,
+        }
     }
 
     async fn ensure(
@@ -124,7 +130,7 @@ impl Vxlan {
             learning: self.options.learning,
             gbp: self.options.gbp,
         };
-        let (device, change) = ensure_device(netlink, &spec).await?;
+        let (device, change) = ensure_device(netlink, &spec, self.known_as).await?;
         if change != DeviceChange::Kept {
             info!(device = device.name, mac = %device.mac, ?change, "set up the tunnel device");
         }
@@ -171,6 +177,7 @@ impl Backend for Vxlan {
         let device = self.ensure(netlink, index, mtu, address).await?;
         // What the device has is what is advertised, also when it had it before.
         self.mac = device.mac;
+        self.known_as = KnownAs::Spec;
         let data = BackendData {
             vni: device.vni,
             vtep_mac: device.mac,

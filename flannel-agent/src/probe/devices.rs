@@ -76,7 +76,7 @@ async fn try_vxlan(netlink: &Netlink) -> Result<String> {
         learning: false,
         gbp: false,
     };
-    let (device, _) = vxlan::ensure_device(netlink, &spec).await?;
+    let (device, _) = vxlan::ensure_device(netlink, &spec, vxlan::KnownAs::Itself).await?;
     let (own, network) = ("10.5.1.0/24".parse()?, "10.5.0.0/16".parse()?);
     vxlan::ensure_address(netlink, &device, own, network).await?;
     let gateway = Ipv4Addr::new(10, 5, 2, 0);

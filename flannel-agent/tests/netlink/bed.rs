@@ -7,7 +7,9 @@ use std::process::Command;
 use flannel_agent::backend::entries::{apply, read_actual};
 use flannel_agent::backend::peer::Peer;
 use flannel_agent::backend::vxlan::add_entries;
-use flannel_agent::backend::vxlan::device::{Device, DeviceSpec, ensure_address, ensure_device};
+use flannel_agent::backend::vxlan::device::{
+    Device, DeviceSpec, KnownAs, ensure_address, ensure_device,
+};
 use flannel_agent::netlink::{MacAddr, Netlink};
 use flannel_agent::plan::{KernelState, plan};
 use nix::sched::{CloneFlags, unshare};
@@ -75,7 +77,9 @@ pub(super) fn spec_of(lower: u32) -> DeviceSpec {
 /// The device, as an agent with subnet 10.5.1.0/24 sets it up.
 pub(super) async fn device(netlink: &Netlink) -> Device {
     let spec = spec(netlink).await;
-    let (device, _) = ensure_device(netlink, &spec).await.unwrap();
+    let (device, _) = ensure_device(netlink, &spec, KnownAs::Itself)
+        .await
+        .unwrap();
     let own = "10.5.1.0/24".parse().unwrap();
     let network = "10.5.0.0/16".parse().unwrap();
     ensure_address(netlink, &device, own, network)

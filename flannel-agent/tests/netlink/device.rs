@@ -1,7 +1,7 @@
 //! The tunnel device and its address.
 
 use flannel_agent::backend::vxlan::device::{
-    DeviceChange, DeviceError, DeviceSpec, ensure_device, remove_device,
+    DeviceChange, DeviceError, DeviceSpec, KnownAs, ensure_device, remove_device,
 };
 use flannel_agent::netlink::{MacAddr, Netlink, errno};
 
@@ -53,19 +53,25 @@ fn a_device_that_fits_is_kept_and_what_can_be_is_adjusted() {
         // A MAC of one's own is kept, whatever the caller would choose.
         spec.mac = MacAddr([2, 0, 0, 0, 0, 99]);
         let before = run("ip -d link show flannel.1");
-        let kept = ensure_device(&netlink, &spec).await.unwrap();
+        let kept = ensure_device(&netlink, &spec, KnownAs::Itself)
+            .await
+            .unwrap();
         assert_eq!(kept, (first.clone(), DeviceChange::Kept));
         assert_eq!(run("ip -d link show flannel.1"), before);
 
         spec.mtu = 1400;
         spec.learning = true;
-        let (adjusted, change) = ensure_device(&netlink, &spec).await.unwrap();
+        let (adjusted, change) = ensure_device(&netlink, &spec, KnownAs::Itself)
+            .await
+            .unwrap();
         assert_eq!(change, DeviceChange::Adjusted);
         assert_eq!((adjusted.index, adjusted.mtu), (first.index, 1400));
         let shown = json("ip -d -j link show flannel.1");
         assert_eq!(shown["linkinfo"]["info_data"]["learning"], true);
         assert_eq!(shown["mtu"], 1400);
-        let again = ensure_device(&netlink, &spec).await.unwrap();
+        let again = ensure_device(&netlink, &spec, KnownAs::Itself)
+            .await
+            .unwrap();
         assert_eq!(again.1, DeviceChange::Kept);
     });
 }
@@ -90,12 +96,16 @@ fn a_device_with_another_port_or_source_is_made_anew_with_its_mac() {
                 ..base.clone()
             };
             change(&mut spec);
-            let (device, done) = ensure_device(&netlink, &spec).await.unwrap();
+            let (device, done) = ensure_device(&netlink, &spec, KnownAs::Itself)
+                .await
+                .unwrap();
             assert_eq!(done, DeviceChange::Recreated);
             assert_ne!(device.index, index);
             assert_eq!(device.mac, first.mac);
             assert_eq!(device.port, spec.port.unwrap_or(8472));
-            let (_, again) = ensure_device(&netlink, &spec).await.unwrap();
+            let (_, again) = ensure_device(&netlink, &spec, KnownAs::Itself)
+                .await
+                .unwrap();
             assert_eq!(again, DeviceChange::Kept);
             index = device.index;
         }
@@ -104,7 +114,9 @@ fn a_device_with_another_port_or_source_is_made_anew_with_its_mac() {
         run(
             "ip link add flannel.1 address 02:00:00:00:00:33 type vxlan id 77 dev eth0 local 192.168.7.11 dstport 8472",
         );
-        let (device, done) = ensure_device(&netlink, &base).await.unwrap();
+        let (device, done) = ensure_device(&netlink, &base, KnownAs::Itself)
+            .await
+            .unwrap();
         assert_eq!((done, device.vni), (DeviceChange::Recreated, 1));
         assert_eq!(device.mac.to_string(), "02:00:00:00:00:33");
     });
@@ -116,7 +128,9 @@ fn a_foreign_device_is_refused_by_name_and_kind() {
         let netlink = Netlink::open().unwrap();
         run("ip link add flannel.1 type bridge");
         let spec = spec(&netlink).await;
-        let error = ensure_device(&netlink, &spec).await.unwrap_err();
+        let error = ensure_device(&netlink, &spec, KnownAs::Itself)
+            .await
+            .unwrap_err();
         assert!(matches!(error, DeviceError::Foreign { .. }));
         let text = error.to_string();
         assert!(
@@ -127,12 +141,16 @@ fn a_foreign_device_is_refused_by_name_and_kind() {
 
         run("ip link del flannel.1");
         run("ip link add other type vxlan id 1 dev eth0 dstport 8472");
-        let error = ensure_device(&netlink, &spec).await.unwrap_err();
+        let error = ensure_device(&netlink, &spec, KnownAs::Itself)
+            .await
+            .unwrap_err();
         let text = error.to_string();
         assert!(text.contains("other has VNI 1 on UDP port 8472"), "{text}");
 
         run("ip link del other");
-        ensure_device(&netlink, &spec).await.unwrap();
+        ensure_device(&netlink, &spec, KnownAs::Itself)
+            .await
+            .unwrap();
         assert!(remove_device(&netlink, "flannel.1").await.unwrap());
         assert!(!remove_device(&netlink, "flannel.1").await.unwrap());
     });
@@ -144,7 +162,10 @@ fn a_refusal_says_what_was_tried_and_the_kernels_words() {
         let netlink = Netlink::open().unwrap();
         let mut spec = spec(&netlink).await;
         spec.vni = 1 << 24;
-        let DeviceError::Netlink(error) = ensure_device(&netlink, &spec).await.unwrap_err() else {
+        let DeviceError::Netlink(error) = ensure_device(&netlink, &spec, KnownAs::Itself)
+            .await
+            .unwrap_err()
+        else {
             panic!("refused by the kernel");
         };
         assert_eq!(errno(&error), Some(libc::ERANGE));

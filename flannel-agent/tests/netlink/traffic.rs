@@ -5,7 +5,9 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use flannel_agent::backend::peer::Peer;
-use flannel_agent::backend::vxlan::device::{Device, DeviceSpec, ensure_address, ensure_device};
+use flannel_agent::backend::vxlan::device::{
+    Device, DeviceSpec, KnownAs, ensure_address, ensure_device,
+};
 use flannel_agent::netlink::{MacAddr, Netlink};
 use nix::sched::{CloneFlags, unshare};
 
@@ -21,7 +23,9 @@ async fn join(netlink: &Netlink, lower: &str, own: u8, other: u8, other_mac: Mac
         mac: MacAddr([2, 0, 0, 0, 0, own]),
         ..spec_of(lower)
     };
-    let (device, _) = ensure_device(netlink, &spec).await.unwrap();
+    let (device, _) = ensure_device(netlink, &spec, KnownAs::Itself)
+        .await
+        .unwrap();
     let subnet = |i: u8| format!("10.5.{i}.0/24").parse().unwrap();
     let network = "10.5.0.0/16".parse().unwrap();
     ensure_address(netlink, &device, subnet(own), network)

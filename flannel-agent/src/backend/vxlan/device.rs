@@ -101,6 +101,15 @@ pub enum DeviceError {
     Netlink(#[from] netlink::Error),
 }
 
+/// Which link-layer address a device that is there may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KnownAs {
+    /// Any that a station can have: peers know it by that, or are told.
+    Itself,
+    /// That of the spec, which has been advertised.
+    Spec,
+}
+
 /// What to do about the link that has the name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Verdict {
@@ -123,13 +132,14 @@ enum Verdict {
 pub async fn ensure_device(
     netlink: &Netlink,
     spec: &DeviceSpec,
+    known_as: KnownAs,
 ) -> Result<(Device, DeviceChange), DeviceError> {
     let change = match netlink.link_by_name(&spec.name).await? {
         None => {
             create(netlink, spec).await?;
             DeviceChange::Created
         }
-        Some(link) => match judge(spec, &link, default_port()) {
+        Some(link) => match judge(spec, &link, known_as, default_port()) {
             Verdict::Refuse { kind } => {
                 return Err(DeviceError::Foreign {
                     name: spec.name.clone(),
@@ -226,7 +236,7 @@ async fn read_device(netlink: &Netlink, name: &str) -> Result<Device, DeviceErro
     })
 }
 
-fn judge(spec: &DeviceSpec, link: &Link, default_port: u16) -> Verdict {
+fn judge(spec: &DeviceSpec, link: &Link, known_as: KnownAs, default_port: u16) -> Verdict {
     let Some(vxlan) = &link.vxlan else {
         return Verdict::Refuse {
             kind: link
@@ -235,7 +245,11 @@ fn judge(spec: &DeviceSpec, link: &Link, default_port: u16) -> Verdict {
                 .unwrap_or_else(|| "hardware device".into()),
         };
     };
-    let kept_mac = link.mac.filter(|mac| mac.is_station());
+    let may_stay = |mac: &MacAddr| match known_as {
+        KnownAs::Itself => mac.is_station(),
+        KnownAs::Spec => *mac == spec.mac,
+    };
+    let kept_mac = link.mac.filter(may_stay);
     let expected = Vxlan {
         vni: spec.vni,
         lower: Some(spec.lower),
@@ -378,7 +392,7 @@ mod tests {
     fn judged(change: impl FnOnce(&mut Link)) -> Verdict {
         let mut link = link();
         change(&mut link);
-        judge(&spec(), &link, DEFAULT_PORT)
+        judge(&spec(), &link, KnownAs::Itself, DEFAULT_PORT)
     }
 
     fn judged_vxlan(change: impl FnOnce(&mut Vxlan)) -> Verdict {
@@ -393,6 +407,26 @@ mod tests {
             learning: None,
         };
         assert_eq!(judged(|_| ()), nothing);
+    }
+
+    #[test]
+    fn an_address_that_has_been_advertised_is_set_back() {
+        let link = Link {
+            mac: Some(MacAddr([2, 0, 0, 0, 0, 99])),
+            ..link()
+        };
+        let Verdict::Keep { mac, .. } = judge(&spec(), &link, KnownAs::Spec, DEFAULT_PORT) else {
+            panic!("it fits but for that")
+        };
+        assert_eq!(mac, Some(spec().mac));
+        assert_eq!(
+            judge(&spec(), &link, KnownAs::Itself, DEFAULT_PORT),
+            Verdict::Keep {
+                mtu: None,
+                mac: None,
+                learning: None
+            }
+        );
     }
 
     #[test]
