@@ -7,16 +7,17 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use etcd_client::{
     Certificate, Client, ConnectOptions, GetOptions, Identity, KeyValue, TlsOptions,
 };
 use thiserror::Error;
-use tokio::sync::OnceCell;
+use tokio::sync::Mutex;
+use tracing::warn;
 
-use crate::config::{EtcdConfig, TlsFiles};
+use crate::config::{Credentials, EtcdConfig, TlsFiles};
 
 /// How long a call may take at one endpoint.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -116,6 +117,9 @@ pub struct Store {
 struct Inner {
     members: Vec<Member>,
     options: ConnectOptions,
+    credentials: Option<Credentials>,
+    /// Whether it has been said that etcd asks for no credentials.
+    is_told: AtomicBool,
     /// Member that answered last.
     current: AtomicUsize,
     prefix: String,
@@ -123,7 +127,7 @@ struct Inner {
 
 struct Member {
     endpoint: String,
-    client: OnceCell<Client>,
+    client: Mutex<Option<Client>>,
 }
 
 impl Store {
@@ -146,19 +150,16 @@ impl Store {
         if endpoints.iter().any(|endpoint| endpoint.wants_tls()) {
             options = options.with_tls(tls_options(tls)?);
         }
-        if let Some(credentials) = credentials {
-            options = options
-                .with_user(&credentials.user, &credentials.password)
-                .with_auto_token_refresh(true);
-        }
         let member = |endpoint: &crate::config::Endpoint| Member {
             endpoint: endpoint.to_string(),
-            client: OnceCell::new(),
+            client: Mutex::default(),
         };
         Ok(Self {
             inner: Arc::new(Inner {
                 members: endpoints.iter().map(member).collect(),
                 options,
+                credentials: credentials.clone(),
+                is_told: AtomicBool::new(false),
                 current: AtomicUsize::new(0),
                 prefix: prefix.clone(),
             }),
@@ -202,8 +203,14 @@ impl Store {
             let index = (first + n) % members.len();
             let member = &members[index];
             let attempt = async {
-                let client = member.client.get_or_try_init(|| self.connect(member));
-                call(client.await?.clone()).await
+                match call(self.client(member).await?).await {
+                    // Somebody has switched it on or off since the connection was made.
+                    Err(error) if is_of_authentication(&error) => {
+                        *member.client.lock().await = None;
+                        call(self.client(member).await?).await
+                    }
+                    answer => answer,
+                }
             };
             let endpoint = &member.endpoint;
             match tokio::time::timeout(CALL_TIMEOUT, attempt).await {
@@ -233,8 +240,44 @@ impl Store {
         })
     }
 
+    /// The connection to a member, made if there is none.
+    async fn client(&self, member: &Member) -> Result<Client, etcd_client::Error> {
+        let mut client = member.client.lock().await;
+        if let Some(client) = &*client {
+            return Ok(client.clone());
+        }
+        let made = self.connect(member).await?;
+        *client = Some(made.clone());
+        Ok(made)
+    }
+
+    /// Connects with the credentials, if there are any and etcd asks for them: they are given to nodes
+    /// before it does.
     async fn connect(&self, member: &Member) -> Result<Client, etcd_client::Error> {
-        Client::connect([&member.endpoint], Some(self.inner.options.clone())).await
+        let Inner {
+            options,
+            credentials,
+            is_told,
+            ..
+        } = &*self.inner;
+        let connect = |options| Client::connect([&member.endpoint], Some(options));
+        let Some(Credentials { user, password }) = credentials else {
+            return connect(options.clone()).await;
+        };
+        let with_user = options.clone().with_user(user, password);
+        match connect(with_user.with_auto_token_refresh(true)).await {
+            Err(error) if is_of_authentication(&error) => {
+                if !is_told.swap(true, Ordering::Relaxed) {
+                    let reason = reason(&error);
+                    warn!(user, reason, "connecting without the credentials");
+                }
+                connect(options.clone()).await
+            }
+            answer => {
+                is_told.store(false, Ordering::Relaxed);
+                answer
+            }
+        }
     }
 
     /// One key, if it exists, and the revision at which it was read.
@@ -321,6 +364,20 @@ fn is_transient(error: &etcd_client::Error) -> bool {
         etcd_client::Error::TransportError(_) | etcd_client::Error::IoError(_) => true,
         _ => false,
     }
+}
+
+/// Whether etcd asks for no credentials where some are given, or the other way round.
+fn is_of_authentication(error: &etcd_client::Error) -> bool {
+    /// As etcd words it (api/v3rpc/rpctypes/error.go); a wrong password is none of these.
+    const WORDS: [&str; 3] = [
+        "authentication is not enabled",
+        "user name is empty",
+        "invalid auth token",
+    ];
+    let etcd_client::Error::GRpcStatus(status) = error else {
+        return false;
+    };
+    WORDS.iter().any(|words| status.message().contains(words))
 }
 
 /// The part of an error that tells an operator most: the innermost cause.

@@ -3,7 +3,7 @@
 //! A key or value that cannot be read is logged once, listed in the status and skipped. If the key
 //! held a good lease before, that lease stays: no peer is lost to an error.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -40,12 +40,11 @@ pub async fn watch_leases(
         let mut reader = Reader::default();
         while let Some(change) = received.recv().await {
             let change = reader.translate(change);
-            let unreadable = reader.unreadable();
-            shown.send_if_modified(|health| {
-                let differs = health.unreadable != unreadable;
-                health.unreadable = unreadable;
-                differs
-            });
+            // There may be thousands: not for each of those that come at once.
+            if received.is_empty() && std::mem::take(&mut reader.has_news) {
+                let unreadable = reader.unreadable();
+                shown.send_modify(|health| health.unreadable = unreadable);
+            }
             let Some(change) = change else { continue };
             tokio::select! {
                 () = cancel.cancelled() => break,
@@ -68,6 +67,8 @@ struct Reader {
     leases: BTreeMap<String, Lease>,
     /// Names of keys that cannot be read, with the reason.
     bad: BTreeMap<String, String>,
+    /// Whether those are others than have been shown.
+    has_news: bool,
 }
 
 impl Reader {
@@ -85,7 +86,7 @@ impl Reader {
                 Some(LeaseChange::Put(lease))
             }
             KeyChange::Deleted(name, _) => {
-                self.bad.remove(&name);
+                self.has_news |= self.bad.remove(&name).is_some();
                 let subnet = self.leases.remove(&name)?.subnet;
                 // A dual-stack key and an IPv4 key may name the same IPv4 subnet.
                 Some(match self.lease_of(subnet) {
@@ -99,8 +100,10 @@ impl Reader {
     fn take_snapshot(&mut self, records: Vec<Record>) {
         let mut before = std::mem::take(&mut self.leases);
         let mut bad = std::mem::take(&mut self.bad);
-        bad.retain(|name, _| records.iter().any(|record| record.name == *name));
+        let there: BTreeSet<&str> = records.iter().map(|record| &*record.name).collect();
+        bad.retain(|name, _| there.contains(&**name));
         self.bad = bad;
+        self.has_news = true;
         for record in records {
             if let Some(lease) = self.read(&record).or_else(|| before.remove(&record.name)) {
                 self.leases.insert(record.name, lease);
@@ -118,12 +121,13 @@ impl Reader {
     fn read(&mut self, record: &Record) -> Option<Lease> {
         match read_lease(record) {
             Ok(lease) => {
-                self.bad.remove(&record.name);
+                self.has_news |= self.bad.remove(&record.name).is_some();
                 Some(lease)
             }
             Err(reason) => {
                 let known = self.bad.insert(record.name.clone(), reason.clone());
                 if known.as_ref() != Some(&reason) {
+                    self.has_news = true;
                     warn!(key = record.name, %reason, "this key is skipped");
                 }
                 None

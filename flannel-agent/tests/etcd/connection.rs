@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use etcd_client::{Client, ConnectOptions};
 use flannel_agent::subnet::settings::{read_network, wait_for_network};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -37,12 +38,30 @@ async fn user_and_password_are_used() {
         store(&[flags[0], flags[1], flags[2], &password])
     };
     acquire_as(&with("hunter2"), 11).await;
+    // Whoever introduces authentication, or has to give it up, does the nodes and etcd one after the
+    // other.
+    let store = with("hunter2");
+    let subnet = acquire_as(&store, 12).await.subnet;
+    client = signed_in(&etcd).await;
+    client.auth_disable().await.unwrap();
+    let mut watched = watch_in_background(&store);
+    watched.until_health(|health| health.connected).await;
+    assert_eq!(acquire_as(&with("hunter2"), 12).await.subnet, subnet);
+    assert_eq!(acquire_as(&store, 12).await.subnet, subnet);
+    etcd.client().await.auth_enable().await.unwrap();
+    assert_eq!(acquire_as(&store, 12).await.subnet, subnet);
     let cancel = CancellationToken::new();
     let wrong = with("wrong");
     let timing = timing();
     let refused = wait_for_network(&wrong, &timing, &cancel);
     let refused = timeout(Duration::from_secs(1), refused);
     assert!(refused.await.is_err(), "a wrong password is waited out");
+}
+
+async fn signed_in(etcd: &Etcd) -> Client {
+    let options = ConnectOptions::new().with_user("root", "hunter2");
+    let client = Client::connect([etcd.endpoint()], Some(options)).await;
+    client.unwrap()
 }
 
 #[tokio::test]
