@@ -109,6 +109,15 @@ async fn remove(
     result.removed.extend(pins);
     Liberal::new(run_dir).restore();
     let Some(state) = state else { return Ok(()) };
+    for path in &state.former_pins {
+        let of_pods = earlier::remove_pinned(&Pins::new(path)).await;
+        result
+            .removed
+            .extend(of_pods.context("take former programs off pods' interfaces")?);
+        let pins = dataplane::remove(path, &[], interfaces)
+            .with_context(|| format!("remove the pins below {}", path.display()))?;
+        result.removed.extend(pins);
+    }
     for device in state.devices_but(None) {
         // Of a device that is not ours any more, only what nobody else can have made.
         if let Some(link) = netlink.link_by_name(&device.name).await? {
@@ -145,10 +154,11 @@ async fn list(
     state: Option<&State>,
     result: &mut Removed,
 ) -> Result<()> {
-    let pins = Pins::new(pin_path).list();
-    result
-        .removed
-        .extend(pins.into_iter().map(|pin| format!("pin {}", pin.display())));
+    let former = state.map_or(&[][..], |state| &state.former_pins);
+    let paths = former.iter().map(PathBuf::as_path).chain([pin_path]);
+    let pins = paths.flat_map(|path| Pins::new(path).list());
+    let lines = pins.map(|pin| format!("pin {}", pin.display()));
+    result.removed.extend(lines);
     let netlink = Netlink::open()?;
     let filters = earlier::filters(&netlink).await;
     let filters = filters.context("list filters on pods' interfaces")?;

@@ -28,6 +28,9 @@ pub struct State {
     pub public_ip: Ipv4Addr,
     /// Root of the pins.
     pub bpf_pin_path: PathBuf,
+    /// Roots of pins of earlier runs that have not been removed yet.
+    #[serde(default)]
+    pub former_pins: Vec<PathBuf>,
     /// The environment file.
     pub subnet_file: PathBuf,
 }
@@ -51,6 +54,13 @@ impl State {
         all.filter(|other| Some(&other.name) != name)
             .cloned()
             .collect()
+    }
+
+    /// All roots of pins of this and earlier runs, but `path`.
+    #[must_use]
+    pub fn pins_but(&self, path: &Path) -> Vec<PathBuf> {
+        let all = std::iter::once(&self.bpf_pin_path).chain(&self.former_pins);
+        all.filter(|other| *other != path).cloned().collect()
     }
 
     /// Where the file is.
@@ -99,6 +109,7 @@ mod tests {
             external: "eth0".into(),
             public_ip: [192, 168, 7, 11].into(),
             bpf_pin_path: "/sys/fs/bpf/flannel".into(),
+            former_pins: Vec::new(),
             subnet_file: "/run/flannel/subnet.env".into(),
         }
     }

@@ -1,9 +1,14 @@
 //! The agent goes and comes under traffic, and no packet notices.
 
+use std::path::Path;
+use std::time::Duration;
+
 use flannel_tests::agent::{Agent, Datapath};
 use flannel_tests::bed::BedOptions;
 use flannel_tests::cluster::{CONFIG, Cluster, config};
+use flannel_tests::mounts::BPFFS;
 use flannel_tests::traffic::sequence::Flow;
+use flannel_tests::wait;
 
 use flannel_tests::exercise::wait_sent;
 
@@ -79,6 +84,26 @@ fn starts_in_quick_succession_lose_nothing() {
     });
 }
 
+/// Programs that are pinned elsewhere would go on before those of this run, with maps that nobody
+/// writes.
+#[test]
+fn another_place_of_pins_loses_nothing_and_leaves_nothing() {
+    under_traffic(Datapath::Ebpf, |agent| {
+        terminate(agent);
+        let former = agent.outside(&agent.places.pins).expect("path");
+        assert!(former.join("links").exists());
+        agent.places.pins = Path::new(BPFFS).join("elsewhere");
+        agent.start().expect("start");
+        agent.wait_for_peers(1).expect("peers");
+        wait::until(
+            "the end of the former pins",
+            Duration::from_secs(15),
+            || Ok((!former.exists()).then_some(())),
+        )
+        .expect("removed");
+    });
+}
+
 #[test]
 fn change_of_datapath_loses_nothing() {
     under_traffic(Datapath::Ebpf, |agent| {
@@ -115,7 +140,7 @@ fn switch(agent: &mut Agent) {
                 if active == "ebpf" { 2 } else { 0 }
             );
             // Some hundred packets each way.
-            std::thread::sleep(std::time::Duration::from_millis(200));
+            std::thread::sleep(Duration::from_millis(200));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What an earlier run has left: taken over where it fits, removed where it does not.
 
 use std::net::Ipv4Addr;
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use tracing::{info, warn};
@@ -8,8 +9,10 @@ use tracing::{info, warn};
 use crate::backend::vxlan::vtep_mac;
 use crate::backend::{self, ALL_PROGRAMS, Backend};
 use crate::config::Config;
+use crate::dataplane::pin::Pins;
 use crate::dataplane::{self, Attachment, Interfaces};
 use crate::error::chain;
+use crate::fast_path;
 use crate::iface::ExternalInterface;
 use crate::netlink::{MacAddr, Netlink};
 use crate::state::{DeviceState, State};
@@ -72,9 +75,12 @@ pub(super) fn note(
     }
     let device = backend.device_name().map(|name| DeviceState { name, mac });
     let former = earlier.map_or_else(Vec::new, |state| state.devices_but(device.as_ref()));
+    let pins = &config.bpf_pin_path;
+    let former_pins = earlier.map_or_else(Vec::new, |state| state.pins_but(pins));
     let state = State {
         device,
         former,
+        former_pins,
         external: external.name.clone(),
         public_ip: external.public_ip,
         bpf_pin_path: config.bpf_pin_path.clone(),
@@ -112,6 +118,18 @@ pub(super) async fn remove_unused(
     }
     let mut left = state.clone();
     left.former.clear();
+    left.former_pins.clear();
+    for path in &state.former_pins {
+        match remove_pins(path).await {
+            Ok(removed) if removed.is_empty() => {}
+            Ok(removed) => info!(?removed, "removed eBPF programs that were pinned elsewhere"),
+            Err(error) => {
+                let error = format!("{error:#}");
+                warn!(path = %path.display(), error, "eBPF programs of an earlier run stay");
+                left.former_pins.push(path.clone());
+            }
+        }
+    }
     for device in &state.former {
         match backend::remove_device(netlink, device).await {
             Ok(true) => info!(device = device.name, "removed the device of an earlier run"),
@@ -131,6 +149,18 @@ pub(super) async fn remove_unused(
     {
         warn!(error = format!("{error:#}"), "cannot note what is left");
     }
+}
+
+/// Ends the programs that an earlier run has pinned elsewhere; returns what was removed.
+async fn remove_pins(path: &Path) -> Result<Vec<String>> {
+    let mut removed = fast_path::earlier::remove_pinned(&Pins::new(path)).await?;
+    // What hangs on clsact is not pinned, and has been replaced.
+    let nowhere = Interfaces {
+        external: "",
+        device: None,
+    };
+    removed.extend(dataplane::remove(path, &[], nowhere)?);
+    Ok(removed)
 }
 
 fn store(config: &Config, state: &State) -> Result<()> {

@@ -76,6 +76,31 @@ pub async fn make_room(options: &dataplane::Options) -> Result<(), dataplane::Er
     Ok(())
 }
 
+/// Ends the programs on pods' interfaces that are pinned at another place than this run's; returns what
+/// was removed, a line each.
+///
+/// # Errors
+/// The first thing that stays.
+pub async fn remove_pinned(pins: &Pins) -> Result<Vec<String>, super::Error> {
+    let links = pins.links_named(&programs::NAMES);
+    if !links.is_empty() {
+        if let Err(error) = maps::end_admissions(pins) {
+            warn!(error = chain(&error), "flows stay on a former fast path");
+        }
+        tokio::time::sleep(IN_FLIGHT).await;
+    }
+    unpin(pins, &links)
+}
+
+fn unpin(pins: &Pins, links: &[String]) -> Result<Vec<String>, super::Error> {
+    let mut removed = Vec::new();
+    for pin in links {
+        pins.remove_link(pin).map_err(super::Error::Pin)?;
+        removed.push(format!("pin {}", pins.link(pin).display()));
+    }
+    Ok(removed)
+}
+
 /// Takes all programs off pods' interfaces; returns what was removed, a line each.
 ///
 /// # Errors
@@ -94,11 +119,7 @@ pub async fn remove(netlink: &Netlink, pins: &Pins) -> Result<Vec<String>, super
         );
     }
     tokio::time::sleep(IN_FLIGHT).await;
-    let mut removed = Vec::new();
-    for pin in links {
-        pins.remove_link(&pin).map_err(super::Error::Pin)?;
-        removed.push(format!("pin {}", pins.link(&pin).display()));
-    }
+    let mut removed = unpin(pins, &links)?;
     for filter in filters {
         programs::detach_filter(filter.program, &filter.endpoint)?;
         removed.push(filter.to_string());
