@@ -249,6 +249,8 @@ const FAST_DIRECT_FROM_POD: Lane = Lane {
     name: "host-gw, streams of a pod around the stack",
     backend: HOST_GW,
     packets: 110_000,
+    // A packet of another type of service takes the admission over, and there are some in each stream.
+    carried: 40,
     ..FAST_FROM_POD
 };
 
