@@ -196,12 +196,16 @@ impl Keeper<'_> {
 
     fn look(&mut self, change: KeyChange) -> Finding {
         match change {
-            KeyChange::Snapshot(records, revision) => match records.first() {
-                Some(record) => self.judge(record),
-                // A store that was restored from older data, or made anew: a write decides.
-                None if revision < self.lease.revision => Finding::Rewrite,
-                None => Finding::Lost(self.gone()),
-            },
+            KeyChange::Snapshot(records, revision) => {
+                let newest = records.first().map_or(revision, |it| it.mod_revision);
+                match records.first() {
+                    // A store that was restored from older data, or made anew: a write decides, since
+                    // it fails where the own last write is not.
+                    _ if newest < self.lease.revision => Finding::Rewrite,
+                    Some(record) => self.judge(record),
+                    None => Finding::Lost(self.gone()),
+                }
+            }
             KeyChange::Put(record) => self.judge(&record),
             // It is older than the own last write, or the store is; a write decides.
             KeyChange::Deleted(_, revision) if revision < self.lease.revision => Finding::Rewrite,
@@ -213,11 +217,16 @@ impl Keeper<'_> {
     fn judge(&mut self, record: &Record) -> Finding {
         match record.mod_revision.cmp(&self.lease.revision) {
             Ordering::Equal => Finding::Own,
-            // Late news of an earlier write, or a store that was restored from older data: a write
-            // decides, since it fails where the own last write is not.
+            // Late news of an own write; each answered by another would never end.
+            Ordering::Less if self.is_own(record) => Finding::Own,
+            // Late news of somebody else's, or a restored store: a write decides, as above.
             Ordering::Less => Finding::Rewrite,
             Ordering::Greater => self.judge_value(record),
         }
+    }
+
+    fn is_own(&self, record: &Record) -> bool {
+        parse_value(&record.value).is_ok_and(|attrs| attrs == self.lease.attrs)
     }
 
     /// Judges the key as it is in the store, not being the own last write, and adopts what is as good.
@@ -280,5 +289,71 @@ async fn sleep_until(instant: Option<Instant>) {
     match instant {
         Some(instant) => tokio::time::sleep_until(instant).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{EtcdConfig, TlsFiles};
+
+    const OURS: &str = r#"{"PublicIP":"192.168.7.11"}"#;
+    const OTHERS: &str = r#"{"PublicIP":"192.168.7.12"}"#;
+
+    fn record(value: &str, mod_revision: i64) -> Record {
+        Record {
+            name: "10.5.7.0-24".into(),
+            value: value.into(),
+            mod_revision,
+            lease: 1,
+        }
+    }
+
+    /// What a keeper whose last write was at revision 20 makes of a change.
+    fn found(change: KeyChange) -> Finding {
+        let store = Store::new(&EtcdConfig {
+            endpoints: Vec::new(),
+            prefix: "/coreos.com/network".into(),
+            tls: TlsFiles::default(),
+            credentials: None,
+        });
+        let mut keeper = Keeper {
+            store: &store.unwrap(),
+            timing: &Timing::new(Duration::from_secs(3_600)),
+            term: &watch::channel(Term::Reserved).0,
+            lease: HeldLease {
+                subnet: crate::subnet::key::parse_key("10.5.7.0-24").unwrap(),
+                attrs: parse_value(OURS.as_bytes()).unwrap(),
+                term: Term::Reserved,
+                key: "/coreos.com/network/subnets/10.5.7.0-24".into(),
+                revision: 20,
+            },
+            repeats: VecDeque::new(),
+        };
+        keeper.look(change)
+    }
+
+    #[test]
+    fn late_news_of_an_own_write_is_not_answered_by_another() {
+        for revision in [9, 19, 20] {
+            let put = KeyChange::Put(record(OURS, revision));
+            assert_eq!(found(put), Finding::Own, "{revision}");
+        }
+    }
+
+    #[test]
+    fn in_a_store_that_has_gone_back_a_write_decides() {
+        let changes = [
+            KeyChange::Snapshot(vec![record(OURS, 9)], 15),
+            // It has gone on since.
+            KeyChange::Snapshot(vec![record(OURS, 9)], 30),
+            KeyChange::Snapshot(Vec::new(), 15),
+            KeyChange::Put(record(OTHERS, 9)),
+            KeyChange::Deleted("10.5.7.0-24".into(), 15),
+        ];
+        for change in changes {
+            let text = format!("{change:?}");
+            assert_eq!(found(change), Finding::Rewrite, "{text}");
+        }
     }
 }
